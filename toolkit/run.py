@@ -1,0 +1,168 @@
+"""The run folder: where each file of a run lies, how it is written so that none is ever seen half, and what recipe.json says.
+
+Free of torch at import, so that `export` can read a run without it.
+"""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner
+
+LIBRARIES = ("torch", "torchvision", "timm", "fastai", "albumentations", "opencv-python", "numpy", "onnx", "onnxruntime")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; after the block it is flushed to disk and takes the name `path` in one step.
+
+    If the block raises, `path` is as it was and the temporary file is gone. Raises OSError (disk full, read-only folder).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    "A rename is on disk only when its folder is; Windows cannot open a folder and needs no such thing."
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    "Write `content` to `path`, whole or not at all. Text is written as UTF-8 with its newlines as they are."
+    with replacing(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    "Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN and infinity, which are not JSON."
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    "A run folder that exists and holds a recipe.json."
+
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        "Where the file `name` of this run lies."
+        return self.folder / name
+
+    def read_json(self, name: str) -> Any:
+        "The content of a JSON file of this run. Raises FileNotFoundError, or ValueError naming a file that is not JSON."
+        path = self.path(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}): restore it, or start a new run") from error
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        "recipe.json: recipe, options, classes (in index order), preprocess, model, weights, versions, git, data."
+        recipe = self.read_json("recipe.json")
+        wanted = ("recipe", "options", "classes", "preprocess", "model", "data")
+        missing = [key for key in wanted if not isinstance(recipe, dict) or key not in recipe]
+        if missing:
+            raise ValueError(f"{self.path('recipe.json')} lacks {', '.join(missing)}: it was not written by a recipe")
+        return recipe
+
+    def learner(self, device: str = "auto") -> "Learner":
+        "The trained fastai Learner of this run with its best weights; nothing is unpickled. See `toolkit.train.rebuild`."
+        from toolkit.train import rebuild
+
+        return rebuild(self, device)
+
+
+def load(folder: str | Path) -> Run:
+    "The run in `folder`. Raises FileNotFoundError when there is none."
+    run = Run(Path(folder))
+    if not run.path("recipe.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder (no recipe.json): give a folder that a recipe wrote")
+    return run
+
+
+def new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) -> Path:
+    """The folder a run writes to: `out`, or runs/<recipe>/<time>-<loss>.
+
+    Raises ValueError for `resume` without `out`, FileExistsError when `out` already holds something and `resume` is off,
+    NotADirectoryError when `out` is a file.
+    """
+    if out is None:
+        if resume:
+            raise ValueError("--resume without --out: say which run to go on with, as in --out runs/x --resume")
+        return _unused(Path("runs") / recipe / f"{time.strftime('%Y%m%d-%H%M%S')}-{loss}")
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file: give a folder for the run")
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        held = "already holds a run" if (folder / "recipe.json").exists() else "is not empty"
+        raise FileExistsError(f"--out {out} {held}: give another folder, or add --resume to go on with the run there")
+    return folder
+
+
+def _unused(folder: Path) -> Path:
+    "`folder`, or the first of folder-2, folder-3 … that does not exist (two runs may start in the same second)."
+    candidate, number = folder, 1
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def versions() -> dict[str, str]:
+    "The installed version of each library that a result depends on; one that is absent is left out."
+    found = {}
+    for name in LIBRARIES:
+        for distribution in (name, f"{name}-gpu"):  # onnxruntime-gpu carries the module onnxruntime
+            try:
+                found[name] = importlib.metadata.version(distribution)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def git_revision() -> str | None:
+    "The commit this code stands at, with '+' when it was changed since; None outside a git checkout."
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
