@@ -1,0 +1,214 @@
+"""A function's signature is its command line, its help and its Python API: fastcore's `call_parse`, with manners.
+
+    @command
+    def main(
+        data: Path,                                                  # no default: a positional argument
+        loss: Annotated[str, {"choices": ["ce", "focal"]}] = "ce",   # this comment is the flag's help
+        seeds: list[int] = [0],                                      # takes one value or more
+        image_size: int = 224,                                       # --image_size, as the parameter is spelled
+        export: bool = True,                                         # a True default becomes --no-export
+    ):
+        "What the command does."
+
+Imported, `main` is the plain function. Where its file is started (`python -m pkg.module`), the decorator reads sys.argv
+and runs it: so the decorated function comes last in its file. Exit status:
+    0    done
+    1    a bug of ours: the traceback is shown
+    2    the user's input or machine is wrong: one or two lines on stderr
+    130  interrupted
+"""
+
+import contextlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args, get_origin
+
+HOUSE = [str(Path(__file__).resolve().parents[1] / package) + os.sep for package in ("recipes", "toolkit", "export")]
+
+
+def command(function: Callable | None = None, *, status: Callable[[object], int] = lambda result: 0) -> Callable:
+    """`function` itself; where its file is being run as a script, the run happens here and ends the process.
+
+    status: the exit status that a result stands for, e.g. `@command(status=lambda unread: 2 if unread else 0)`.
+    """
+    frame = inspect.currentframe().f_back
+    if function is None:
+        return lambda decorated: _command(decorated, status, frame)
+    return _command(function, status, frame)
+
+
+def _command(function, status, frame):
+    if _runs_as_script(frame):
+        frame.f_globals[function.__name__] = function  # the name its own body knows is bound only after the decorator
+        sys.exit(run(function, sys.argv[1:], status))
+    return function
+
+
+def _runs_as_script(frame) -> bool:
+    "Whether `frame` is the top level of the file that was started: not an import, a notebook cell, a worker process."
+    names = frame.f_globals
+    return frame.f_locals is names and names.get("__name__") == "__main__" and bool(names.get("__file__"))
+
+
+def run(function: Callable, arguments: list[str], status: Callable[[object], int] = lambda result: 0) -> int:
+    "Calls `function` with the command line's `arguments`; the exit status. Bugs propagate as they are."
+    try:
+        with _quiet():
+            result = function(**parsed(function, arguments))
+            if sys.stdout:
+                sys.stdout.flush()
+            return status(result)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt if str(interrupt) else "interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe left (`| head`); later flushes go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except (ValueError, ImportError, OSError) as error:
+        if (message := user_message(error)) is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+@contextlib.contextmanager
+def _quiet():
+    "Without the libraries' warnings, which a user can do nothing about; ours are shown, and so is what -W asks for."
+    import logging
+    import warnings
+
+    logging.basicConfig(level=logging.ERROR)
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module=r"(__main__|recipes|toolkit|export)\b")
+        yield
+
+
+# What is the user's, what is a bug
+
+
+def user_message(error: Exception) -> str | None:
+    """The line or two to tell the user, or None where `error` is a bug.
+
+    OSErrors are the user's machine wherever they come from. Other errors are meant for the user if a `raise` of this
+    house made them: a ValueError out of a library, or out of `int("x")`, is something we failed to check.
+    """
+    if worker := _worker_message(error):
+        return worker
+    if isinstance(error, OSError):
+        lines = [line for line in str(error).splitlines() if line.strip()][:2]
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else "\n".join(lines)
+    return str(error) if _raised_by_us(error) else None
+
+
+def _raised_by_us(error: Exception) -> bool:
+    import dis
+
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return _is_ours(code.co_filename) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _is_ours(file: str) -> bool:
+    "In this house's packages, or the very file that is being run (someone's own recipe)."
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    return os.path.abspath(file).startswith(tuple(HOUSE)) or bool(
+        main and os.path.abspath(file) == os.path.abspath(main)
+    )
+
+
+def _worker_message(error: Exception) -> str | None:
+    """What a DataLoader worker met, if it is for the user.
+
+    torch raises the error again in this process, of the same type, with the worker's traceback as its text:
+    `Caught ValueError in DataLoader worker process 0.`, the frames, `ValueError: the message`.
+    """
+    text = str(error).rstrip()
+    frames = list(re.finditer(r'^  File "(.+)", line \d+, in .+\n +(.+)$', text, re.MULTILINE))
+    if not re.match(r"Caught \w+ in DataLoader worker process", text) or not frames:
+        return None
+    file, statement = frames[-1].groups()
+    raised_by_us = _is_ours(file) and statement.startswith("raise ")
+    if not (isinstance(error, OSError) or raised_by_us):
+        return None
+    return text[frames[-1].end() :].partition(f"\n{type(error).__name__}: ")[2]
+
+
+# The command line
+
+
+def parsed(function: Callable, arguments: list[str]) -> dict:
+    "Keyword arguments for `function`; exits with 2 and two lines where `arguments` do not fit its signature."
+    parser = _parser(function)
+    values = vars(parser.parse_args(_as_declared(parser, arguments)))
+    return {name: values[name] for name in inspect.signature(function).parameters}
+
+
+def _parser(function):
+    "fastcore's parser of the signature, its flags spelled as the parameters are, its complaints in two lines."
+    import argparse
+
+    from fastcore.script import anno_parser
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            needed = " ".join(action.dest.upper() for action in self._actions if not action.option_strings)
+            self.exit(
+                2, f"error: {message}\nusage: {self.prog} {needed} [flags]; --help lists them\n".replace("  ", " ")
+            )
+
+    signature = anno_parser(function)
+    for action in signature._actions:
+        action.option_strings = [_as_spelled(flag, action.dest) for flag in action.option_strings]
+        if get_origin(action.type) in (list, tuple):
+            action.nargs, action.type = "+", get_args(action.type)[0]
+            action.metavar = action.metavar and f"({action.type.__name__})"
+    # parents= registers the renamed flags; no abbreviations, whose meaning would change with the next flag added
+    return Parser(
+        prog=_typed_name(),
+        description=inspect.getdoc(function),
+        parents=[signature],
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=signature.formatter_class,
+    )
+
+
+def _as_spelled(flag: str, name: str) -> str:
+    "`--image-size`, which fastcore makes of image_size, as `--image_size`."
+    return flag if flag.startswith("--no-") and name != "no" else flag[:2] + flag[2:].replace("-", "_")
+
+
+def _typed_name() -> str:
+    "What the user typed to start this: `python -m recipes.hw1`."
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
+
+
+def _as_declared(parser, arguments: list[str]) -> list[str]:
+    "`arguments` with `--image-size` for `--image_size` forgiven; an unknown flag ends the run, naming the nearest one."
+    flags = {flag.replace("_", "-"): flag for action in parser._actions for flag in action.option_strings}
+    declared = []
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            return declared + arguments[index:]
+        name, equals, value = argument.partition("=")
+        if name.startswith("-") and not re.fullmatch(r"-|-[\d.].*", name):
+            name = flags.get(name.replace("_", "-")) or parser.error(_unknown(name, flags.values()))
+        declared.append(name + equals + value)
+    return declared
+
+
+def _unknown(name: str, flags) -> str:
+    import difflib
+
+    shown = [flag for flag in flags if flag not in ("--pdb", "--xtra")]
+    nearest = difflib.get_close_matches("--" + name.lstrip("-"), shown, n=1, cutoff=0.5)
+    return f"unknown flag {name}" + (f", the nearest is {nearest[0]}" if nearest else "")
