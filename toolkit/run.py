@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
-LIBRARIES = ("torch", "torchvision", "timm", "fastai", "albumentations", "opencv-python", "numpy", "onnx", "onnxruntime")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "fastai",
+    "albumentations",
+    "opencv-python",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+)
 
 
 @contextmanager
@@ -163,6 +173,7 @@ def git_revision() -> str | None:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # installed inside somebody else's repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

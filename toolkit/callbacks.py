@@ -1,0 +1,129 @@
+"""What fastai lacks or gets wrong in the training loop: accumulation, loss scaling, a Recorder that never waits."""
+
+import time
+
+import torch
+from fastai.callback.core import Callback, CancelBatchException, CancelStepException
+from fastai.callback.progress import ProgressCallback
+from fastai.learner import AvgSmoothLoss
+from fastai.learner import Recorder as FastaiRecorder
+from fastai.torch_core import find_bs
+
+
+class Accumulate(Callback):
+    """One optimiser step for every `n` mini-batches, with the gradient of the mean loss over all their samples.
+
+    Each mini-batch's mean loss is weighted by its share of the group's samples, so a short batch or a short last group
+    counts as it would in one big batch. The last group of an epoch steps however short it is; nothing is left for the
+    next epoch or the next fit. fastai's GradientAccumulation counts samples across epochs and drops that remainder.
+    """
+
+    order, run_valid = 5, False  # before LossScaler
+
+    def __init__(self, n: int = 2):
+        if n < 1:
+            raise ValueError(f"cannot accumulate over {n} mini-batches: give 1 or more")
+        self.n = n
+
+    def before_train(self) -> None:
+        self.opt.zero_grad()  # what an interrupted fit may have left
+
+    def before_backward(self) -> None:
+        if self.n > 1:
+            self.learn.loss_grad = self.loss_grad * (find_bs(self.learn.yb) / self._group_samples())
+
+    def before_step(self) -> None:
+        if (self.iter + 1) % self.n and self.iter + 1 < self.n_iter:
+            raise CancelBatchException()
+
+    def _group_samples(self) -> int:
+        "Samples in the group of mini-batches that the present one belongs to."
+        size = self.dl.bs
+        total = self.n_iter * size if self.dl.drop_last else self.dl.n
+        start = self.iter // self.n * self.n * size
+        return min(self.n * size, total - start)
+
+
+class LossScaler(Callback):
+    """torch's GradScaler around the optimiser step, on any device: what fp16 gradients need.
+
+    Overflow is not a fault: that step is skipped and the scale halved. fastai's own lives in a MixedPrecision callback
+    that is tied to CUDA. Callbacks of a higher order (gradient clipping) see unscaled gradients.
+    """
+
+    order, run_valid = 10, False
+
+    def before_fit(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.dls.device.type)
+
+    def before_backward(self) -> None:
+        self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+
+    def before_step(self) -> None:
+        self.overflow = True
+        self.scaler.step(self)  # unscales, and calls self.step() unless a gradient is not finite
+        if self.overflow:
+            raise CancelStepException()
+
+    def after_step(self) -> None:
+        self.scaler.update()
+
+    @property
+    def param_groups(self) -> list[dict]:
+        "GradScaler asks this of the optimiser it steps, which here is this callback."
+        return self.opt.param_groups
+
+    def step(self, *_: object) -> None:
+        self.overflow = False
+
+
+class _SmoothLoss(AvgSmoothLoss):
+    "fastai's smoothed training loss, kept on the loss's own device instead of copied to the host at every batch."
+
+    def accumulate(self, learn: object) -> None:
+        self.count += 1
+        loss = learn.loss.detach().mean()
+        self.val = torch.lerp(loss, self.val.to(loss), self.beta)
+
+
+class Recorder(FastaiRecorder):
+    "fastai's Recorder, which does not make a GPU wait for the host at each batch: losses come over once an epoch."
+
+    def __init__(self, **options: object):
+        super().__init__(**options)
+        self.smooth_loss = _SmoothLoss()
+
+    def after_train(self) -> None:
+        self._fetch()
+        super().after_train()
+
+    def after_fit(self) -> None:
+        self._fetch()  # lr_find ends inside an epoch
+
+    def _fetch(self) -> None:
+        pending = [loss for loss in self.losses if loss.device.type != "cpu"]
+        if pending:
+            done = len(self.losses) - len(pending)
+            self.losses[done:] = list(torch.stack(pending).cpu())
+
+
+class Progress(ProgressCallback):
+    "fastai's progress bar without the loss beside it, which would be copied to the host at every batch."
+
+    def after_batch(self) -> None:
+        self.pbar.update(self.iter + 1)
+
+
+class EpochLines(Callback):
+    "One plain line an epoch, for output that is not a terminal."
+
+    order = 65
+
+    def before_epoch(self) -> None:
+        self.start = time.perf_counter()
+
+    def after_epoch(self) -> None:
+        names = self.recorder.metric_names[1:-1]
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, self.recorder.log[1:-1], strict=True))
+        seconds = time.perf_counter() - self.start
+        print(f"epoch {self.epoch + 1}/{self.n_epoch}  {figures}  {seconds:.1f} s", flush=True)

@@ -1,0 +1,68 @@
+"""Where a model computes and in which number format: what was asked for, or an error; nothing else in silence."""
+
+from functools import partial
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def pick_device(name: str) -> torch.device:
+    """`cpu`, `cuda` (or `cuda:1`), or `auto`: CUDA where there is one, else the CPU.
+
+    Raises ValueError for another name and for a CUDA device that torch does not see.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise ValueError(f"unknown device {name!r}: choose auto, cuda or cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
+            "choose cpu or auto, or run `python -m toolkit.doctor` to see what is missing"
+        )
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """The number format of the forward pass: fp32, fp16 or bf16.
+
+    `auto` is fp16 on CUDA (the homework's `to_fp16`), bf16 on a CPU that multiplies it in hardware, else fp32.
+    Raises ValueError for another name, and for bf16 on a GPU that lacks it.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if cpu_has_bf16() else "fp32"
+    if name not in DTYPES:
+        raise ValueError(f"unknown precision {name!r}: choose one of auto, {', '.join(DTYPES)}")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16; choose fp16 or fp32")
+    return name
+
+
+def cpu_has_bf16() -> bool:
+    "Whether this CPU multiplies bf16 in hardware (avx512_bf16, amx_bf16, Arm's); elsewhere bf16 is slower than fp32."
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 knows only this one
+        return torch.cpu._is_avx512_bf16_supported()
+    found = torch.cpu.get_capabilities()
+    return any(found.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
+    """`model` itself, its forward pass from now on under autocast to `precision`, its output float32.
+
+    The context is entered and left inside the call, so neither an exception nor Ctrl-C leaves autocast on, as fastai's
+    MixedPrecision callback does; and it holds for training, validation and prediction alike, on any device.
+    """
+    if precision != "fp32":
+        model.forward = MethodType(partial(_autocast_forward, device.type, DTYPES[precision]), model)
+    return model
+
+
+def _autocast_forward(device_type: str, dtype: torch.dtype, model: nn.Module, *inputs: Tensor) -> Tensor:
+    with torch.autocast(device_type, dtype=dtype):
+        return type(model).forward(model, *inputs).float()
