@@ -1,4 +1,4 @@
-"""The run folder: where each file of a run lies, how it is written so that none is ever seen half, and what recipe.json says.
+"""The run folder: where its files lie, how they are written so that none is ever seen half, what recipe.json says.
 
 Free of torch at import, so that `export` can read a run without it.
 """
@@ -19,24 +19,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "fastai",
-    "albumentations",
-    "opencv-python",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-)
+LIBRARIES = "torch torchvision timm fastai albumentations opencv-python numpy onnx onnxruntime".split()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; after the block it is flushed to disk and takes the name `path` in one step.
+    """Give a temporary path beside `path`; after the block it is flushed to disk and takes the name `path` at once.
 
-    If the block raises, `path` is as it was and the temporary file is gone. Raises OSError (disk full, read-only folder).
+    If the block raises, `path` is as it was and the temporary file gone. Raises OSError (disk full, read-only folder).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -92,7 +82,7 @@ class Run:
         return self.folder / name
 
     def read_json(self, name: str) -> Any:
-        "The content of a JSON file of this run. Raises FileNotFoundError, or ValueError naming a file that is not JSON."
+        "Content of a JSON file of this run. Raises FileNotFoundError, or ValueError naming a file that is not JSON."
         path = self.path(name)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +100,7 @@ class Run:
         return recipe
 
     def learner(self, device: str = "auto") -> "Learner":
-        "The trained fastai Learner of this run with its best weights; nothing is unpickled. See `toolkit.train.rebuild`."
+        "The trained fastai Learner of this run, best weights; nothing is unpickled. See `toolkit.train.rebuild`."
         from toolkit.train import rebuild
 
         return rebuild(self, device)
@@ -127,7 +117,7 @@ def load(folder: str | Path) -> Run:
 def new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) -> Path:
     """The folder a run writes to: `out`, or runs/<recipe>/<time>-<loss>.
 
-    Raises ValueError for `resume` without `out`, FileExistsError when `out` already holds something and `resume` is off,
+    Raises ValueError for `resume` without `out`, FileExistsError when `out` holds something and `resume` is off,
     NotADirectoryError when `out` is a file.
     """
     if out is None:
