@@ -1,4 +1,4 @@
-"""Figures of a classifier from its probabilities and labels: accuracy with its interval, per-class figures, calibration.
+"""Figures of a classifier from its probabilities and labels: accuracy with its interval, classes, calibration.
 
 Pure functions on numpy arrays. Shapes throughout: probabilities float [n, classes], rows summing to 1; labels and
 predictions int [n], 0 <= value < classes; confidence float [n], the largest probability of each row; correct bool [n];
@@ -75,7 +75,7 @@ def balanced_accuracy(confusion: np.ndarray) -> float:
 
 
 def topk_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int = 5) -> float:
-    "Share of images whose label is among the k most probable classes; of equals the lower index goes first, as in argmax."
+    "Share of images whose label is among the k most probable classes; of equals the lower index comes first (argmax)."
     probabilities, labels = _checked(probabilities, labels)
     own = probabilities[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
@@ -149,9 +149,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T > 0 that minimises the negative log-likelihood of softmax(logits / T): above 1 if the model is too sure.
 
-    Guo et al. 2017. Log-probabilities serve as well as logits. The loss is convex in 1/T: solved for the zero of its slope.
-    Where every label already has the largest logit there is no minimum (ever smaller T is ever better), nor with a single
-    class: 1.0 then. Otherwise within 0.01 to 100. Raises ValueError for no image, nan or infinite logits.
+    Guo et al. 2017. Log-probabilities serve as well as logits. The loss is convex in 1/T: its slope is brought to zero.
+    Where every label already has the largest logit there is no minimum (ever smaller T is ever better), nor with a
+    single class: 1.0 then. Otherwise within 0.01 to 100. Raises ValueError for no image, nan or infinite logits.
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or not np.isfinite(logits).all():

@@ -1,0 +1,159 @@
+"""The report's plots as matplotlib figures, as PNG bytes, and as SVG that takes its colours from the page around it.
+
+Figures are made directly, never through pyplot: no global state, no window, any number of threads.
+"""
+
+import io
+import logging
+import re
+import warnings
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+
+# Okabe and Ito's colours, told apart by colour-blind eyes and in print; the page swaps each for a CSS variable
+BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#9a9a9a", "#1b1b1b"
+PAGE_COLOURS = {BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)", INK: "currentColor"}
+
+
+def png(figure: Figure) -> bytes:
+    "The figure as PNG, on white."
+    return _saved(figure, format="png", dpi=150, facecolor="white")
+
+
+def svg(figure: Figure, name: str) -> str:
+    "The figure as <svg>, without size, background or fonts of its own; `name` keeps its ids apart from other plots'."
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        text = _saved(figure, format="svg", transparent=True, metadata={"Date": None}).decode()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    for colour, variable in PAGE_COLOURS.items():
+        text = text.replace(colour, variable)
+    return text.replace("<svg ", '<svg aria-hidden="true" ', 1)
+
+
+def _saved(figure: Figure, **options) -> bytes:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script the font lacks
+        figure.savefig(buffer, bbox_inches="tight", pad_inches=0.05, **options)
+    return buffer.getvalue()
+
+
+def _axes(figure: Figure, position: int, columns: int, title: str, xlabel: str):
+    axes = figure.add_subplot(1, columns, position)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(color=GREY, alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    return axes
+
+
+CURVES = {  # title: (column, name, colour, style) of each line
+    "Loss": [("train_loss", "train", BLUE, "--"), ("valid_loss", "validation", ORANGE, "-")],
+    "Validation accuracy": [("accuracy", "accuracy", ORANGE, "-")],
+    "Learning rate": [("lr", "learning rate", BLUE, "-")],
+}
+
+
+def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, ...] = tuple(CURVES)) -> Figure:
+    """Loss, accuracy and learning rate by epoch, the best epoch marked; one panel for each of `titles`.
+
+    history: columns of history.csv, float [epochs]; `best`: the best epoch's number.
+    """
+    figure = Figure(figsize=(4.4 * len(titles), 2.9), layout="constrained")
+    for position, title in enumerate(titles, 1):
+        axes = _axes(figure, position, len(titles), title, "epoch")
+        for column, name, colour, style in CURVES[title]:
+            marker = "o" if len(history["epoch"]) < 25 else None
+            axes.plot(history["epoch"], history[column], style, color=colour, marker=marker, markersize=3, label=name)
+        if best is not None:
+            axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label=f"best, epoch {best}")
+        _scale(axes, title, history)
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
+def _scale(axes, title: str, history: dict[str, np.ndarray]) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    if title == "Validation accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    lr = history["lr"]
+    if title == "Learning rate" and (lr > 0).all() and lr.max() > 5 * lr.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
+    """The confusion matrix [classes, classes], rows as shares of their class: right ones blue, mistakes orange.
+
+    Every class is named up to 120 of them; counts stand in the cells up to 25.
+    """
+    n = len(names)
+    inches = min(max(4.0, 0.22 * n + 2), 30)
+    figure = Figure(figsize=(inches, inches), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(_cell_colours(matrix), interpolation="nearest")
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    if n <= 120:
+        size = 9 if n <= 30 else 7
+        axes.set_xticks(range(n), [_short(name) for name in names], rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(n), [_short(name) for name in names], fontsize=size, parse_math=False)
+    if n <= 25:
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            dark = matrix[row, column] > 0.6 * matrix[row].sum()
+            colour = "white" if dark else INK
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=colour)
+    return figure
+
+
+def _cell_colours(matrix: np.ndarray) -> np.ndarray:
+    "RGB float [classes, classes, 3]: white for none, towards blue on the diagonal and orange off it."
+    share = np.sqrt(matrix / np.maximum(matrix.sum(1, keepdims=True), 1))[..., None]  # the root shows single mistakes
+    full = np.where(np.eye(len(matrix), dtype=bool)[..., None], _rgb(BLUE), _rgb(ORANGE))
+    return 1 - share * (1 - full)
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def _short(name: str, limit: int = 28) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def reliability(curves: dict[str, list[dict]], intervals) -> Figure:
+    """Accuracy by confidence, with its interval in each bin; on the diagonal the model is as right as it says.
+
+    curves: name -> what `metrics.reliability_curve` returns; intervals(correct, total) -> (low, high).
+    """
+    figure = Figure(figsize=(4.4, 3.6), layout="constrained")
+    axes = _axes(figure, 1, 1, "", "confidence")
+    axes.set_ylabel("accuracy", color=INK)
+    axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1.2, label="as right as it says")
+    for (name, curve), colour, marker in zip(curves.items(), (ORANGE, BLUE), "os", strict=False):
+        x, y = ([b[key] for b in curve] for key in ("confidence", "accuracy"))
+        ends = np.array([intervals(round(b["accuracy"] * b["count"]), b["count"]) for b in curve])
+        axes.vlines(x, ends[:, 0], ends[:, 1], color=colour, alpha=0.45, linewidth=1.2)
+        axes.plot(x, y, "-", color=colour, marker=marker, markersize=4, label=name)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    return figure
+
+
+def counts(numbers: list[int]) -> Figure:
+    "Training images of each class, from the most frequent class to the rarest."
+    figure = Figure(figsize=(4.4, 2.2), layout="constrained")
+    axes = _axes(figure, 1, 1, "", "classes, by number of training images")
+    axes.bar(range(1, len(numbers) + 1), sorted(numbers, reverse=True), color=BLUE, width=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure
