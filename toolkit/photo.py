@@ -1,8 +1,8 @@
 """Any image file -> uint8 RGB array, or an error that names the file.
 
-An ordinary JPEG (8 bits, grey or colour, complete, within MAX_PIXELS) is decoded by OpenCV's libjpeg-turbo; everything
-else is read by Pillow. Both give the same pixels, those of Pillow's `exif_transpose` and `convert("RGB")`, with one
-difference on purpose: transparent pixels are laid over white.
+An ordinary JPEG (8 bits, grey or colour, complete, within MAX_PIXELS) is decoded by OpenCV's libjpeg-turbo, everything
+else by Pillow. Both give the pixels of Pillow's `exif_transpose` and `convert("RGB")`, with two differences on purpose:
+transparent pixels are laid over white, and grey of 16 bits keeps its upper 8 instead of turning white.
 """
 
 import io
@@ -12,146 +12,180 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
-"""Largest photo that is decoded, width times height: Pillow's own limit against decompression bombs, 512 MiB as RGB."""
+"""The most pixels, height times width, that are decoded: Pillow's limit against decompression bombs; 512 MiB as RGB."""
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .j2k".split()
 )
 """What `find_photos` takes for a photo, in lower or upper case."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""What Pillow may open: raster formats only, none whose reader starts another program (EPS) or draws (WMF)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What Pillow may open (JPEG includes MPO): pixels only; EPS, for one, would start another program."""
 
 
 def read_photo(source: str | Path | bytes, lenient: bool = False) -> np.ndarray:
-    """The photo as uint8 [height, width, 3], RGB, turned upright by its EXIF orientation, its first frame if animated.
+    """The photo as uint8 [height, width, 3], RGB, upright by its EXIF orientation; the first frame if it is animated.
 
     source: a path, or the bytes of a file.
-    lenient: read a JPEG that is cut short as far as it goes (what is missing is grey) instead of refusing it.
+    lenient: read a JPEG that was cut short as far as it goes, the rest grey, instead of refusing it.
 
-    Transparent pixels are laid over white; grey of 16 bits keeps its upper 8, as Pillow does for colour of 16 bits.
     Raises FileNotFoundError where there is no such file, and ValueError, naming the file, where it can't be read.
     """
     data, name = (source, "<bytes>") if isinstance(source, bytes) else (_file_bytes(Path(source)), str(source))
     try:
-        header = _ordinary_jpeg(data)
-        return _read_with_opencv(data, header) if header else _read_with_pillow(data, lenient)
+        return _read_with_opencv(data) if _is_ordinary_jpeg(data) else _read_with_pillow(data, lenient)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: not a photo in a format that is read ({', '.join(FORMATS)})") from error
     except (
         Exception
-    ) as error:  # decoders raise anything: OSError, SyntaxError, struct.error, cv2.error, MemoryError, ...
-        raise ValueError(f"{name}: not a readable photo ({_reason(error)})") from error
+    ) as error:  # decoders raise anything: OSError, SyntaxError, struct.error, MemoryError, cv2.error, ...
+        raise ValueError(f"{name}: not a readable photo ({str(error).strip() or type(error).__name__})") from error
 
 
 def natural_key(text: str) -> tuple:
-    'Sort key that puts "2" before "10", folder by folder: digits compare as numbers, all else as text.'
-    parts = [re.split(r"([0-9]+)", part) for part in str(text).split("/")]
-    numbers = [tuple(int(piece) if piece.isdecimal() else piece for piece in part) for part in parts]
-    return numbers, str(text)  # the text settles ties such as "01" and "1"
+    'Sort key that puts "2" before "10", folder by folder: runs of digits compare as numbers, all else as text.'
+    return [_numbers_apart(part) for part in text.split("/")], text  # the text settles ties such as "01" and "1"
 
 
 def find_photos(root: str | Path) -> list[Path]:
     """Every file below `root` with one of SUFFIXES, in natural order of its path relative to `root`.
 
-    Files and folders whose name starts with a dot are left out; linked folders are followed, a cycle once.
+    Names that start with a dot are left out, folders too. Linked folders are followed, but not back into themselves.
     Raises FileNotFoundError or NotADirectoryError where `root` is no folder.
     """
     root = Path(root)
-    return sorted(_walk(root, ()), key=lambda path: natural_key(path.relative_to(root).as_posix()))
+    return sorted(_photos_below(root, ()), key=lambda path: natural_key(path.relative_to(root).as_posix()))
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+def _numbers_apart(part: str) -> list[str | int]:
+    pieces: list[str | int] = re.split("([0-9]+)", part)
+    pieces[1::2] = [int(digits) for digits in pieces[1::2]]
+    return pieces
+
+
+def _photos_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     real = os.path.realpath(folder)
-    if real in above:
+    if real in above:  # a link to a folder that holds it
         return
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(folder / entry.name, (*above, real))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
-            yield folder / entry.name
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _photos_below(folder / entry.name, (*above, real))
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+                yield folder / entry.name
 
 
 def _file_bytes(path: Path) -> bytes:
-    if not path.exists():
+    if not path.is_file():  # reading a named pipe would wait for ever
+        if path.exists():
+            raise ValueError(f"{path}: not a file, where one photo is needed")
         raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file():  # a named pipe would wait for ever
-        raise ValueError(f"{path}: not a file; give the path of one photo")
     try:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
 
 
-class _Jpeg(NamedTuple):
-    height: int
-    width: int
-    tagged: bool  # holds an APP1 segment: EXIF or XMP, where the orientation stands
+def _is_ordinary_jpeg(data: bytes) -> bool:
+    """True for a JPEG that OpenCV may decode, by its headers alone; Pillow has the word on every other file.
 
-
-def _ordinary_jpeg(data: bytes) -> _Jpeg | None:
-    """What the header of a JPEG says, without decoding; None where Pillow should have the word.
-
-    Ordinary: baseline, extended or progressive; 8 bits; 1 or 3 components; ended by EOI.
-    Markers: ITU-T T.81, table B.1, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
+    Ordinary: baseline, extended or progressive, 8 bits, 1 or 3 components, within MAX_PIXELS, and not cut short.
+    Source: ITU-T T.81, annex B, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
     """
-    if data[:2] != b"\xff\xd8":
-        return None
-    at, frame, tagged = 2, None, False
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+    at, framed = 2, False
+    while data.startswith(b"\xff\xd8") and at + 10 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xDA:  # start of scan: the compressed data follow
-            complete = data.find(b"\xff\xd9", at) > 0
-            return _Jpeg(*frame, tagged) if frame and complete else None
-        if marker in (0xC0, 0xC1, 0xC2):
-            bits, height, width, components = data[at + 4], *_pair(data, at + 5), data[at + 9]
-            if bits != 8 or components not in (1, 3) or not 0 < height * width <= MAX_PIXELS:
-                return None
-            frame = height, width
-        tagged |= marker == 0xE1
+        if marker == 0xDA:  # start of scan: compressed data, up to the end-of-image marker
+            return framed and data.rfind(b"\xff\xd9") > at
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            bits, components = data[at + 4], data[at + 9]
+            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+            framed = marker <= 0xC2 and bits == 8 and components in (1, 3) and 0 < height * width <= MAX_PIXELS
         at += 2 + length
-    return None
+    return False
 
 
-def _pair(data: bytes, at: int) -> tuple[int, int]:
-    return int.from_bytes(data[at : at + 2]), int.from_bytes(data[at + 2 : at + 4])
-
-
-def _read_with_opencv(data: bytes, header: _Jpeg) -> np.ndarray:
-    photo = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+def _read_with_opencv(data: bytes) -> np.ndarray:
+    photo = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if photo is None:
-        raise ValueError("OpenCV can't decode this JPEG")
-    return photo
+        return _read_with_pillow(data, lenient=False)
+    if data.find(b"\xff\xe1", 0, 1 << 16) < 0:  # no APP1 segment, so neither EXIF nor XMP
+        return photo
+    with _pillow_quiet:
+        return _upright(photo, _orientation(Image.open(io.BytesIO(data), formats=("JPEG",))))
 
 
 def _read_with_pillow(data: bytes, lenient: bool) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = Image.open(io.BytesIO(data + b"\xff\xd9" if lenient else data), formats=FORMATS)
+    ending = b"\xff\xd9" if lenient and data.startswith(b"\xff\xd8") else b""
+    with _pillow_quiet, Image.open(io.BytesIO(data + ending), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
-            image = _eight_bits(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"))
+            raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+        image.load()
+        orientation = _orientation(image)  # after load(), which turns a TIFF upright
+        return _upright(np.array(_rgb(image)), orientation)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if values.dtype.itemsize != 2:
-        raise ValueError(f"pixels of mode {image.mode} have no defined white; save it with 8 or 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+def _rgb(image: Image.Image) -> Image.Image:
+    "The image as RGB, transparent pixels over white."
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):  # convert() would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bits (mode {image.mode}) have no agreed white; save it with 8 or 16")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
-    return f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__
+def _orientation(image: Image.Image) -> int:
+    "1 to 8, as Pillow finds it in EXIF or XMP; 1, upright, where these are damaged."
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+
+
+def _upright(photo: np.ndarray, orientation: int) -> np.ndarray:
+    """The photo turned as its EXIF orientation asks, [height, width, 3].
+
+    Source: the table in https://pillow.readthedocs.io/en/stable/reference/ImageOps.html#PIL.ImageOps.exif_transpose
+    """
+    if orientation in (5, 6, 7, 8):
+        photo = cv2.transpose(photo)
+    axis = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)  # cv2.flip: 1 left-right, 0 up-down, -1 both
+    return photo if axis is None else cv2.flip(photo, axis)
+
+
+class _Quiet:
+    """Keeps Pillow's warnings off the terminal; what matters of them is an error here.
+
+    Filters belong to the process: of several threads the first one in sets them, the last one out puts them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.filters.__exit__()
+
+
+_pillow_quiet = _Quiet()
