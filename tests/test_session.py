@@ -1,0 +1,306 @@
+"""Sessions and the classifier, on real onnxruntime models and against numpy by hand."""
+
+import json
+import sys
+import threading
+
+import numpy as np
+import onnx
+import pytest
+import tiny_onnx
+from onnx import TensorProto
+from PIL import Image
+
+from export import device
+from export.card import read_card
+from export.session import Classifier, open_session
+
+no_gpu = pytest.mark.skipif(device.gpus() > 0, reason="a GPU is here")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_onnx.write(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+def test_card_is_what_the_metadata_says(model):
+    card = read_card(open_session(model, "cpu"), model)
+    assert card.classes == ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]
+    assert card.preprocess == tiny_onnx.PREPROCESS
+    assert card.recipe == "tiny"
+    assert card.verification == {"agreement": 1.0}
+    assert card.metrics is None
+
+
+# Devices
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["cuda", "tensorrt"])
+def test_a_gpu_that_is_not_there_is_an_error_not_a_cpu_run(model, name):
+    with pytest.raises(ValueError, match=rf"device {name} is not to be had: no NVIDIA GPU here.*\nchoose cpu or auto"):
+        open_session(model, name)
+
+
+@no_gpu
+def test_auto_without_a_gpu_is_the_cpu_and_says_why(model, capfd):
+    session = open_session(model)
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    assert capfd.readouterr() == ("", "device auto: cpu (no NVIDIA GPU here, or no driver for it)\n")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(device.gpus() == 0, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_on_cuda_the_labels_are_those_of_the_cpu(model, name):
+    photos = [tiny_onnx.photo(seed) for seed in range(17)]
+    gpu = Classifier(model, name, bs=8)
+    assert gpu.device == "cuda"
+    assert gpu.pads
+    labels, probabilities = gpu(photos)
+    expected = Classifier(model, "cpu")(photos)
+    assert labels == expected[0]
+    np.testing.assert_allclose(probabilities, expected[1], atol=1e-3)
+
+
+def test_an_unknown_device_is_told_the_known_ones(model):
+    with pytest.raises(ValueError, match="unknown device 'gpu': choose one of auto, cpu, cuda, tensorrt"):
+        open_session(model, "gpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's loader")
+def test_a_missing_library_is_named_with_the_line_that_brings_it():
+    missing = device.missing_library("tensorrt")
+    if missing is None:
+        pytest.skip("TensorRT is installed here")
+    assert missing.startswith("lib")
+    assert ".so" in missing
+    assert device.line_that_brings("libnvinfer.so.10").startswith("pip install 'tensorrt-cu")
+    assert device.line_that_brings("libnvinfer.so.10").endswith("==10.*'")
+    assert device.line_that_brings("libcurand.so.10") == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+def test_threads_is_how_many_the_cpu_computes_with(model):
+    assert open_session(model, "cpu", threads=1).get_session_options().intra_op_num_threads == 1
+
+
+# Files that are not models of ours
+
+
+def truncated(path):
+    whole = tiny_onnx.write(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def external(path):
+    "A model whose weights lie in ../secret: onnxruntime would go and read it."
+    loaded = onnx.load(tiny_onnx.write(path))
+    secret = path.parent.parent / "secret"
+    secret.write_bytes(bytes(4096))
+    for tensor in loaded.graph.initializer:
+        if tensor.name == "weight":
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="../secret")
+    onnx.save(loaded, path)
+
+
+def external_in_an_attribute(path):
+    "The same, out of sight of whoever looks at the initialisers alone."
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[3, 12], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    loaded = onnx.load(tiny_onnx.write(path))
+    loaded.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["unused"], value=tensor))
+    onnx.save(loaded, path)
+
+
+def tiny(**options):
+    return lambda path: tiny_onnx.write(path, **options)
+
+
+def saying(**metadata):
+    return lambda path: tiny_onnx.write(path, metadata=metadata)
+
+
+def preprocess(**changes):
+    return saying(preprocess=json.dumps(tiny_onnx.PREPROCESS | changes))
+
+
+BAD_FILES = {
+    "empty": (lambda path: path.write_bytes(b""), "not a model that onnxruntime can load"),
+    "text": (lambda path: path.write_text("<html>404 at this location</html>"), "not an ONNX file"),
+    "a pickle": (lambda path: path.write_bytes(b"\x80\x04\x95K\x00\x00\x00."), "not a model that onnxruntime can load"),
+    "truncated": (truncated, "not a model that onnxruntime can load"),
+    "external data": (external, "keeps weights outside of itself"),
+    "external attribute": (external_in_an_attribute, "keeps weights outside of itself"),
+    "input name": (tiny(name="x"), "takes x and gives logits, probabilities: expected image -> logits, probabilities"),
+    "output name": (tiny(outputs="logits output"), "takes image and gives logits, output: expected image -> "),
+    "input type": (
+        tiny(kind=TensorProto.FLOAT),
+        r"image is tensor\(float\) \['batch', 28, 28, 3\], expected uint8 \[batch, height, width, 3\] with a free",
+    ),
+    "channels first": (
+        tiny(shape=("batch", 3, 28, 28), axes=(2, 3)),
+        r"image is tensor\(uint8\) \['batch', 3, 28, 28\], expected uint8",
+    ),
+    "fixed batch": (tiny(shape=(1, 28, 28, 3)), r"image is .* expected uint8 .* with a free batch"),
+    "rank": (tiny(shape=("batch", 3)), r"expected uint8 \[batch, height, width, 3\]|can load"),
+    "no classes": (saying(classes=None), "carries no 'classes': export it with"),
+    "no preprocess": (saying(preprocess=None), "carries no 'preprocess'"),
+    "not json": (saying(classes="['cat', 'dog']"), "its 'classes' is not JSON"),
+    "deep json": (saying(recipe="[" * 200_000), "its 'recipe' is not JSON"),
+    "no list": (saying(classes='"abc"'), "its classes are not a list of names"),
+    "no names": (saying(classes=json.dumps(list(range(12)))), "its classes are not a list of names"),
+    "a million": (
+        saying(classes=json.dumps([f"{n}" for n in range(1_000_000)])),
+        "names 1000000 classes, its logits have 12",
+    ),
+    "twice": (saying(classes=json.dumps(["a"] * 12)), "two of its classes have one name"),
+    "preprocess list": (saying(preprocess="[]"), "its preprocess is not a dictionary"),
+    "crop": (preprocess(crop=224), "its preprocess crops to 224 pixels, its input takes 28"),
+    "resize": (preprocess(resize=10**9), "its preprocess has resize 1000000000"),
+    "interpolation": (preprocess(interpolation="lanczos"), "interpolation 'lanczos'"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_FILES)
+def test_a_file_that_is_no_model_of_ours_is_refused_by_name_and_reason(tmp_path, fault):
+    make, reason = BAD_FILES[fault]
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    make(folder / "bad.onnx")
+    with pytest.raises(ValueError, match=reason) as caught:
+        Classifier(folder / "bad.onnx", "cpu")
+    assert str(folder / "bad.onnx") in str(caught.value)
+    assert str(caught.value).count("\n") <= 1
+
+
+def test_a_class_called_location_is_not_external_data(tmp_path):
+    model = tiny_onnx.write(tmp_path / "model.onnx", classes=["location", "other"])
+    assert Classifier(model, "cpu").card.classes == ["location", "other"]
+
+
+def test_a_wrong_number_of_classes_is_refused_where_only_a_run_shows_it(tmp_path):
+    loaded = onnx.load(tiny_onnx.write(tmp_path / "open.onnx"))
+    loaded.graph.node[2].input[1] = "some"  # Compress: how many columns it keeps is known when it runs
+    loaded.graph.node.insert(0, onnx.helper.make_node("Compress", ["weight", "keep"], ["some"], axis=1))
+    loaded.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(12) == 5, "keep"))
+    loaded.graph.node[3].input.pop()  # the bias
+    for output in loaded.graph.output:
+        output.type.tensor_type.shape.dim[1].dim_param = "classes"
+    onnx.save(loaded, tmp_path / "open.onnx")
+    with pytest.raises(ValueError, match=r"probabilities of shape \(1, 1\), expected \(1, 12\)"):
+        Classifier(tmp_path / "open.onnx", "cpu")([tiny_onnx.photo(0)])
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing.onnx: no such file; give a model.onnx"):
+        open_session(tmp_path / "nothing.onnx", "cpu")
+    with pytest.raises(IsADirectoryError, match=r"is a folder: give the model file, as in .*model.onnx"):
+        open_session(tmp_path, "cpu")
+
+
+def test_probabilities_that_are_no_numbers_are_an_error(tmp_path):
+    loaded = onnx.load(tiny_onnx.write(tmp_path / "nan.onnx"))
+    for tensor in loaded.graph.initializer:
+        if tensor.name == "bias":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(12, np.nan, np.float32), "bias"))
+    onnx.save(loaded, tmp_path / "nan.onnx")
+    with pytest.raises(ValueError, match="probabilities that are no numbers"):
+        Classifier(tmp_path / "nan.onnx", "cpu")([tiny_onnx.photo(0)])
+
+
+# Classifier
+
+
+def test_labels_and_probabilities_are_those_computed_by_hand(model, tmp_path):
+    photos = [tiny_onnx.photo(seed) for seed in range(17)]
+    for seed, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / f"{seed}.png")
+    sources = [tmp_path / "0.png", str(tmp_path / "1.png"), (tmp_path / "2.png").read_bytes(), *photos[3:]]
+    labels, probabilities = Classifier(model, "cpu", bs=8)(sources)
+    expected = [tiny_onnx.expected(photo) for photo in photos]
+    assert labels == [label for label, _ in expected]
+    assert len(set(labels)) > 3
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, np.array([row for _, row in expected]), atol=1e-6)
+
+
+def test_one_path_is_a_list_of_one_and_none_is_empty(model, tmp_path):
+    Image.fromarray(tiny_onnx.photo(0)).save(tmp_path / "0.png")
+    classifier = Classifier(model, "cpu")
+    assert (
+        classifier(tmp_path / "0.png")[0]
+        == classifier([tmp_path / "0.png"])[0]
+        == [tiny_onnx.expected(tiny_onnx.photo(0))[0]]
+    )
+    labels, probabilities = classifier([])
+    assert labels == []
+    assert probabilities.shape == (0, 12)
+
+
+def test_a_padded_batch_gives_the_rows_of_its_images_alone(model):
+    class Watched:
+        "The session, noting the batches it is given."
+
+        def __init__(self, session):
+            self.session, self.batches = session, []
+
+        def run(self, outputs, inputs):
+            self.batches.append(len(inputs["image"]))
+            return self.session.run(outputs, inputs)
+
+    classifier = Classifier(model, "cpu", bs=8)
+    classifier.session, classifier.pads = Watched(classifier.session), True
+    photos = [tiny_onnx.photo(seed) for seed in range(17)]
+    labels, probabilities = classifier(photos)
+    assert classifier.session.batches == [8, 8, 8]
+    assert labels == [tiny_onnx.expected(photo)[0] for photo in photos]
+    assert probabilities.shape == (17, 12)
+
+
+def test_what_can_not_be_read_is_raised(model, tmp_path):
+    classifier = Classifier(model, "cpu")
+    (tmp_path / "bad.png").write_bytes(b"no photo")
+    with pytest.raises(FileNotFoundError, match="gone.png"):
+        classifier([tiny_onnx.photo(0), tmp_path / "gone.png"])
+    with pytest.raises(ValueError, match="bad.png"):
+        classifier([tmp_path / "bad.png"])
+    with pytest.raises(ValueError, match=r"array float32 \(32, 32, 3\): expected uint8 \[height, width, 3\] RGB"):
+        classifier([tiny_onnx.photo(0).astype(np.float32)])
+
+
+def test_threads_may_share_one_classifier(model):
+    classifier = Classifier(model, "cpu", bs=4)
+    photos = [tiny_onnx.photo(seed) for seed in range(40)]
+    expected = [tiny_onnx.expected(photo)[0] for photo in photos]
+    answers = {}
+
+    def ask(start):
+        for _ in range(5):
+            answers.setdefault(start, []).append(classifier(photos[start:])[0])
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {start: all(got == expected[start:] for got in gots) for start, gots in answers.items()} == dict.fromkeys(
+        range(8), True
+    )
+
+
+def test_reading_stays_three_batches_ahead_at_most(model):
+    asked = 0
+
+    def photos():
+        nonlocal asked
+        for seed in range(200):
+            asked += 1
+            yield tiny_onnx.photo(seed)
+
+    answers = Classifier(model, "cpu", bs=8).stream(photos(), workers=2)
+    next(answers)
+    assert asked <= 3 * 8 + 1
+    answers.close()
+    assert threading.active_count() == 1 or all("ThreadPool" not in thread.name for thread in threading.enumerate())
