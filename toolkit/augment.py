@@ -10,13 +10,23 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 
-def train_transform(image_size: int) -> A.Compose:
-    "RandomResizedCrop(image_size), RandomHorizontalFlip(), RandomRotation(15): uint8 RGB of any size -> [size, size, 3]."
+def train_transform(
+    image_size: int, scale: tuple[float, float] = (0.08, 1.0), flip: float = 0.5, degrees: float = 15
+) -> A.Compose:
+    """RandomResizedCrop(image_size, scale), RandomHorizontalFlip(flip), RandomRotation(degrees): uint8 RGB of any size ->
+    uint8 [image_size, image_size, 3].
+    """
     return A.Compose(
         [
-            A.RandomResizedCrop(size=(image_size, image_size), area_for_downscale="image"),
-            A.HorizontalFlip(p=0.5),
-            A.Rotate(limit=(-15, 15), interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_CONSTANT, fill=0, p=1.0),
+            A.RandomResizedCrop(size=(image_size, image_size), scale=tuple(scale), area_for_downscale="image"),
+            A.HorizontalFlip(p=flip),
+            A.Rotate(
+                limit=(-degrees, degrees),
+                interpolation=cv2.INTER_NEAREST,
+                border_mode=cv2.BORDER_CONSTANT,
+                fill=0,
+                p=1.0,
+            ),
         ],
         strict=True,
     )
