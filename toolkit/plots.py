@@ -7,11 +7,12 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 # Okabe and Ito's colours, told apart by colour-blind eyes and in print; the page swaps each for a CSS variable
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#9a9a9a", "#1b1b1b"
@@ -46,9 +47,10 @@ def _saved(figure: Figure, **options) -> bytes:
 
 def _axes(figure: Figure, position: int, columns: int, title: str, xlabel: str):
     axes = figure.add_subplot(1, columns, position)
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
-    axes.set_xlabel(xlabel, color=INK)
-    axes.tick_params(colors=INK, labelsize=9)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(xlabel, color=INK, fontsize=10)
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.set_axisbelow(True)
     axes.grid(color=GREY, alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
@@ -67,16 +69,16 @@ def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, 
 
     history: columns of history.csv, float [epochs]; `best`: the best epoch's number.
     """
-    figure = Figure(figsize=(4.4 * len(titles), 2.9), layout="constrained")
+    figure = Figure(figsize=(4.0 * len(titles), 2.8), layout="constrained")
     for position, title in enumerate(titles, 1):
         axes = _axes(figure, position, len(titles), title, "epoch")
         for column, name, colour, style in CURVES[title]:
             marker = "o" if len(history["epoch"]) < 25 else None
             axes.plot(history["epoch"], history[column], style, color=colour, marker=marker, markersize=3, label=name)
         if best is not None:
-            axes.axvline(best, color=GREY, linewidth=1.2, linestyle=":", label=f"best, epoch {best}")
+            axes.axvline(best, color=INK, linewidth=1.0, linestyle=":", label=f"best, epoch {best}")
         _scale(axes, title, history)
-        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+        axes.legend(fontsize=9, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -84,9 +86,13 @@ def _scale(axes, title: str, history: dict[str, np.ndarray]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     if title == "Validation accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    lr = history["lr"]
-    if title == "Learning rate" and (lr > 0).all() and lr.max() > 5 * lr.min():
-        axes.set_yscale("log")
+    if title == "Learning rate":
+        lr = history["lr"]
+        if (lr > 0).all() and lr.max() > 4 * lr.min():
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -96,14 +102,14 @@ def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
     Every class is named up to 120 of them; counts stand in the cells up to 25.
     """
     n = len(names)
-    inches = min(max(4.0, 0.22 * n + 2), 30)
+    inches = 3 + (0.3 * n if n <= 25 else 0.13 * n) if n <= 120 else 16
     figure = Figure(figsize=(inches, inches), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(_cell_colours(matrix), interpolation="nearest")
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     if n <= 120:
-        size = 9 if n <= 30 else 7
+        size = 9 if n <= 25 else 6.5
         axes.set_xticks(range(n), [_short(name) for name in names], rotation=90, fontsize=size, parse_math=False)
         axes.set_yticks(range(n), [_short(name) for name in names], fontsize=size, parse_math=False)
     if n <= 25:
@@ -125,35 +131,35 @@ def _rgb(colour: str) -> np.ndarray:
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
 
 
-def _short(name: str, limit: int = 28) -> str:
+def _short(name: str, limit: int = 24) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def reliability(curves: dict[str, list[dict]], intervals) -> Figure:
+def reliability(curve: list[dict], title: str, interval: Callable[[int, int], tuple[float, float]]) -> Figure:
     """Accuracy by confidence, with its interval in each bin; on the diagonal the model is as right as it says.
 
-    curves: name -> what `metrics.reliability_curve` returns; intervals(correct, total) -> (low, high).
+    curve: what `metrics.reliability_curve` returns; interval(correct, total) -> (low, high).
     """
-    figure = Figure(figsize=(4.4, 3.6), layout="constrained")
-    axes = _axes(figure, 1, 1, "", "confidence")
-    axes.set_ylabel("accuracy", color=INK)
-    axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1.2, label="as right as it says")
-    for (name, curve), colour, marker in zip(curves.items(), (ORANGE, BLUE), "os", strict=False):
-        x, y = ([b[key] for b in curve] for key in ("confidence", "accuracy"))
-        ends = np.array([intervals(round(b["accuracy"] * b["count"]), b["count"]) for b in curve])
-        axes.vlines(x, ends[:, 0], ends[:, 1], color=colour, alpha=0.45, linewidth=1.2)
-        axes.plot(x, y, "-", color=colour, marker=marker, markersize=4, label=name)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    figure = Figure(figsize=(4.0, 3.2), layout="constrained")
+    axes = _axes(figure, 1, 1, title, "confidence")
+    axes.set_ylabel("accuracy", color=INK, fontsize=10)
+    axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1.0, label="as right as it says")
+    x, y = ([b[key] for b in curve] for key in ("confidence", "accuracy"))
+    ends = np.array([interval(round(b["accuracy"] * b["count"]), b["count"]) for b in curve])
+    axes.vlines(x, ends[:, 0], ends[:, 1], color=BLUE, alpha=0.4, linewidth=3)
+    axes.plot(x, y, "o", color=BLUE, markersize=5, label="this model")
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK, loc="upper left")
     return figure
 
 
 def counts(numbers: list[int]) -> Figure:
     "Training images of each class, from the most frequent class to the rarest."
-    figure = Figure(figsize=(4.4, 2.2), layout="constrained")
+    figure = Figure(figsize=(4.0, 2.2), layout="constrained")
     axes = _axes(figure, 1, 1, "", "classes, by number of training images")
     axes.bar(range(1, len(numbers) + 1), sorted(numbers, reverse=True), color=BLUE, width=0.8)
+    axes.set_xlim(0.4, len(numbers) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure

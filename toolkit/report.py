@@ -2,85 +2,55 @@
 
     python -m toolkit.report RUN
 
-Writes report.html (one self-contained file), curves.png and confusion.png. A run that is still training, or whose
-photos have moved, gets a page of what there is.
+Writes report.html (one self-contained file, no network), its twins for slides curves.png and confusion.png, and
+per_class.csv. A run that is still training, or whose photos have moved, gets a page of what there is.
 """
 
-import base64
 import csv
 import io
 import json
+import math
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from toolkit import metrics, plots
+from toolkit import metrics, mistakes, plots
 from toolkit.command import command
+from toolkit.mistakes import Predictions
 from toolkit.run import Run, load, write_atomic
-
-PAIRS, EXAMPLES, GALLERY = 12, 3, 24  # confused pairs, photos on each side of one, photos in a gallery
-THUMBNAIL = 144  # pixels of the longer side
-
-
-class Predictions(NamedTuple):
-    "valid_predictions.csv: file names, and labels and predictions int [n] as class indices, confidence float [n]."
-
-    files: list[str]
-    labels: np.ndarray
-    predictions: np.ndarray
-    confidence: np.ndarray
 
 
 def write_report(run: Run) -> Path:
-    "Write curves.png, confusion.png and report.html of `run`; the page's path. Missing parts of the run are left out."
-    history, predictions = read_history(run), read_predictions(run)
+    "Write report.html, curves.png, confusion.png and per_class.csv of `run`, what there is data for; the page's path."
+    history, predictions = read_history(run), mistakes.read_predictions(run)
     figures = run.read_json("metrics.json") if run.path("metrics.json").exists() else {}
     best = best_epoch(figures, history)
     if history:
         write_atomic(run.path("curves.png"), plots.png(plots.curves(history, best)))
     if predictions:
-        matrix = confusion_of(run, predictions)
-        write_atomic(run.path("confusion.png"), plots.png(plots.confusion(matrix, run.recipe["classes"])))
+        order = mistakes.similarity_order(predictions.confusion)
+        names = [predictions.classes[i] for i in order]
+        write_atomic(
+            run.path("confusion.png"), plots.png(plots.confusion(predictions.confusion[np.ix_(order, order)], names))
+        )
+        write_atomic(run.path("per_class.csv"), per_class_csv(predictions))
     page = run.path("report.html")
     write_atomic(page, render(run, history, predictions, figures, best).encode("utf-8", "replace"))
     return page
 
 
-# Reading the run
+# The run's files
 
 
 def read_history(run: Run) -> dict[str, np.ndarray]:
     "Columns of history.csv as float [epochs]; empty before the first epoch has finished."
-    rows = _rows(run.path("history.csv"))
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]} if rows else {}
-
-
-def read_predictions(run: Run) -> Predictions | None:
-    "valid_predictions.csv, or None where there is none. Raises ValueError for a class that recipe.json does not name."
-    rows = _rows(run.path("valid_predictions.csv"))
-    if not rows:
-        return None
-    index = {name: i for i, name in enumerate(run.recipe["classes"])}
-    unknown = {row[column] for row in rows for column in ("label", "prediction")} - index.keys()
-    if unknown:
-        raise ValueError(
-            f"{run.path('valid_predictions.csv')} has the class {min(unknown)!r}, which recipe.json does not list: "
-            "the two files are of different runs"
-        )
-    labels, predictions = (np.array([index[row[column]] for row in rows]) for column in ("label", "prediction"))
-    return Predictions(
-        [row["file"] for row in rows], labels, predictions, np.array([float(r["confidence"]) for r in rows])
-    )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
+    path = run.path("history.csv")
     if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]} if rows else {}
 
 
 def best_epoch(figures: dict, history: dict[str, np.ndarray]) -> int | None:
@@ -93,161 +63,69 @@ def best_epoch(figures: dict, history: dict[str, np.ndarray]) -> int | None:
 
 
 def read_certificate(run: Run) -> dict:
-    "The verification that stands in model.onnx's metadata; empty where there is no such file or it carries none."
+    "The verification in model.onnx's metadata; empty where there is no such file or it carries none."
     if not run.path("model.onnx").exists():
         return {}
     import onnx
 
-    properties = {p.key: p.value for p in onnx.load(run.path("model.onnx"), load_external_data=False).metadata_props}
-    return json.loads(properties.get("verification", "{}"))
+    try:
+        model = onnx.load(run.path("model.onnx"), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        return {"model.onnx": f"can't be read: {error}"}
+    return json.loads({p.key: p.value for p in model.metadata_props}.get("verification", "null")) or {}
 
 
-# Choosing what to show
+def per_class_csv(predictions: Predictions) -> str:
+    "class,precision,recall,f1,support in index order; what is undefined is empty."
+    figures = metrics.per_class(predictions.confusion)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *figures])
+    for name, *values, support in zip(predictions.classes, *figures.values(), strict=True):
+        writer.writerow([name, *("" if np.isnan(value) else float(value) for value in values), support])
+    return text.getvalue()
 
 
-def confusion_of(run: Run, predictions: Predictions) -> np.ndarray:
-    return metrics.confusion_matrix(predictions.labels, predictions.predictions, len(run.recipe["classes"]))
+# The parts of the page
 
 
-def similarity_order(matrix: np.ndarray) -> list[int]:
-    "Class indices with classes that are taken for each other side by side, by average-linkage clustering."
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    if len(matrix) < 3:
-        return list(range(len(matrix)))
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    distance = 1 - (share + share.T) / 2
-    np.fill_diagonal(distance, 0)
-    return leaves_list(linkage(squareform(distance, checks=False), "average")).tolist()
-
-
-def confused_pairs(matrix: np.ndarray, limit: int) -> list[tuple[int, int]]:
-    "(label, prediction) of the most frequent mistakes, the most frequent first."
-    mistakes = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:limit]
-    return [divmod(int(i), len(matrix)) for i in order if mistakes.flat[i]]
-
-
-def top(chosen: np.ndarray, score: np.ndarray, limit: int) -> list[int]:
-    "Indices where `chosen` holds, of the largest score first."
-    indices = np.flatnonzero(chosen)
-    return indices[np.argsort(-score[indices], kind="stable")][:limit].tolist()
-
-
-def command_line(recipe: dict) -> str:
-    "What to type to run the recipe again with the options it resolved to."
-    words = ["python", "-m", f"recipes.{recipe['recipe']}"]
+def command_line(recipe: dict) -> list[str]:
+    "What to type to run the recipe again with the options it resolved to; joined by spaces, one option an item."
+    words = [f"python -m recipes.{recipe['recipe']}"]
     for name, value in recipe["options"].items():
         if name in ("out", "resume") or value is None or value is False:
             continue
-        words.append(f"--{name}")
-        if value is not True:
-            words += [str(v) for v in value] if isinstance(value, list) else [str(value)]
-    return shlex.join(words)
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words.append(shlex.join([f"--{name}", *map(str, values)]))
+    return words
 
 
-def data_warnings(recipe: dict, support: np.ndarray | None) -> list[str]:
-    "What a reader of the figures should know about the data they come from."
-    counts, found = recipe["data"].get("counts") or {}, []
-    few = [name for name, n in counts.items() if n < 10]
-    if few:
-        found.append(f"fewer than 10 training images: {_listed(few)}")
-    if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
-        found.append(f"unbalanced: {min(counts.values())} to {max(counts.values())} training images a class")
-    if support is not None and not support.all():
-        absent = [name for name, n in zip(recipe["classes"], support, strict=True) if not n]
-        found.append(f"no validation image, so no figure for: {_listed(absent)}")
-    return found
-
-
-def _listed(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-# Photos
-
-
-def thumbnails(root: Path, files: set[str]) -> dict[str, str]:
-    "file -> data URI of a small JPEG, for those of `files` below `root` that can be read."
-    with ThreadPoolExecutor() as pool:
-        made = pool.map(lambda file: (file, _thumbnail(root / file)), sorted(files))
-        return {file: uri for file, uri in made if uri}
-
-
-def _thumbnail(path: Path) -> str | None:
-    from PIL import Image
-
-    from toolkit.photo import read_photo
-
-    try:
-        image = Image.fromarray(read_photo(path))
-    except (OSError, ValueError):
-        return None  # moved or broken since: the page shows the name in its place
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=72)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-# The page
-
-
-def render(run: Run, history: dict, predictions: Predictions | None, figures: dict, best: int | None) -> str:
-    "The HTML of the page."
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("toolkit", "."), autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(percent=percent, number=number)
-    recipe = run.recipe
-    matrix = confusion_of(run, predictions) if predictions else None
-    return environment.get_template("report.html").render(
-        run=run,
-        recipe=recipe,
-        command=command_line(recipe),
-        figures=figures,
-        headline=headline(figures, predictions, len(recipe["classes"])),
-        epochs=len(history.get("epoch", ())),
-        best=best,
-        curves=curve_panels(history, best),
-        matrix=confusion_cells(matrix, recipe["classes"]) if predictions else None,
-        examples=examples(run, matrix, predictions) if predictions else None,
-        rows=class_rows(recipe, matrix) if predictions else [],
-        reliability=reliability_panel(figures, predictions),
-        certificate=read_certificate(run),
-        warnings=data_warnings(recipe, matrix.sum(1) if predictions else None),
-        counts=counts_panel(recipe),
-    )
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
-
-
-def number(value: object) -> str:
-    "A value of a JSON file for people: floats in four digits, thousands apart."
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else str(value)
-    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.4g}"
-
-
-def headline(figures: dict, predictions: Predictions | None, classes: int) -> list[tuple[str, str, str]]:
-    "(name, figure, note) of each card at the top; from the predictions alone while metrics.json is not written yet."
+def headline(figures: dict, predictions: Predictions | None) -> list[tuple[str, str, str]]:
+    "(name, figure, note) of each card at the top; of the predictions alone while metrics.json is not written yet."
     cards = []
     if predictions:
-        right, n = int((predictions.labels == predictions.predictions).sum()), len(predictions.files)
-        low, high = metrics.wilson_interval(right, n)
-        note = f"95 % interval {percent(low)} to {percent(high)} · {right} of {n} images"
-        cards.append(("Validation accuracy", percent(right / n), note))
-    if "top5" in figures and classes > 5:
+        right, n = int((~predictions.wrong).sum()), len(predictions.files)
+        low, high = (percent(end) for end in metrics.wilson_interval(right, n))
+        cards.append(
+            ("Validation accuracy", percent(right / n), f"{low} to {high} (95 % interval), {right} of {n} images")
+        )
+    if "top5" in figures and figures.get("classes", 6) > 5:
         cards.append(("Top-5 accuracy", percent(figures["top5"]), "the label is among the five most probable"))
     if "macro_f1" in figures:
-        cards.append(("Macro F1", f"{figures['macro_f1']:.3f}", "every class counts the same"))
+        cards.append(("Macro F1", percent(figures["macro_f1"]), "the mean over classes, however many images each has"))
     if "ece" in figures:
-        after = f" · {figures['scaled_ece']:.3f} after temperature" if "scaled_ece" in figures else ""
-        cards.append(("Calibration error", f"{figures['ece']:.3f}", f"ECE, 0 is best{after}"))
+        after = f", {percent(figures['scaled_ece'])} after temperature" if "scaled_ece" in figures else ""
+        cards.append(
+            ("Calibration error", percent(figures["ece"]), f"how far confidence is from accuracy (ECE){after}")
+        )
     return cards
+
+
+def chance(predictions: Predictions | None) -> float | None:
+    "The difference of two accuracies like this one, on as many images, that chance stays below 19 times out of 20."
+    if not predictions or not 0 < (wrong := predictions.wrong.mean()) < 1:
+        return None
+    return 1.96 * math.sqrt(2 * wrong * (1 - wrong) / len(predictions.files))
 
 
 def curve_panels(history: dict, best: int | None) -> list[dict]:
@@ -264,93 +142,101 @@ def curve_panels(history: dict, best: int | None) -> list[dict]:
     ]
 
 
-def confusion_cells(matrix: np.ndarray, classes: list[str]) -> dict:
-    "Names in similarity order, and (row, column, count, share of the row) of every cell that is not 0."
-    order = similarity_order(matrix)
-    matrix = matrix[np.ix_(order, order)]
-    support = matrix.sum(1)
-    cells = [
-        (int(r), int(c), int(matrix[r, c]), matrix[r, c] / support[r]) for r, c in zip(*np.nonzero(matrix), strict=True)
-    ]
-    return {"names": [classes[i] for i in order], "cells": cells, "support": support.tolist()}
-
-
-def examples(run: Run, matrix: np.ndarray, predictions: Predictions) -> dict:
-    "Photos to look at: both sides of the most confused pairs, the most confident mistakes, the least certain images."
-    wrong = predictions.labels != predictions.predictions
-    pairs = []
-    for label, prediction in confused_pairs(matrix, PAIRS):
-        taken = (predictions.labels == label) & (predictions.predictions == prediction)
-        right = (predictions.labels == prediction) & ~wrong
-        pairs.append((label, prediction, *(top(chosen, predictions.confidence, EXAMPLES) for chosen in (taken, right))))
-    mistakes = top(wrong, predictions.confidence, GALLERY)
-    uncertain = top(np.ones_like(wrong), -predictions.confidence, GALLERY)
-    shown = {i for *_, taken, right in pairs for i in (*taken, *right)} | {*mistakes, *uncertain}
-    small = thumbnails(Path(run.recipe["data"]["path"]), {predictions.files[i] for i in shown})
-    names = run.recipe["classes"]
-
-    def photo(i: int) -> dict:
-        return {
-            "file": predictions.files[i],
-            "src": small.get(predictions.files[i]),
-            "label": names[predictions.labels[i]],
-            "prediction": names[predictions.predictions[i]],
-            "confidence": float(predictions.confidence[i]),
-            "right": not wrong[i],
-        }
-
-    return {
-        "mistakes": [photo(i) for i in mistakes],
-        "uncertain": [photo(i) for i in uncertain],
-        "pairs": [
-            {
-                "label": names[label],
-                "prediction": names[prediction],
-                "count": int(matrix[label, prediction]),
-                "support": int(matrix[label].sum()),
-                "back": int(matrix[prediction, label]),
-                "taken": [photo(i) for i in taken],
-                "right": [photo(i) for i in right],
-            }
-            for label, prediction, taken, right in pairs
-        ],
-        "found": len(small),
-        "wrong": int(wrong.sum()),
-    }
-
-
-def class_rows(recipe: dict, matrix: np.ndarray) -> list[dict]:
-    "A row of the per-class table for each class, with the class it is most often taken for."
-    figures, counts = metrics.per_class(matrix), recipe["data"].get("counts") or {}
-    mistakes = matrix - np.diag(np.diag(matrix))
+def reliability_panels(figures: dict, predictions: Predictions | None) -> list[dict]:
+    "An SVG of the reliability diagram, and one after temperature where metrics.json has it."
+    curves = {"As trained": figures.get("reliability"), "After temperature": figures.get("scaled_reliability")}
+    if predictions and not curves["As trained"]:
+        curves["As trained"] = metrics.reliability_curve(predictions.confidence, ~predictions.wrong)
     return [
         {
-            "name": name,
-            "train": counts.get(name),
-            **{key: float(figures[key][i]) for key in ("precision", "recall", "f1")},
-            "support": int(figures["support"][i]),
-            "taken_for": recipe["classes"][mistakes[i].argmax()] if mistakes[i].any() else None,
-            "times": int(mistakes[i].max()),
+            "svg": plots.svg(plots.reliability(merged(curve), title, metrics.wilson_interval), title),
+            "alt": f"{title}, calibration error {percent(metrics.calibration_error(curve))}: "
+            + "; ".join(
+                f"{percent(b['confidence'], 0)} sure, {percent(b['accuracy'], 0)} right" for b in merged(curve)
+            ),
         }
-        for i, name in enumerate(recipe["classes"])
+        for title, curve in curves.items()
+        if curve
     ]
 
 
-def reliability_panel(figures: dict, predictions: Predictions | None) -> str | None:
-    "SVG of the reliability diagram, before and after temperature where metrics.json has both."
-    curves = {"as trained": figures.get("reliability")}
-    curves["after temperature"] = figures.get("scaled_reliability")
-    if predictions and not curves["as trained"]:
-        curves["as trained"] = metrics.reliability_curve(
-            predictions.confidence, predictions.labels == predictions.predictions
-        )
-    curves = {name: curve for name, curve in curves.items() if curve}
-    return plots.svg(plots.reliability(curves, metrics.wilson_interval), "reliability") if curves else None
+def merged(curve: list[dict], least: int = 10) -> list[dict]:
+    "The reliability curve with neighbouring bins joined until each holds `least` images: fewer say nothing."
+    joined: list[dict] = []
+    for b in curve:
+        joined = [*joined[:-1], _join(joined[-1], b)] if joined and joined[-1]["count"] < least else [*joined, b]
+    if len(joined) > 1 and joined[-1]["count"] < least:
+        joined = [*joined[:-2], _join(*joined[-2:])]
+    return joined
 
 
-def counts_panel(recipe: dict) -> str | None:
-    counts = recipe["data"].get("counts")
-    return plots.svg(plots.counts(list(counts.values())), "counts") if counts else None
+def _join(a: dict, b: dict) -> dict:
+    count = a["count"] + b["count"]
+    means = {key: (a[key] * a["count"] + b[key] * b["count"]) / count for key in ("confidence", "accuracy")}
+    return {"low": a["low"], "high": b["high"], **means, "count": count}
+
+
+def data_warnings(recipe: dict, predictions: Predictions | None) -> list[str]:
+    "What a reader of the figures should know about the data they come from."
+    counts, found = recipe["data"].get("counts") or {}, []
+    if few := [name for name, n in counts.items() if n < 10]:
+        found.append(f"Fewer than 10 training images: {_listed(few)}.")
+    if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
+        found.append(f"Unbalanced: {min(counts.values())} to {max(counts.values())} training images a class.")
+    if predictions:
+        support = zip(predictions.classes, predictions.confusion.sum(1), strict=True)
+        if absent := [name for name, n in support if not n]:
+            found.append(f"No validation image, so no figure: {_listed(absent)}.")
+    return found
+
+
+def _listed(names: list[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+# The page
+
+
+def render(run: Run, history: dict, predictions: Predictions | None, figures: dict, best: int | None) -> str:
+    "The HTML of the page."
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("toolkit", "."), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(percent=percent, number=number)
+    counts = run.recipe["data"].get("counts")
+    return environment.get_template("report.html").render(
+        run=run,
+        recipe=run.recipe,
+        exported=run.path("model.onnx").exists(),
+        command=command_line(run.recipe),
+        figures=figures,
+        headline=headline(figures, predictions),
+        chance=chance(predictions),
+        epochs=len(history.get("epoch", ())),
+        best=best,
+        curves=curve_panels(history, best),
+        matrix=mistakes.confusion_cells(predictions) if predictions else None,
+        examples=mistakes.examples(predictions, Path(run.recipe["data"]["path"])) if predictions else None,
+        rows=mistakes.class_rows(predictions, run.recipe["data"].get("counts") or {}) if predictions else [],
+        reliability=reliability_panels(figures, predictions),
+        certificate=read_certificate(run),
+        warnings=data_warnings(run.recipe, predictions),
+        counts=plots.svg(plots.counts(list(counts.values())), "counts") if counts else None,
+    )
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def number(value: object) -> str:
+    "A value of a JSON file for people: floats in four digits, thousands of large integers apart."
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
+    return f"{value:.4g}"
 
 
 @command
