@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+    "cpu": ["CPUExecutionProvider"],
 }
 DEVICES = ["auto", *PROVIDERS]
 CUDA_LINE = "pip install 'onnxruntime-gpu[cuda,cudnn]'"

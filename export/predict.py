@@ -137,7 +137,7 @@ def _write(
             table.writerow(header)
             for (name, path), answer in zip(named, _with_bar(answers, len(named)), strict=True):
                 if isinstance(answer, Exception):
-                    unread.append((name, path, _note(answer)))
+                    unread.append((name, path, _note(path, answer)))
                     table.writerow([name, fallback] + [""] * (len(header) - 2))
                 else:
                     label, row = answer
@@ -158,11 +158,11 @@ def _write_errors(path: Path, unread: list[tuple[str, Path, str]]) -> None:
         table.writerows([("image_name", "file", "reason"), *unread])
 
 
-def _note(error: Exception) -> str:
-    "One line about a photo that can't be read, also shown on stderr."
-    line = " ".join(str(error).split())
-    print(f"{CLEAR if _on_terminal() else ''}{line}", file=sys.stderr)
-    return line
+def _note(path: Path, error: Exception) -> str:
+    "Why the photo can't be read, in one line, which is shown on stderr."
+    reason = " ".join(str(error).removeprefix(f"{path}: ").split())
+    print(f"{CLEAR if _on_terminal() else ''}{path}: {reason}", file=sys.stderr)
+    return reason
 
 
 @contextlib.contextmanager

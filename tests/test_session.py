@@ -64,7 +64,7 @@ def test_on_cuda_the_labels_are_those_of_the_cpu(model, name):
 
 
 def test_an_unknown_device_is_told_the_known_ones(model):
-    with pytest.raises(ValueError, match="unknown device 'gpu': choose one of auto, cpu, cuda, tensorrt"):
+    with pytest.raises(ValueError, match="unknown device 'gpu': choose one of auto, cuda, tensorrt, cpu"):
         open_session(model, "gpu")
 
 

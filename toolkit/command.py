@@ -81,7 +81,7 @@ def _quiet():
     import logging
     import warnings
 
-    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what a library logs and nobody handles
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
@@ -173,7 +173,7 @@ def _parser(function):
     # parents= registers the renamed flags; no abbreviations, whose meaning would change with the next flag added
     return Parser(
         prog=_typed_name(),
-        description=inspect.getdoc(function),
+        description=(inspect.getdoc(function) or "").partition("\n\n")[0],
         parents=[signature],
         add_help=False,
         allow_abbrev=False,
@@ -182,8 +182,8 @@ def _parser(function):
 
 
 def _as_spelled(flag: str, name: str) -> str:
-    "`--image-size`, which fastcore makes of image_size, as `--image_size`."
-    return flag if flag.startswith("--no-") and name != "no" else flag[:2] + flag[2:].replace("-", "_")
+    "`--image_size` for fastcore's `--image-size`, `--no-save_best` for its `--no-save-best`."
+    return flag.replace(name.replace("_", "-"), name) if flag.startswith("--") else flag
 
 
 def _typed_name() -> str:

@@ -1,0 +1,309 @@
+"""The command line of a signature, run as real commands."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from toolkit.command import command
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = """
+from pathlib import Path
+from typing import Annotated
+from toolkit.command import command
+"""
+OPTIONS = (
+    HEAD
+    + '''
+@command
+def main(
+    data: Path,  # where the photos are, 100 % of them
+    loss: Annotated[str, {"choices": ["ce", "focal"]}] = "ce",  # the loss
+    seeds: list[int] = [0],  # one run each
+    losses: Annotated[list[str], {"choices": ["ce", "focal"]}] = ["ce"],  # which to compare
+    image_size: int = 224,  # pixels
+    lr: float = 1e-3,  # learning rate
+    out: Path | None = None,  # the folder
+    save_best: bool = True,  # keep the best
+    resume: bool = False,  # go on
+):
+    """Train on data.
+
+    What no one needs to read on a terminal.
+    """
+    print(sorted(locals().items()))
+'''
+)
+
+
+def start(script: str, folder: Path, *arguments: str, python=(), **options) -> subprocess.CompletedProcess:
+    "Runs the text `script` as a file, with `arguments`."
+    file = folder / "script.py"
+    file.write_text(textwrap.dedent(script))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, *python, str(file), *arguments], capture_output=True, text=True, env=environment, **options
+    )
+
+
+def body(statements: str) -> str:
+    "A command without options that does this."
+    return HEAD + "\n@command\ndef main():\n" + textwrap.indent(textwrap.dedent(statements), "    ")
+
+
+# The signature
+
+
+def test_the_signature_is_the_command_line(tmp_path):
+    arguments = (
+        "photos --loss focal --seeds 1 2 --losses focal ce --image_size 64 --lr 1e-2 --out o --no-save_best --resume"
+    )
+    done = start(OPTIONS, tmp_path, *arguments.split())
+    assert done.returncode == 0
+    assert dict(eval(done.stdout.replace("Path(", "Path(").replace("PosixPath", "Path"), {"Path": Path})) == {
+        "data": Path("photos"),
+        "loss": "focal",
+        "seeds": [1, 2],
+        "losses": ["focal", "ce"],
+        "image_size": 64,
+        "lr": 0.01,
+        "out": Path("o"),
+        "save_best": False,
+        "resume": True,
+    }
+
+
+def test_what_is_not_given_has_the_signatures_default(tmp_path):
+    done = start(OPTIONS, tmp_path, "photos")
+    assert "('loss', 'ce'), ('losses', ['ce']), ('lr', 0.001), ('out', None), ('resume', False)" in done.stdout
+    assert "('save_best', True), ('seeds', [0])" in done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--image-size=64", "--image_size=64"])
+def test_a_hyphen_in_a_flag_is_forgiven(tmp_path, flag):
+    assert "('image_size', 64)" in start(OPTIONS, tmp_path, "photos", flag).stdout
+
+
+def test_help_carries_the_comments_and_spells_flags_as_parameters(tmp_path):
+    done = start(OPTIONS, tmp_path, "--help")
+    assert done.returncode == 0
+    assert "Train on data." in done.stdout
+    assert "no one needs" not in done.stdout
+    for said in (
+        "where the photos are, 100 % of them",
+        "--image_size",
+        "pixels (default: 224)",
+        "{ce,focal}",
+        "--no-save_best",
+    ):
+        assert said in done.stdout
+    assert "--image-size" not in done.stdout
+    assert "--pdb" not in done.stdout
+
+
+def test_imported_it_is_the_function_itself():
+    def add(a: int, b: int = 2) -> int:
+        raise KeyError("as it is")
+
+    assert command(add) is add
+    assert command(status=int)(add) is add
+    with pytest.raises(KeyError, match="as it is"):
+        add(1)
+
+
+def test_an_imported_module_runs_nothing(tmp_path):
+    (tmp_path / "recipe.py").write_text(OPTIONS)
+    done = start("import sys; sys.argv = ['x', 'photos']; import recipe; print('quiet')", tmp_path)
+    assert done.stdout == "quiet\n"
+
+
+def test_a_module_is_called_as_it_was_typed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.py").write_text(OPTIONS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "mine.recipe"], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.stderr.splitlines() == [
+        "error: the following arguments are required: data",
+        "usage: python -m mine.recipe DATA [flags]; --help lists them",
+    ]
+
+
+# What the user typed is wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "the following arguments are required: data"),
+        ("photos --los ce", "unknown flag --los, the nearest is --loss"),
+        ("--imgsize 3", "unknown flag --imgsize, the nearest is --image_size"),
+        ("photos -loss ce", "unknown flag -loss, the nearest is --loss"),
+        ("photos --zzzzzz", "unknown flag --zzzzzz"),
+        ("photos --loss cee", "argument --loss: invalid choice: 'cee' (choose from "),
+        ("photos --seeds 1 x", "argument --seeds: invalid int value: 'x'"),
+        ("photos --image_size", "argument --image_size: expected one argument"),
+        ("photos more", "unrecognized arguments: more"),
+    ],
+)
+def test_a_wrong_command_line_is_two_lines_and_status_2(tmp_path, arguments, message):
+    done = start(OPTIONS, tmp_path, *arguments.split())
+    assert done.returncode == 2
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"error: {message}")
+    assert second == "usage: python script.py DATA [flags]; --help lists them"
+
+
+# What the user gave is wrong, what is a bug
+
+
+@pytest.mark.parametrize(
+    ("statements", "stderr"),
+    [
+        ('raise ValueError("--bs 0: give 1 or more")', "error: --bs 0: give 1 or more\n"),
+        ('raise FileNotFoundError("data: no such folder")', "error: data: no such folder\n"),
+        ('raise ImportError("ray is missing: pip install ray")', "error: ray is missing: pip install ray\n"),
+        ('open("/gone/file")', "error: /gone/file: No such file or directory\n"),
+        ('Path("/").write_text("x")', "error: /: Is a directory\n"),
+        ('import os; raise OSError(28, os.strerror(28))', "error: [Errno 28] No space left on device\n"),
+        ('try: int("x")\nexcept ValueError as e: raise ValueError("x: no number") from e', "error: x: no number\n"),
+    ],
+)  # fmt: skip
+def test_what_the_user_gave_is_a_message_and_status_2(tmp_path, statements, stderr):
+    done = start(body(statements), tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", stderr)
+
+
+def test_an_error_of_the_toolkits_own_modules_is_a_message(tmp_path):
+    done = start(body('from toolkit import run; run.load("nowhere")'), tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: nowhere is not a run folder (no recipe.json): give a folder that a recipe wrote\n"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        'int("x")',
+        "a, b = [1, 2, 3]",
+        'import json; json.loads("{")',
+        "import numpy; numpy.zeros(3).reshape(2)",
+        'raise KeyError("loss")',
+        "assert 1 == 2",
+        "raise ArithmeticError",
+    ],
+)
+def test_a_bug_is_a_traceback_and_status_1(tmp_path, statements):
+    done = start(body(statements), tmp_path)
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert statements.partition("; ")[2] or statements in done.stderr
+
+
+def test_what_a_loader_worker_met_is_told_as_if_it_were_met_here(tmp_path):
+    script = """
+    import sys
+    from torch.utils.data import DataLoader
+    from toolkit.command import command
+
+    class Photos:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            if sys.argv[1] == "ours":
+                raise ValueError("a.jpg: not a photo;" + ""
+                                 " leave it out")
+            if sys.argv[1] == "system":
+                open("/gone/a.jpg")
+            int("x")
+
+    @command
+    def main(kind: str):
+        next(iter(DataLoader(Photos(), num_workers=1)))
+    """
+    ours, system, bug = (start(script, tmp_path, kind) for kind in ("ours", "system", "bug"))
+    assert (ours.returncode, ours.stderr) == (2, "error: a.jpg: not a photo; leave it out\n")
+    assert (system.returncode, system.stderr) == (2, "error: [Errno 2] No such file or directory: '/gone/a.jpg'\n")
+    assert bug.returncode == 1
+    assert "ValueError: Caught ValueError in DataLoader worker" in bug.stderr
+
+
+# How else a command ends
+
+
+def test_what_a_result_stands_for_is_the_status(tmp_path):
+    script = HEAD + "@command(status=lambda unread: 2 if unread else 0)\ndef main(n: int):\n    return ['a'] * n\n"
+    assert start(script, tmp_path, "0").returncode == 0
+    assert start(script, tmp_path, "3").returncode == 2
+    assert start(body("return ['a', 'result', 'of', 'use', 'in', 'Python']"), tmp_path).returncode == 0
+    assert start(body("raise SystemExit(7)"), tmp_path).returncode == 7
+
+
+def test_an_interruption_is_one_line_and_130(tmp_path):
+    script = body('import time; print("on", flush=True); time.sleep(60)')
+    file = tmp_path / "script.py"
+    file.write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "interrupted\n"
+    assert process.returncode == 130
+
+
+def test_a_recipe_may_say_what_it_saved_when_interrupted(tmp_path):
+    done = start(body('raise KeyboardInterrupt("saved after epoch 3; --resume goes on")'), tmp_path)
+    assert (done.returncode, done.stderr) == (130, "saved after epoch 3; --resume goes on\n")
+
+
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+    file = tmp_path / "script.py"
+    file.write_text(body('for n in range(100_000): print("line", n)'))
+    process = subprocess.Popen(
+        [sys.executable, str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+NOISE = """
+import logging, warnings
+exec(compile("import warnings; warnings.warn('from a library')", "library.py", "exec"), {"__name__": "library"})
+logging.getLogger("library").warning("logged")
+warnings.warn("from us")
+"""
+
+
+def test_libraries_warnings_are_silent_in_a_command_and_ours_are_not(tmp_path):
+    done = start(body(NOISE), tmp_path)
+    assert "UserWarning: from us" in done.stderr
+    assert "library" not in done.stderr
+    assert "logged" not in done.stderr
+    assert "from a library" in start(body(NOISE), tmp_path, python=("-W", "always")).stderr
+
+
+def test_importing_it_changes_no_filter_and_brings_no_heavy_library():
+    code = (
+        "import sys, warnings, toolkit; before = list(warnings.filters); import toolkit.command; "
+        "assert warnings.filters == before; "
+        "print({'torch', 'fastai', 'timm', 'numpy', 'fastcore'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr
