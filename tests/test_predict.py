@@ -1,0 +1,354 @@
+"""predictions.csv, against numpy by hand; most of it by the real command."""
+
+import contextlib
+import csv
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import tiny_onnx
+from PIL import Image
+
+from export import device
+from export.predict import named_photos, predict
+
+ROOT = Path(__file__).resolve().parents[1]
+no_gpu = pytest.mark.skipif(device.gpus() > 0, reason="a GPU is here")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_onnx.write(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+def save(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tiny_onnx.photo(seed)).save(path, format="PNG")  # exact pixels under any suffix
+    return path
+
+
+def label(seed: int) -> str:
+    return tiny_onnx.expected(tiny_onnx.photo(seed))[0]
+
+
+def run(*arguments, **options) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "export.predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **({"cwd": ROOT} | options))
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+def names(images) -> list[str]:
+    return [name for name, _ in named_photos(images)]
+
+
+# The command
+
+
+def test_a_folder_becomes_a_csv_in_natural_order_with_class_names(model, tmp_path):
+    for seed in range(17):
+        save(tmp_path / "photos" / f"img{seed}.png", seed)
+    done = run(model, tmp_path / "photos", "--out", tmp_path / "out" / "p.csv", "--device", "cpu", "--bs", 8)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = [["image_name", "pred_label"]] + [[f"img{seed}", label(seed)] for seed in range(17)]
+    assert rows(tmp_path / "out" / "p.csv") == expected
+    # index 2 is the class "10": carrying the index, or the index's text, would be seen
+    assert any(str(tiny_onnx.NUMERIC.index(label(seed))) != label(seed) for seed in range(17))
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("17 images in ")
+    assert line.endswith(f" a second on cpu -> {tmp_path / 'out' / 'p.csv'}")
+    assert os.listdir(tmp_path / "out") == ["p.csv"]
+
+
+def test_probabilities_add_confidence_and_a_column_a_class(model, tmp_path):
+    save(tmp_path / "photos" / "a.png", 1)
+    (tmp_path / "photos" / "b.png").write_bytes(b"no photo")
+    predict(model, tmp_path / "photos", tmp_path / "p.csv", device="cpu", probabilities=True)
+    header, first, second = rows(tmp_path / "p.csv")
+    assert header == ["image_name", "pred_label", "confidence", *tiny_onnx.NUMERIC]
+    expected = tiny_onnx.expected(tiny_onnx.photo(1))[1]
+    assert first[:2] == ["a", label(1)]
+    np.testing.assert_allclose([float(cell) for cell in first[2:]], [expected.max(), *expected], rtol=1e-5, atol=1e-9)
+    assert second == ["b", ""] + [""] * 13
+
+
+def test_an_unreadable_photo_keeps_its_row_is_listed_and_makes_status_2(model, tmp_path):
+    photos = tmp_path / "photos"
+    for seed in range(9):
+        save(photos / f"{seed}.png", seed)
+    (photos / "3.png").write_bytes(b"no photo")
+    done = run(model, photos, "--out", tmp_path / "p.csv", "--device", "cpu", "--bs", 4)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    expected = [[str(seed), "" if seed == 3 else label(seed)] for seed in range(9)]
+    assert rows(tmp_path / "p.csv")[1:] == expected
+    assert done.stderr.startswith(f"{photos / '3.png'}: not a ")
+    assert done.stderr.splitlines()[1:] == [
+        f"1 photos can't be read; their rows have no prediction: {tmp_path / 'p.errors.csv'}"
+    ]
+    header, error = rows(tmp_path / "p.errors.csv")
+    assert header == ["image_name", "file", "reason"]
+    assert error[:2] == ["3", str(photos / "3.png")]
+    assert error[2].startswith("not a ")
+
+    done = run(model, photos, "--out", tmp_path / "p.csv", "--fallback", "7", "--device", "cpu", "--bs", 4)
+    assert done.returncode == 2
+    assert rows(tmp_path / "p.csv")[4] == ["3", "7"]
+
+    save(photos / "3.png", 3)
+    assert run(model, photos, "--out", tmp_path / "p.csv", "--device", "cpu").returncode == 0
+    assert not (tmp_path / "p.errors.csv").exists(), "an earlier run's errors outlive it"
+
+
+def test_a_folder_of_unreadable_photos_alone_keeps_every_row(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(b"")
+    unread = predict(model, tmp_path / "photos", tmp_path / "p.csv", device="cpu", bs=2)
+    assert [name for name, _, _ in unread] == ["0", "1", "2", "3", "4"]
+    assert rows(tmp_path / "p.csv")[1:] == [[str(number), ""] for number in range(5)]
+
+
+def test_odd_files_become_rows_whatever_they_hold(model, odd, tmp_path):
+    unread = predict(model, odd, tmp_path / "p.csv", device="cpu")
+    written = rows(tmp_path / "p.csv")[1:]
+    assert len(written) == len(named_photos(odd)) > 200
+    assert [name for name, answer in written if not answer] == [name for name, _, _ in unread]
+    assert len(unread) < len(written) / 2
+
+
+def test_the_same_rows_whatever_the_batch_and_the_workers(model, tmp_path):
+    for seed in range(23):
+        save(tmp_path / "photos" / f"{seed}.png", seed)
+    for bs, workers in ((1, 0), (8, 1), (8, 5), (100, 3)):
+        predict(model, tmp_path / "photos", tmp_path / "p.csv", device="cpu", bs=bs, workers=workers)
+        assert rows(tmp_path / "p.csv")[1:] == [[str(seed), label(seed)] for seed in range(23)]
+
+
+# Names
+
+
+def test_names_are_relative_without_suffix_in_natural_order(tmp_path):
+    for path in ("b/img10.png", "b/img2.png", "b/img.png", "a10/x.jpg", "a9/x.jpg", "img.v1.png"):
+        save(tmp_path / path, 0)
+    assert names(tmp_path) == ["a9/x", "a10/x", "b/img", "b/img2", "b/img10", "img.v1"]
+
+
+def test_names_that_would_collide_keep_their_suffix(tmp_path):
+    for path in ("a.jpg", "a.png", "b.jpg", "in/a.jpg", "c.jpg", "c.png", "c.jpg.png", "d.jpg", "d.JPG"):
+        save(tmp_path / path, 0)
+    assert set(names(tmp_path)) == {
+        *("a.jpg", "a.png", "b", "in/a", "c.jpg", "c.png", "d.jpg", "d.JPG"),
+        "c.jpg.png",  # without its suffix it would be c.jpg, which c.jpg has become
+    }
+
+
+def test_one_photo_is_named_by_itself(model, tmp_path):
+    save(tmp_path / "deep" / "cat.png", 4)
+    done = run(model, tmp_path / "deep" / "cat.png", "--out", tmp_path / "p.csv", "--device", "cpu")
+    assert done.returncode == 0
+    assert rows(tmp_path / "p.csv")[1:] == [["cat", label(4)]]
+
+
+def test_a_glob_is_named_below_its_fixed_part(tmp_path):
+    for path in ("x/one/front1.png", "x/two/front10.png", "x/two/front2.png", "x/two/back.png", "x/deep/er/front3.png"):
+        save(tmp_path / path, 0)
+    (tmp_path / "x" / "one" / "front.txt").write_text("no photo")
+    (tmp_path / "x" / "two" / "front.png").mkdir()
+    assert names(tmp_path / "x" / "*" / "front*") == ["one/front1", "two/front2", "two/front10"]
+    assert names(tmp_path / "x" / "**" / "front*") == ["deep/er/front3", "one/front1", "two/front2", "two/front10"]
+    with contextlib.chdir(tmp_path / "x" / "two"):
+        assert names("front*.png") == ["front2", "front10"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path):
+    save(tmp_path / "a[1].png", 0)
+    save(tmp_path / "a1.png", 0)
+    assert named_photos(tmp_path / "a[1].png") == [("a[1]", tmp_path / "a[1].png")]
+
+
+def test_a_text_file_lists_paths_relative_to_its_own_folder(model, tmp_path):
+    save(tmp_path / "lists" / "photos" / "b.png", 1)
+    save(tmp_path / "lists" / "a.png", 2)
+    save(tmp_path / "elsewhere" / "c.png", 3)
+    save(tmp_path / "gone.png", 4)  # where the command runs: not where the list means
+    absolute = tmp_path / "elsewhere" / "c.png"
+    lines = ["photos/b.png", "./a.png", "", "a.png", str(absolute), "../elsewhere/c.png", "gone.png", "photos"]
+    (tmp_path / "lists" / "list.txt").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    done = run(model, "lists/list.txt", "--out", "p.csv", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert dict(rows(tmp_path / "p.csv")[1:]) == {
+        "photos/b": label(1),
+        "a": label(2),
+        str(absolute.with_suffix("")): label(3),
+        "../elsewhere/c": label(3),
+        "gone": "",
+        "photos": "",
+    }
+    assert "lists/gone.png: no such file" in done.stderr
+
+
+HOSTILE = ["a,b", 'quo"te', "new\nline", "carriage\rreturn", "=1+1", "ünï ☃", "  space ", "<b>", "'", "a;b\tc"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_any_file_and_class_name_comes_back_from_the_csv(tmp_path):
+    classes = [*HOSTILE, "other", "ano\rther"]
+    model = tiny_onnx.write(tmp_path / "model.onnx", classes=classes)
+    for seed, name in enumerate(HOSTILE):
+        save(tmp_path / "photos" / f"{name}.png", seed)
+    done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv", "--device", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = {name: tiny_onnx.expected(tiny_onnx.photo(seed), classes)[0] for seed, name in enumerate(HOSTILE)}
+    assert dict(rows(tmp_path / "p.csv")[1:]) == expected
+    frame = pandas.read_csv(tmp_path / "p.csv", keep_default_na=False)
+    assert dict(zip(frame["image_name"], frame["pred_label"], strict=True)) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names outside of Unicode")
+def test_a_name_that_is_not_utf8_keeps_its_bytes(model, tmp_path):
+    save(tmp_path / "photos" / "a.png", 5).rename(tmp_path / "photos" / os.fsdecode(b"caf\xe9.png"))
+    done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert b"caf\xe9," + label(5).encode() in (tmp_path / "p.csv").read_bytes()
+
+
+# What the user gave is wrong
+
+
+@pytest.fixture
+def photos(tmp_path):
+    save(tmp_path / "photos" / "a.png", 0)
+    (tmp_path / "p.csv").write_text("earlier")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.onnx").write_text("<html>")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{model} empty", "error: empty: no images found in it"),
+        ("{model} nowhere", "error: nowhere: no such file or folder; give a folder, a photo, a quoted glob or a .txt"),
+        ("{model} photos/*.jpg", "error: photos/*.jpg: no images found in it"),
+        ("{model} blank.txt", "error: blank.txt: no images found in it"),
+        ("{model} latin.txt", "error: latin.txt is not UTF-8 text"),
+        ("gone.onnx photos", "error: gone.onnx: no such file; give a model.onnx"),
+        ("text.onnx photos", "error: text.onnx is not a model that onnxruntime can load on cpu"),
+        ("photos photos", "error: photos is a folder: give the model file"),
+        ("{model} photos --bs 0", "error: --bs 0 --workers "),
+        ("{model} photos --workers -1", "error: --bs 32 --workers -1: give at least 1 image a batch and 0 threads"),
+        ("{model} photos --device gpu", "error: argument --device: invalid choice: 'gpu'"),
+        ("{model} photos --workres 2", "error: unknown flag --workres, the nearest is --workers"),
+        ("{model}", "error: the following arguments are required: images"),
+        pytest.param(
+            "{model} photos --device cuda", "error: device cuda is not to be had: no NVIDIA GPU", marks=no_gpu
+        ),
+        pytest.param("{model} photos --device tensorrt", "error: device tensorrt is not to be had", marks=no_gpu),
+    ],
+)
+def test_what_is_wrong_is_said_and_the_earlier_file_stays(model, photos, arguments, message):
+    arguments = arguments.format(model=model).split()
+    if "--device" not in arguments:
+        arguments += ["--device", "cpu"]
+    done = run(*arguments, "--out", "p.csv", cwd=photos)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) <= 2
+    assert (photos / "p.csv").read_text() == "earlier"
+    assert not list(photos.glob(".p.csv*"))
+
+
+def test_out_is_neither_a_folder_nor_what_is_being_read(model, photos):
+    (photos / "list.txt").write_text("photos/a.png")
+    with pytest.raises(IsADirectoryError, match=r"is a folder: give the file, as in .*empty/predictions.csv"):
+        predict(model, photos / "photos", photos / "empty")
+    with pytest.raises(FileExistsError, match=r"list.txt is what is being read: give another file"):
+        predict(model, photos / "list.txt", photos / "list.txt")
+
+
+# How it runs
+
+
+def test_it_needs_neither_torch_nor_fastai(model, tmp_path):
+    save(tmp_path / "photos" / "a.png", 0)
+    code = f"""
+import sys
+from export.predict import predict
+predict({str(model)!r}, {str(tmp_path / "photos")!r}, {str(tmp_path / "p.csv")!r}, "cpu", probabilities=True)
+heavy = "torch fastai timm matplotlib albumentations sklearn scipy pandas onnx IPython".split()
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_help_says_what_each_flag_does():
+    done = run("--help")
+    assert done.returncode == 0
+    for said in (
+        "--device {auto,cuda,tensorrt,cpu}",
+        "a folder, a photo, a quoted glob",
+        "add confidence and a column",
+    ):
+        assert said in done.stdout
+
+
+@no_gpu
+def test_auto_says_what_it_chose(model, tmp_path):
+    save(tmp_path / "photos" / "a.png", 0)
+    done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv")
+    assert done.stderr == "device auto: cpu (no NVIDIA GPU here, or no driver for it)\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar_and_then_a_clean_line(model, tmp_path):
+    for seed in range(40):
+        save(tmp_path / "photos" / f"{seed}.png", seed)
+    mine, theirs = pty.openpty()
+    command = [sys.executable, "-m", "export.predict", model, tmp_path / "photos", "--out", tmp_path / "p.csv"]
+    process = subprocess.run([*command, "--device", "cpu", "--bs", "1"], cwd=ROOT, stderr=theirs, capture_output=False)
+    os.close(theirs)
+    drawn = os.read(mine, 100_000).decode()
+    assert process.returncode == 0
+    assert drawn.endswith("\r\033[K")
+    assert "\n" not in drawn
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_interrupted_it_leaves_the_earlier_file_and_nothing_half(model, tmp_path):
+    big = tmp_path / "photos" / "0.jpg"
+    big.parent.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)).save(big)
+    for number in range(1, 1000):
+        os.link(big, big.with_name(f"{number}.jpg"))
+    out = tmp_path / "out" / "p.csv"
+    out.parent.mkdir()
+    out.write_text("earlier")
+    command = [sys.executable, "-m", "export.predict", model, big.parent, "--out", out, "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while len(os.listdir(out.parent)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout, stderr) == (130, "", "interrupted\n")
+    assert os.listdir(out.parent) == ["p.csv"]
+    assert out.read_text() == "earlier"
