@@ -39,7 +39,7 @@ def read_photo(source: str | Path | bytes, lenient: bool = False) -> np.ndarray:
     """
     data, name = (source, "<bytes>") if isinstance(source, bytes) else (_file_bytes(Path(source)), str(source))
     try:
-        return _read_with_opencv(data) if _is_ordinary_jpeg(data) else _read_with_pillow(data, lenient)
+        return _read(data, lenient)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name}: not a photo in a format that is read ({', '.join(FORMATS)})") from error
     except (
@@ -94,30 +94,34 @@ def _file_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
 
 
-def _is_ordinary_jpeg(data: bytes) -> bool:
-    """True for a JPEG that OpenCV may decode, by its headers alone; Pillow has the word on every other file.
+def _jpeg_header(data: bytes) -> tuple[bool, bool]:
+    """(ordinary, tagged), by the headers alone: whether OpenCV may decode it, and whether it may hold an orientation.
 
-    Ordinary: baseline, extended or progressive, 8 bits, 1 or 3 components, within MAX_PIXELS, and not cut short.
+    Ordinary: a JPEG, baseline, extended or progressive, 8 bits, 1 or 3 components, within MAX_PIXELS, not cut short.
+    Tagged: it has an APP1 segment, where EXIF and XMP stand.
     Source: ITU-T T.81, annex B, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
     """
-    at, framed = 2, False
+    at, framed, tagged = 2, False, False
     while data.startswith(b"\xff\xd8") and at + 10 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
         if marker == 0xDA:  # start of scan: compressed data, up to the end-of-image marker
-            return framed and data.rfind(b"\xff\xd9") > at
+            return framed and data.rfind(b"\xff\xd9") > at, tagged
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             bits, components = data[at + 4], data[at + 9]
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
             framed = marker <= 0xC2 and bits == 8 and components in (1, 3) and 0 < height * width <= MAX_PIXELS
+        tagged |= marker == 0xE1
         at += 2 + length
-    return False
+    return False, tagged
 
 
-def _read_with_opencv(data: bytes) -> np.ndarray:
-    photo = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+def _read(data: bytes, lenient: bool) -> np.ndarray:
+    ordinary, tagged = _jpeg_header(data)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    photo = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if ordinary else None
     if photo is None:
-        return _read_with_pillow(data, lenient=False)
-    if data.find(b"\xff\xe1", 0, 1 << 16) < 0:  # no APP1 segment, so neither EXIF nor XMP
+        return _read_with_pillow(data, lenient)
+    if not tagged:
         return photo
     with _pillow_quiet:
         return _upright(photo, _orientation(Image.open(io.BytesIO(data), formats=("JPEG",))))
