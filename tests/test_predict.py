@@ -316,31 +316,37 @@ def test_auto_says_what_it_chose(model, tmp_path):
     assert done.stderr == "device auto: cpu (no NVIDIA GPU here, or no driver for it)\n"
 
 
+def many_big_photos(folder: Path, count: int) -> Path:
+    "One 3-megapixel JPEG under many names: seconds of work, one file on disk."
+    first = folder / "photos" / "0.jpg"
+    first.parent.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)).save(first)
+    for number in range(1, count):
+        os.link(first, first.with_name(f"{number}.jpg"))
+    return first.parent
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_a_bar_and_then_a_clean_line(model, tmp_path):
-    for seed in range(40):
-        save(tmp_path / "photos" / f"{seed}.png", seed)
+    photos = many_big_photos(tmp_path, 40)
     mine, theirs = pty.openpty()
-    command = [sys.executable, "-m", "export.predict", model, tmp_path / "photos", "--out", tmp_path / "p.csv"]
+    command = [sys.executable, "-m", "export.predict", model, photos, "--out", tmp_path / "p.csv"]
     process = subprocess.run([*command, "--device", "cpu", "--bs", "1"], cwd=ROOT, stderr=theirs, capture_output=False)
     os.close(theirs)
     drawn = os.read(mine, 100_000).decode()
     assert process.returncode == 0
     assert drawn.endswith("\r\033[K")
+    assert "/40 " in drawn
     assert "\n" not in drawn
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_interrupted_it_leaves_the_earlier_file_and_nothing_half(model, tmp_path):
-    big = tmp_path / "photos" / "0.jpg"
-    big.parent.mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)).save(big)
-    for number in range(1, 1000):
-        os.link(big, big.with_name(f"{number}.jpg"))
+    photos = many_big_photos(tmp_path, 1000)
     out = tmp_path / "out" / "p.csv"
     out.parent.mkdir()
     out.write_text("earlier")
-    command = [sys.executable, "-m", "export.predict", model, big.parent, "--out", out, "--device", "cpu"]
+    command = [sys.executable, "-m", "export.predict", model, photos, "--out", out, "--device", "cpu"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while len(os.listdir(out.parent)) < 2 and time.monotonic() < deadline:
