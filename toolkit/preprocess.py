@@ -1,8 +1,10 @@
 """Resize the shorter side, crop the centre: the geometry that validation, test and the ONNX input share.
 
-torchvision's Resize and CenterCrop on a PIL image, followed in size and offset to the pixel and in value to about
-one grey level, at a fraction of the time.
+Sizes and offsets are those of torchvision's Resize and CenterCrop, to the pixel. Values are those of its antialiased
+resize of a PIL image, on photos to within a grey level, in a fraction of the time.
 """
+
+import math
 
 import cv2
 import numpy as np
@@ -10,40 +12,159 @@ import numpy as np
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+LARGEST = 8192
+"""The most pixels `resize` and `crop` may ask for: a limit on what a model file from elsewhere can make us allocate."""
+
+INTERPOLATION = (
+    "OpenCV, by axis, s = length / resized length. "
+    "Where s > 2: INTER_AREA to 2 / s of the length, then a = 1/6 and s = 2. "
+    "Else a = s > 1.09: (s - 0.6) / 5, s > 1: (s - 1) / (s + 2), else 0. "
+    "sepFilter2D by [a, 1 - 2a, a], BORDER_REPLICATE; resize by 1 / s, "
+    "INTER_CUBIC where an axis had 1.09 < s <= 2 and none had s > 2, else INTER_LINEAR. "
+    "The window resized starts at the last row (column) at or before the crop's where row * s is within "
+    "0.02 * min(s, 1) of an integer, that integer, and has ceil(rows * s) + 3 rows, or to the photo's end"
+)
+"""How `prepare` resizes, exactly: enough to write it again from a model's metadata."""
+
 
 def for_size(image_size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> dict:
-    "What a model fed with `image_size` pixels needs done to a photo: 256 / 224 of it as the shorter side, then its centre."
-    return {
+    """The preprocess dict of a model fed with `image_size` pixels: shorter side 256/224 of it, then its centre.
+
+    mean, std: what the model subtracts and divides by, RGB, of pixels between 0 and 1.
+    Raises ValueError as `check` does.
+    """
+    preprocess = {
         "resize": round(image_size * 256 / 224),
         "crop": image_size,
-        "interpolation": "area",
+        "interpolation": INTERPOLATION,
         "exif": "transpose",
         "alpha": "white",
         "mean": list(mean),
         "std": list(std),
     }
+    check(preprocess)
+    return preprocess
+
+
+def check(preprocess: dict) -> None:
+    "Raises ValueError, saying what is wrong, for a preprocess dict that `prepare` can't follow to the letter."
+    if not isinstance(preprocess, dict):
+        raise ValueError(f"preprocess is {type(preprocess).__name__}, expected a dictionary")
+    for key in ("resize", "crop"):
+        if type(preprocess.get(key)) is not int or not 1 <= preprocess[key] <= LARGEST:
+            raise ValueError(f"preprocess has {key} {preprocess.get(key)!r}, expected 1 to {LARGEST} pixels")
+    for key, known in (("interpolation", INTERPOLATION), ("exif", "transpose"), ("alpha", "white")):
+        if preprocess.get(key) != known:
+            raise ValueError(f"preprocess has {key} {preprocess.get(key)!r}, this version knows {known!r}")
+    for key in ("mean", "std"):
+        if not _three_numbers(preprocess.get(key), above=0 if key == "std" else -math.inf):
+            raise ValueError(
+                f"preprocess has {key} {preprocess.get(key)!r}, expected a list of three numbers, std above 0"
+            )
 
 
 def prepare(photo: np.ndarray, preprocess: dict) -> np.ndarray:
-    "The photo, uint8 [height, width, 3], as the model takes it: uint8 [crop, crop, 3]."
-    return center_crop(resize_shorter(photo, preprocess["resize"]), preprocess["crop"])
+    """The photo as the model takes it: what validation, test and the ONNX input are made by.
+
+    photo: uint8 [height, width, 3], RGB. Returns uint8 [crop, crop, 3], RGB.
+    Only the part of the photo that the crop shows is resized.
+    Raises ValueError for another kind of array, and as `check` does.
+    """
+    check(preprocess)
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+        raise ValueError(f"photo is {photo.dtype} {list(photo.shape)}, expected uint8 [height, width, 3]")
+    crop, resized = preprocess["crop"], resized_shape(*photo.shape[:2], preprocess["resize"])
+    shown = [(max(_offset(length, crop), 0), min(length, crop)) for length in resized]
+    return center_crop(_resized_part(photo, resized, *shown), crop)
 
 
 def resize_shorter(photo: np.ndarray, size: int) -> np.ndarray:
-    "The photo with its shorter side `size` pixels long, uint8 [height, width, 3]."
-    height, width = photo.shape[:2]
-    short, long = min(height, width), int(size * max(height, width) / min(height, width))
-    target = (size, long) if width <= height else (long, size)
-    shrinks = size < short
-    return cv2.resize(photo, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    "The photo, uint8 [height, width, 3], with a shorter side of `size` pixels."
+    height, width = resized_shape(*photo.shape[:2], size)
+    return resize(photo, height, width)
 
 
 def center_crop(photo: np.ndarray, size: int) -> np.ndarray:
-    "The middle `size` x `size` pixels, uint8 [size, size, 3]; what a smaller photo lacks is black."
-    height, width = photo.shape[:2]
-    if height < size or width < size:
-        down, across = max(size - height, 0), max(size - width, 0)
-        photo = np.pad(photo, ((down // 2, (down + 1) // 2), (across // 2, (across + 1) // 2), (0, 0)))
-        height, width = photo.shape[:2]
-    top, left = round((height - size) / 2), round((width - size) / 2)
+    """The middle of the photo, uint8 [size, size, 3]; what a smaller photo lacks is black.
+
+    Source: torchvision's center_crop, https://pytorch.org/vision/stable/generated/torchvision.transforms.CenterCrop.html
+    """
+    lack = [max(size - length, 0) for length in photo.shape[:2]]
+    if any(lack):
+        photo = np.pad(photo, [*((pixels // 2, (pixels + 1) // 2) for pixels in lack), (0, 0)])
+    top, left = (_offset(length, size) for length in photo.shape[:2])
     return np.ascontiguousarray(photo[top : top + size, left : left + size])
+
+
+def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    "Height and width once the shorter side is `size`; the longer one is rounded down, as torchvision does."
+    return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+
+
+def resize(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    "The photo, uint8 [any, any, 3], at another size: antialiased where it shrinks, as PIL's BILINEAR is."
+    return _scaled(photo, photo.shape[0] / height, photo.shape[1] / width)
+
+
+def _resized_part(
+    photo: np.ndarray, resized: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+) -> np.ndarray:
+    "resize(photo, *resized)[top : top + height, left : left + width], near enough; rows: (top, height), columns alike."
+    (down, skip_rows, vertical), (across, skip_columns, horizontal) = (
+        _source(length, new, *part) for length, new, part in zip(photo.shape, resized, (rows, columns), strict=False)
+    )
+    part = _scaled(photo[vertical, horizontal], down, across)
+    return part[skip_rows : skip_rows + rows[1], skip_columns : skip_columns + columns[1]]
+
+
+def _source(length: int, resized: int, start: int, size: int) -> tuple[float, int, slice]:
+    """Which pixels along one axis to resize, to have `size` of the resized ones from `start` on.
+
+    Returns the scale, how many resized pixels come before `start`, and the slice. cv2.resize takes no offset, so the
+    slice starts where a resized pixel begins at a whole pixel, to within 1/50.
+    """
+    scale = length / resized
+    near = 0.02 * min(scale, 1)
+    first = next(index for index in range(start, -1, -1) if abs(index * scale - round(index * scale)) <= near)
+    begin = round(first * scale)
+    return scale, start - first, slice(begin, begin + math.ceil((start - first + size) * scale) + 3)
+
+
+def _scaled(photo: np.ndarray, down: float, across: float) -> np.ndarray:
+    """The photo at 1 / down of its height and 1 / across of its width.
+
+    PIL's BILINEAR is a triangle filter as wide as the scale. A blur of three taps before OpenCV's interpolation, which
+    doesn't antialias, comes near it; the taps and the borders between the ways are least squares on photos.
+    """
+    reduced, sharp = max(down, across) > 2, max(down, across) > 1.09
+    taps = [_taps(scale) for scale in (across, down)]
+    if reduced:  # a triangle is two boxes: INTER_AREA to twice the size is the first
+        by = [min(2 / scale, 1) for scale in (across, down)]
+        photo = cv2.resize(photo, None, fx=by[0], fy=by[1], interpolation=cv2.INTER_AREA)
+        down, across = min(down, 2), min(across, 2)
+    if max(down, across) > 1:
+        photo = cv2.sepFilter2D(photo, -1, *taps, borderType=cv2.BORDER_REPLICATE)
+    interpolation = cv2.INTER_CUBIC if sharp and not reduced else cv2.INTER_LINEAR
+    return cv2.resize(photo, None, fx=1 / across, fy=1 / down, interpolation=interpolation)
+
+
+def _taps(scale: float) -> np.ndarray:
+    if scale > 2:
+        side = 1 / 6
+    elif scale > 1.09:
+        side = (scale - 0.6) / 5
+    else:
+        side = max((scale - 1) / (scale + 2), 0)
+    return np.array([side, 1 - 2 * side, side], np.float32)
+
+
+def _offset(length: int, size: int) -> int:
+    return round((length - size) / 2)
+
+
+def _three_numbers(values: object, above: float) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(type(value) in (int, float) and math.isfinite(value) and value > above for value in values)
+    )

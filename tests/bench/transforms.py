@@ -1,0 +1,88 @@
+"""Images/s of our train and eval transforms over torchvision's on PIL, from a file to uint8 pixels, in one process.
+
+    python tests/bench/transforms.py [--images 60] [--rounds 9]
+
+Both sides start from the same 500 x 375 JPEGs (phone photos resized, quality 90) and stop before ToTensor, which is
+left out on both: ours hands out uint8 RGB arrays, torchvision's PIL images. They take turns, round by round; the ratio
+is the median over the rounds, of processor time. The photos come from the shared material, else from scikit-learn's two.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision import transforms as T
+from torchvision.datasets.folder import default_loader
+
+from toolkit.augment import reseed, train_transform
+from toolkit.photo import find_photos, read_photo
+from toolkit.preprocess import for_size, prepare
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "grocery20" / "train"
+
+
+def main(images: int, rounds: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    preprocess, compose = for_size(224), train_transform(224)
+    train = T.Compose([T.RandomResizedCrop(224), T.RandomHorizontalFlip(), T.RandomRotation(15)])
+    valid = T.Compose([T.Resize(256), T.CenterCrop(224)])
+
+    def ours_train(path: str) -> None:
+        reseed(compose, 0, 1, 2)
+        compose(image=read_photo(path))
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_jpegs(Path(folder), images)
+        print(f"{len(paths)} JPEGs of 500 x 375, {rounds} rounds in turn, ToTensor left out on both sides")
+        compare("train", paths, rounds, ours_train, lambda path: train(default_loader(path)))
+        compare(
+            "eval",
+            paths,
+            rounds,
+            lambda path: prepare(read_photo(path), preprocess),
+            lambda path: valid(default_loader(path)),
+        )
+
+
+def write_jpegs(folder: Path, images: int) -> list[str]:
+    if SHARED.exists():
+        photos = [Image.open(path).convert("RGB") for path in find_photos(SHARED)[:: max(930 // images, 1)][:images]]
+    else:
+        photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    paths = [str(folder / f"{index}.jpg") for index in range(len(photos))]
+    for photo, path in zip(photos, paths, strict=True):
+        photo.resize((500, 375), Image.BICUBIC).save(path, quality=90)
+    return paths
+
+
+def compare(name: str, paths: list[str], rounds: int, ours: Callable, theirs: Callable) -> None:
+    ours(paths[0]), theirs(paths[0])
+    pairs = [(images_per_second(ours, paths), images_per_second(theirs, paths)) for _ in range(rounds)]
+    ratios = sorted(our / their for our, their in pairs)
+    our, their = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(
+        f"{name:5}  ours {our:5.0f} images/s  torchvision+PIL {their:5.0f} images/s  "
+        f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+
+
+def images_per_second(function: Callable, paths: list[str]) -> float:
+    start = time.process_time()
+    for path in paths:
+        function(path)
+    return len(paths) / (time.process_time() - start)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=9)
+    main(**vars(parser.parse_args()))
