@@ -24,8 +24,10 @@ class RandomResizedCrop(A.RandomResizedCrop):
         return resize(img[top:bottom, left:right], *self.size)
 
 
-def train_transform(image_size: int) -> A.Compose:
-    """RandomResizedCrop(image_size), RandomHorizontalFlip() and RandomRotation(15), as torchvision draws them.
+def train_transform(
+    image_size: int, scale: tuple[float, float] = (0.08, 1), flip: float = 0.5, degrees: float = 15
+) -> A.Compose:
+    """RandomResizedCrop(image_size, scale), RandomHorizontalFlip(flip) and RandomRotation(degrees), as torchvision draws.
 
     A crop of 8 to 100 % of the photo with an aspect of 3/4 to 4/3, flipped one time in two, turned by up to 15 degrees
     to nearest pixels with black corners: `train_transform(224)(image=photo)["image"]`, uint8 [size, size, 3] RGB from
@@ -34,9 +36,9 @@ def train_transform(image_size: int) -> A.Compose:
     """
     return A.Compose(
         [
-            RandomResizedCrop(size=(image_size, image_size), scale=(0.08, 1), ratio=(3 / 4, 4 / 3), p=1),
-            A.HorizontalFlip(p=0.5),
-            A.Rotate(limit=15, interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_CONSTANT, fill=0, p=1),
+            RandomResizedCrop(size=(image_size, image_size), scale=tuple(scale), ratio=(3 / 4, 4 / 3), p=1),
+            A.HorizontalFlip(p=flip),
+            A.Rotate(limit=degrees, interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_CONSTANT, fill=0, p=1),
         ],
         strict=True,
     )
