@@ -29,6 +29,10 @@ def svg(figure: Figure, name: str) -> str:
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         text = _saved(figure, format="svg", transparent=True, metadata={"Date": None}).decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    prefix = re.sub(r"\W+", "-", name.lower())
+    text = re.sub(
+        r'(id="|href="#|url\(#)', rf"\1{prefix}-", text
+    )  # ids are the page's, and every figure has a figure_1
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     for colour, variable in PAGE_COLOURS.items():
@@ -41,7 +45,8 @@ def _saved(figure: Figure, **options) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script the font lacks
-        figure.savefig(buffer, bbox_inches="tight", pad_inches=0.05, **options)
+        bounds = None if figure.get_layout_engine() else "tight"
+        figure.savefig(buffer, bbox_inches=bounds, pad_inches=0.05, **options)
     return buffer.getvalue()
 
 
@@ -69,7 +74,7 @@ def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, 
 
     history: columns of history.csv, float [epochs]; `best`: the best epoch's number.
     """
-    figure = Figure(figsize=(4.0 * len(titles), 2.8), layout="constrained")
+    figure = Figure(figsize=(4.0 * len(titles), 2.8))
     for position, title in enumerate(titles, 1):
         axes = _axes(figure, position, len(titles), title, "epoch")
         for column, name, colour, style in CURVES[title]:
@@ -102,9 +107,10 @@ def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
     Every class is named up to 120 of them; counts stand in the cells up to 25.
     """
     n = len(names)
-    inches = 3 + (0.3 * n if n <= 25 else 0.13 * n) if n <= 120 else 16
-    figure = Figure(figsize=(inches, inches), layout="constrained")
+    inches = max(2.5, 0.3 * n) if n <= 25 else min(0.13 * n, 16)  # of the matrix; its labels come on top
+    figure = Figure(figsize=(inches, inches))
     axes = figure.add_subplot()
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1)  # labels stand outside, where saving finds them
     axes.imshow(_cell_colours(matrix), interpolation="nearest")
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")

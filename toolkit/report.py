@@ -90,7 +90,7 @@ def per_class_csv(predictions: Predictions) -> str:
 
 
 def command_line(recipe: dict) -> list[str]:
-    "What to type to run the recipe again with the options it resolved to; joined by spaces, one option an item."
+    "What to type to run the recipe again, into a new folder, with the options it resolved to; one option an item."
     words = [f"python -m recipes.{recipe['recipe']}"]
     for name, value in recipe["options"].items():
         if name in ("out", "resume") or value is None or value is False:
@@ -204,11 +204,13 @@ def render(run: Run, history: dict, predictions: Predictions | None, figures: di
     environment = Environment(loader=PackageLoader("toolkit", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(percent=percent, number=number)
+    environment.globals.update(shown=shown)
     counts = run.recipe["data"].get("counts")
     return environment.get_template("report.html").render(
         run=run,
         recipe=run.recipe,
         exported=run.path("model.onnx").exists(),
+        typed=shlex.join(run.recipe.get("command") or []),
         command=command_line(run.recipe),
         figures=figures,
         headline=headline(figures, predictions),
@@ -237,6 +239,20 @@ def number(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
     return f"{value:.4g}"
+
+
+SHARES = (
+    "accuracy torch_accuracy accuracy_interval top5 balanced_accuracy macro_f1 weighted_f1 agreement recorded".split()
+)
+
+
+def shown(name: str, value: object) -> str:
+    "The value of metrics.json or of a certificate under `name`, with its unit."
+    if name in SHARES and isinstance(value, int | float):
+        return percent(value, 2)
+    if name.endswith("_bytes") and isinstance(value, int | float):
+        return f"{value / 2**30:.2f} GiB"
+    return number(value)
 
 
 @command

@@ -1,0 +1,549 @@
+"""The page of a run: made from any run folder, and looked at in a real browser."""
+
+import base64
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
+
+from toolkit import metrics, mistakes, report
+from toolkit.run import load, write_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NASTY = ['<script>alert("1")</script>', "$x^2_", "a \"b\" & 'c'", "日本語", "_hidden", "x" * 200]
+
+
+def make_run(folder: Path, classes: list[str], each: int = 6, photos: Path | None = None, seed: int = 0) -> Path:
+    "A run folder as a recipe leaves it, `each` validation images a class, most of them right; photos are noise."
+    random, n = np.random.default_rng(seed), len(classes)
+    labels = np.repeat(np.arange(n), each)
+    logits = random.normal(size=(len(labels), n))
+    logits[np.arange(len(labels)), labels] += 3.5
+    logits[np.arange(len(labels)), labels ^ 1 if n % 2 == 0 else labels] += 1.5  # class 2k is like class 2k + 1
+    probabilities = metrics.softmax(logits)
+    files = [f"valid/{label}/{i}.png" for i, label in enumerate(labels)]
+    for file in files if photos else []:
+        (photos / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (64, 80, 3), np.uint8)).save(photos / file)
+    write_json(folder / "recipe.json", recipe(classes, photos or folder / "gone", each))
+    predictions = probabilities.argmax(1)
+    write_predictions(
+        folder,
+        [
+            (f, classes[a], classes[b], p)
+            for f, a, b, p in zip(files, labels, predictions, probabilities.max(1), strict=True)
+        ],
+    )
+    write_history(folder, 12)
+    write_json(
+        folder / "metrics.json", {"best_epoch": 9, "peak_memory_bytes": 2**31, **metrics.summary(probabilities, labels)}
+    )
+    return folder
+
+
+def recipe(classes, photos, each):
+    return {
+        "recipe": "hw1",
+        "options": {"data": "my data", "loss": "focal", "epochs": 30, "lr": 1e-3, "out": "runs/x", "resume": False},
+        "classes": classes,
+        "preprocess": {"resize": 256, "crop": 224},
+        "model": {"arch": "resnet18", "parameters": 11_176_512},
+        "data": {
+            "path": str(photos),
+            "train": 900,
+            "valid": each * len(classes),
+            "test": 0,
+            "counts": {c: 9 + i for i, c in enumerate(classes)},
+        },
+    }
+
+
+def write_predictions(folder, rows):
+    with (folder / "valid_predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "label", "prediction", "confidence"), *rows])
+
+
+def write_history(folder, epochs):
+    lines = [f"{e},{3 / e},{3 / e + 0.1},{1 - 0.9 / e},{1e-3 * 0.2 ** (e // 5)},7.5" for e in range(1, epochs + 1)]
+    (folder / "history.csv").write_text("\n".join(["epoch,train_loss,valid_loss,accuracy,lr,seconds", *lines]) + "\n")
+
+
+def page_of(folder: Path) -> str:
+    return report.write_report(load(folder)).read_text(encoding="utf-8")
+
+
+def small_run(folder, names="abcd") -> Path:
+    return make_run(folder, list(names))
+
+
+# What is written
+
+
+def test_page_png_twins_and_figures_by_class_stand_beside_each_other(tmp_path):
+    make_run(tmp_path, list("abcd"), photos=tmp_path / "photos")
+    assert report.write_report(load(tmp_path)) == tmp_path / "report.html"
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 300
+    rows = list(csv.DictReader((tmp_path / "per_class.csv").open()))
+    said = list(csv.DictReader((tmp_path / "valid_predictions.csv").open()))
+    theirs = precision_recall_fscore_support(
+        [r["label"] for r in said], [r["prediction"] for r in said], labels=list("abcd")
+    )
+    for name, values in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
+        assert [float(row[name]) for row in rows] == pytest.approx(values)
+
+
+def test_page_asks_for_nothing_outside_of_itself(tmp_path):
+    page = page_of(make_run(tmp_path, list("abcd"), photos=tmp_path / "photos"))
+    sources = re.findall(r"""(?:src|href|srcset|action|data)=["']([^"']*)""", page)
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "data:image/jpeg;base64," in page
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_names_are_escaped_everywhere(tmp_path):
+    page = page_of(make_run(tmp_path, NASTY, photos=tmp_path / "photos"))
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;" in page
+    assert page.count("<script>") == 1
+
+
+def test_figures_have_their_interval(tmp_path):
+    page = page_of(small_run(tmp_path))
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    for value in (figures["accuracy"], *figures["accuracy_interval"]):
+        assert f"{100 * value:.1f}\u00a0%" in page
+
+
+def test_how_to_run_it_again_is_the_resolved_command(tmp_path):
+    small_run(tmp_path)
+    assert (
+        " ".join(report.command_line(load(tmp_path).recipe))
+        == "python -m recipes.hw1 --data 'my data' --loss focal --epochs 30 --lr 0.001"
+    )
+
+
+# Runs that lack something
+
+
+@pytest.mark.parametrize("missing", [["metrics.json"], ["metrics.json", "valid_predictions.csv"], ["history.csv"]])
+def test_a_run_in_progress_gets_a_page_of_what_there_is(tmp_path, missing):
+    small_run(tmp_path)
+    for name in missing:
+        (tmp_path / name).unlink()
+    page = page_of(tmp_path)
+    assert ("has not finished" in page) == ("metrics.json" in missing)
+    assert ('id="training"' in page) == ("history.csv" not in missing)
+    assert ('id="confusion"' in page) == ("valid_predictions.csv" not in missing)
+
+
+def test_a_recipe_alone_gets_a_page(tmp_path):
+    write_json(
+        tmp_path / "recipe.json",
+        {
+            "recipe": "r",
+            "options": {},
+            "classes": ["a"],
+            "preprocess": {},
+            "model": {"arch": "m"},
+            "data": {"path": "x"},
+        },
+    )
+    assert "0 of ? epochs" in page_of(tmp_path)
+    (tmp_path / "history.csv").write_text("epoch,train_loss,valid_loss,accuracy,lr,seconds\n")
+    (tmp_path / "valid_predictions.csv").write_text("file,label,prediction,confidence\n")
+    assert "0 of ? epochs" in page_of(tmp_path)
+
+
+def test_photos_that_moved_are_named(tmp_path):
+    page = page_of(small_run(tmp_path))
+    assert f"the photos are not at <code>{tmp_path / 'gone'}</code>" in page
+    assert "<img" not in page
+
+
+def test_a_photo_that_broke_since_is_left_out(tmp_path):
+    make_run(tmp_path, list("abcd"), photos=tmp_path / "photos")
+    (tmp_path / "photos" / "valid" / "0" / "0.png").write_bytes(b"no photo")
+    found = mistakes.thumbnails(tmp_path / "photos", {"valid/0/0.png", "valid/0/1.png"})
+    assert list(found) == ["valid/0/1.png"]
+    assert "<img" in page_of(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_any_number_of_classes(tmp_path, classes):
+    page = page_of(make_run(tmp_path, [f"class {i}" for i in range(classes)], each=4, photos=tmp_path / "photos"))
+    assert page.count('<th scope="row">class ') == classes
+
+
+def test_a_page_of_100_classes_stays_under_5_mb_with_large_noisy_photos(tmp_path):
+    make_run(tmp_path, [str(i) for i in range(100)], each=10)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
+    (tmp_path / "gone").mkdir()
+    noise.save(tmp_path / "gone" / "a.jpg", quality=95)
+    names = [tmp_path / "gone" / row["file"] for row in csv.DictReader((tmp_path / "valid_predictions.csv").open())]
+    for name in names:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.hardlink_to(tmp_path / "gone" / "a.jpg")
+    page = page_of(tmp_path)
+    assert page.count("<img") > 60
+    assert page.count('class="row"') == page.count('class="column"') == 100
+    assert (tmp_path / "report.html").stat().st_size < 5e6
+
+
+def test_a_single_epoch_and_an_accuracy_of_nan_can_be_drawn(tmp_path):
+    small_run(tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "history.csv").write_text("epoch,train_loss,valid_loss,accuracy,lr,seconds\n1,nan,,nan,0,1\n")
+    assert "1 epoch<" in page_of(tmp_path)
+
+
+def test_predictions_of_another_run_are_refused(tmp_path):
+    small_run(tmp_path)
+    write_predictions(tmp_path, [("x.jpg", "a", "zebra", 0.5)])
+    with pytest.raises(ValueError, match="'zebra', which recipe.json does not list"):
+        report.write_report(load(tmp_path))
+
+
+# What is shown
+
+
+def test_classes_that_are_taken_for_each_other_stand_side_by_side():
+    confusion = np.diag([9] * 6)
+    for a, b in ((0, 3), (1, 5), (2, 4)):
+        confusion[a, b] = confusion[b, a] = 4
+    order = mistakes.similarity_order(confusion)
+    assert sorted(order) == list(range(6))
+    assert {frozenset(order[i : i + 2]) for i in (0, 2, 4)} == {frozenset(p) for p in ((0, 3), (1, 5), (2, 4))}
+
+
+def test_confused_pairs_come_most_frequent_first_and_hold_no_right_ones():
+    confusion = np.array([[9, 2, 0], [5, 9, 1], [0, 0, 9]])
+    pairs = mistakes.confused_pairs(confusion - np.diag(np.diag(confusion)), 10)
+    assert pairs == [(1, 0), (0, 1), (1, 2)]
+
+
+def test_galleries_hold_the_most_confident_mistakes_and_the_least_certain(tmp_path):
+    small_run(tmp_path)
+    write_predictions(
+        tmp_path,
+        [
+            ("1", "a", "a", 0.3),
+            ("2", "a", "b", 0.9),
+            ("3", "b", "a", 0.95),
+            ("4", "b", "b", 0.99),
+            ("5", "c", "b", 0.4),
+        ],
+    )
+    shown = mistakes.examples(mistakes.read_predictions(load(tmp_path)), tmp_path)
+    assert [photo["file"] for photo in shown["mistakes"]] == ["3", "2", "5"]
+    assert [photo["file"] for photo in shown["uncertain"]] == ["1", "5", "2", "3", "4"]
+
+
+def test_joined_bins_hold_enough_images_and_keep_the_means():
+    random = np.random.default_rng(0)
+    curve = metrics.reliability_curve(random.random(95), random.random(95) > 0.5)
+    joined = report.merged(curve)
+    assert len(joined) < len(curve)
+    assert min(b["count"] for b in joined) >= 10
+    for key in ("confidence", "accuracy"):
+        assert sum(b[key] * b["count"] for b in joined) == pytest.approx(sum(b[key] * b["count"] for b in curve))
+    assert report.merged([{"low": 0, "high": 1, "confidence": 0.5, "accuracy": 1.0, "count": 3}])[0]["count"] == 3
+
+
+def test_two_runs_of_the_homeworks_figures_cannot_be_told_apart(tmp_path):
+    small_run(tmp_path)
+    write_predictions(tmp_path, [(str(i), "a", "a" if i < 274 else "b", 0.9) for i in range(300)])
+    within = report.chance(mistakes.read_predictions(load(tmp_path)))
+    assert within == pytest.approx(1.96 * np.sqrt(2 * (274 / 300) * (26 / 300) / 300))
+    assert within > (274 - 271) / 300
+
+
+def test_warnings_name_what_the_data_lacks(tmp_path):
+    make_run(tmp_path, list("abc"), each=4)
+    said = load(tmp_path).recipe
+    said["data"]["counts"] = {"a": 200, "b": 12, "c": 3}
+    write_json(tmp_path / "recipe.json", said)
+    write_predictions(tmp_path, [("1", "a", "b", 0.5), ("2", "c", "b", 0.5)])
+    page = page_of(tmp_path)
+    assert "Fewer than 10 training images: c." in page
+    assert "Unbalanced: 3 to 200 training images a class." in page
+    assert "No validation image, so no figure: b." in page
+
+
+def test_certificate_of_the_export_is_shown(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    small_run(tmp_path)
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:]))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert 'id="export"' not in page_of(tmp_path)
+    certificate = {
+        "agreement": 0.9975,
+        "probability_difference": 2.5e-6,
+        "worst": [["valid/<b>.jpg", 0.25]],
+        "budget": {"cpu": 1},
+    }
+    onnx.helper.set_model_props(model, {"verification": json.dumps(certificate)})
+    onnx.save(model, tmp_path / "model.onnx")
+    page = page_of(tmp_path)
+    assert "99.75\u00a0%" in page
+    assert "valid/&lt;b&gt;.jpg: 0.25" in page
+    (tmp_path / "model.onnx").write_bytes(b"\xff\xff broken")
+    assert "can&#39;t be read" in page_of(tmp_path)
+
+
+# The command
+
+
+def run_command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "toolkit.report", *map(str, arguments)], capture_output=True, text=True, cwd=REPOSITORY
+    )
+
+
+def test_command_prints_the_page_and_nothing_else_also_for_names_no_font_has(tmp_path):
+    done = run_command(make_run(tmp_path, NASTY))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'report.html'}\n", "")
+
+
+def test_command_refuses_a_folder_that_is_no_run(tmp_path):
+    done = run_command(tmp_path)
+    assert done.returncode == 2
+    assert "is not a run folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plots_leave_pyplot_and_its_settings_alone(tmp_path):
+    small_run(tmp_path)
+    code = (
+        "import sys, matplotlib; before = matplotlib.rcParams.copy();"
+        f"from toolkit import report, run; report.write_report(run.load({str(tmp_path)!r}));"
+        "print('matplotlib.pyplot' in sys.modules, matplotlib.rcParams.copy() == before)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout == "False True\n", done.stderr
+
+
+# In a browser
+
+
+class Browser:
+    "Chromium, headless, spoken to over WebDriver's HTTP: Debian's chromium and chromium-driver, no Python package."
+
+    FLAGS = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --hide-scrollbars"
+    )
+
+    def __init__(self, driver: str):
+        self.profile = tempfile.mkdtemp()
+        self.process = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        port = next(
+            found[1] for line in self.process.stdout if (found := re.search(r"successfully on port (\d+)", line))
+        )
+        self.url = f"http://127.0.0.1:{port}/session"
+        wanted = {
+            "goog:chromeOptions": {"args": [*self.FLAGS.split(), f"--user-data-dir={self.profile}"]},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
+        self.url += "/" + self.call("", capabilities={"alwaysMatch": wanted})["sessionId"]
+        self.open_url("about:blank")
+        self.console(), self.requests()  # of its start page
+
+    def call(self, command: str, method: str = "POST", **values):
+        data = json.dumps(values).encode() if method == "POST" else None
+        request = urllib.request.Request(
+            f"{self.url}{command}", data, {"Content-Type": "application/json"}, method=method
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def open_url(self, url: str):
+        self.call("/url", url=url)
+
+    def open(self, page: Path, width: int = 1280, dark: bool = False):
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+        self.open_url(page.as_uri())
+
+    def run(self, script: str, *arguments):
+        return self.call("/execute/sync", script=script, args=list(arguments))
+
+    def devtools(self, command: str, **parameters):
+        return self.call("/goog/cdp/execute", cmd=command, params=parameters)
+
+    def press(self, *keys: str):
+        for key in keys:
+            for kind in ("keyDown", "keyUp"):
+                self.devtools("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def type(self, selector: str, text: str):
+        self.run("const field = document.querySelector(arguments[0]); field.value = ''; field.focus()", selector)
+        self.devtools("Input.insertText", text=text)
+
+    def console(self) -> list[str]:
+        return [entry["message"] for entry in self.call("/se/log", type="browser")]
+
+    def requests(self) -> list[str]:
+        events = [json.loads(entry["message"])["message"] for entry in self.call("/se/log", type="performance")]
+        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [url for url in urls if not url.startswith("data:")]
+
+    def screenshot(self) -> np.ndarray:
+        data = base64.b64decode(self.devtools("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            return np.asarray(Image.open(file).convert("RGB"))
+
+    def close(self):
+        self.call("", method="DELETE")
+        self.process.terminate()
+        self.process.wait(timeout=30)
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver = shutil.which("chromedriver")
+    if not driver or not (shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    opened = Browser(driver)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    make_run(folder, [*NASTY, *(f"class {i}" for i in range(14))], each=7, photos=folder / "photos")
+    return report.write_report(load(folder))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_browser_shows_it_without_error_request_or_sideways_scrolling(browser, page, width, dark):
+    browser.open(page, width, dark)
+    assert browser.console() == []
+    assert browser.requests() == [page.as_uri()]
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.run("return [...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    pixels = browser.screenshot()
+    assert pixels.shape[1] == width
+    assert (np.median(pixels) < 60) if dark else (np.median(pixels) > 230)
+    assert pixels.std() > 10
+
+
+def test_browser_runs_no_script_out_of_a_class_name(browser, page):
+    browser.open(page)
+    assert browser.run("return document.scripts.length") == 1
+    assert NASTY[0] in browser.run("return [...document.querySelectorAll('tbody th')].map(cell => cell.textContent)")
+
+
+COLUMN = (
+    "return [...document.querySelectorAll('#class-table tbody tr:not([hidden])')]"
+    ".map(row => row.cells[arguments[0]].textContent)"
+)
+
+
+def test_browser_sorts_the_table_by_a_click_and_back(browser, page):
+    browser.open(page)
+    click = "document.querySelectorAll('#class-table thead button')[arguments[0]].click()"
+    for expected in (lambda v: sorted(v, reverse=True), sorted):  # numbers: the largest first
+        browser.run(click, 1)
+        trained = [int(text) for text in browser.run(COLUMN, 1)]
+        assert trained == expected(trained)
+    browser.run(click, 0)
+    names = [name for name in browser.run(COLUMN, 0) if name.startswith("class")]
+    assert names == [f"class {i}" for i in range(14)]  # 2 before 10
+    assert browser.run("return [...document.querySelectorAll('#class-table [aria-sort]')].map(h => h.ariaSort)") == [
+        "ascending"
+    ]
+
+
+def test_browser_keeps_undefined_figures_last_in_either_order(browser, tmp_path):
+    small_run(tmp_path, "abc")
+    write_predictions(tmp_path, [("1", "a", "a", 0.9), ("2", "a", "c", 0.9), ("3", "c", "c", 0.9)])  # b has no image
+    browser.open(report.write_report(load(tmp_path)))
+    for _ in range(2):
+        browser.run("document.querySelectorAll('#class-table thead button')[4].click()")
+        assert browser.run(COLUMN, 4)[-1] == "–"
+
+
+def test_browser_filters_the_table(browser, page):
+    browser.open(page)
+    browser.type("#class-filter", "CLASS 1")
+    assert sorted(browser.run(COLUMN, 0)) == sorted(["class 1", "class 10", "class 11", "class 12", "class 13"])
+    assert browser.run("return document.getElementById('class-count').textContent") == "5 of 20"
+
+
+SHOWN = "return [...document.querySelectorAll('#matrix .row:not([hidden])')].map(label => label.dataset.name)"
+
+
+def test_browser_filters_the_matrix_to_a_class_and_those_it_is_confused_with(browser, page):
+    browser.open(page)
+    assert len(browser.run(SHOWN)) == 20
+    browser.type("#matrix-filter", "class 4")
+    said = list(csv.DictReader((page.parent / "valid_predictions.csv").open(encoding="utf-8")))
+    partners = {
+        name
+        for row in said
+        for name in (row["label"], row["prediction"])
+        if "class 4" in (row["label"], row["prediction"])
+    }
+    assert set(browser.run(SHOWN)) == partners | {"class 4"}
+    frame = "const f = document.querySelector('#matrix .frame'); return Number(f.getAttribute('width'))"
+    cell = "return Number(document.querySelector('#matrix .d:not([hidden])').getAttribute('width'))"
+    assert browser.run(frame) == len(partners) * browser.run(cell)
+
+
+def test_browser_resizes_the_matrix(browser, page):
+    browser.open(page)
+    browser.run("const s = document.getElementById('matrix-size'); s.value = 40; s.dispatchEvent(new Event('input'))")
+    assert browser.run("return document.querySelector('#matrix .d').getAttribute('width')") == "40"
+
+
+def test_browser_reads_the_matrix_out_by_keyboard(browser, page):
+    browser.open(page)
+    readout = "return document.getElementById('matrix-readout').textContent"
+    browser.run("document.getElementById('matrix').focus()")
+    browser.press("ArrowRight")
+    first = browser.run(readout)
+    assert re.search(r"\d of 7", first)
+    browser.press("End")
+    assert browser.run(readout) != first
+    browser.press("Home")
+    assert browser.run(readout) == first
+    row = "const r = document.querySelector('#matrix .row.here'); return Number(r.getAttribute('y'))"
+    top = browser.run(row)
+    browser.press("ArrowDown")
+    assert browser.run(row) > top
+    browser.press("ArrowUp")
+    assert browser.run(row) == top
+
+
+def test_browser_finds_a_text_for_every_image_and_plot(browser, page):
+    browser.open(page)
+    assert browser.run("return [...document.images].every(image => image.alt)")
+    assert browser.run("return [...document.querySelectorAll('svg')].every(s => s.closest('[aria-label]'))")
+    assert browser.run(
+        "const ids = [...document.querySelectorAll('[id]')].map(e => e.id); return ids.length === new Set(ids).size"
+    )
