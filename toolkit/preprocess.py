@@ -16,13 +16,14 @@ LARGEST = 8192
 """The most pixels `resize` and `crop` may ask for: a limit on what a model file from elsewhere can make us allocate."""
 
 INTERPOLATION = (
-    "OpenCV, by axis, s = length / resized length. "
-    "Where s > 2: INTER_AREA to 2 / s of the length, then a = 1/6 and s = 2. "
-    "Else a = s > 1.09: (s - 0.6) / 5, s > 1: (s - 1) / (s + 2), else 0. "
-    "sepFilter2D by [a, 1 - 2a, a], BORDER_REPLICATE; resize by 1 / s, "
-    "INTER_CUBIC where an axis had 1.09 < s <= 2 and none had s > 2, else INTER_LINEAR. "
-    "The window resized starts at the last row (column) at or before the crop's where row * s is within "
-    "0.02 * min(s, 1) of an integer, that integer, and has ceil(rows * s) + 3 rows, or to the photo's end"
+    "OpenCV. s of an axis = its length / its resized length, S = the larger of the two. "
+    "An axis with s > 2 first goes to 2 / s of its length by INTER_AREA, and has s = 2 and a = 1/6 from there on. "
+    "Others have a = 0 up to s = 1, else (s - 0.6) / 5 with INTER_CUBIC, (s - 1) / (s + 2) with INTER_LINEAR. "
+    "sepFilter2D by [a, 1 - 2a, a], BORDER_REPLICATE, unless S <= 1; then resize by 1 / s, "
+    "INTER_CUBIC where 1.09 < S <= 1.45, else INTER_LINEAR. "
+    "What is resized starts at the last row (column) i at or before the crop's first with i * s within "
+    "0.03 * min(s, 1) of an integer, which is where it starts in the photo, "
+    "and has ceil(s * those up to the crop's end) + 3 of the photo's rows, as far as there are"
 )
 """How `prepare` resizes, exactly: enough to write it again from a model's metadata."""
 
@@ -121,10 +122,10 @@ def _source(length: int, resized: int, start: int, size: int) -> tuple[float, in
     """Which pixels along one axis to resize, to have `size` of the resized ones from `start` on.
 
     Returns the scale, how many resized pixels come before `start`, and the slice. cv2.resize takes no offset, so the
-    slice starts where a resized pixel begins at a whole pixel, to within 1/50.
+    slice starts where a resized pixel begins at a whole pixel, near enough.
     """
     scale = length / resized
-    near = 0.02 * min(scale, 1)
+    near = 0.03 * min(scale, 1)
     first = next(index for index in range(start, -1, -1) if abs(index * scale - round(index * scale)) <= near)
     begin = round(first * scale)
     return scale, start - first, slice(begin, begin + math.ceil((start - first + size) * scale) + 3)
@@ -133,28 +134,27 @@ def _source(length: int, resized: int, start: int, size: int) -> tuple[float, in
 def _scaled(photo: np.ndarray, down: float, across: float) -> np.ndarray:
     """The photo at 1 / down of its height and 1 / across of its width.
 
-    PIL's BILINEAR is a triangle filter as wide as the scale. A blur of three taps before OpenCV's interpolation, which
-    doesn't antialias, comes near it; the taps and the borders between the ways are least squares on photos.
+    PIL's BILINEAR is a triangle filter as wide as the scale; OpenCV's interpolations don't antialias. A blur of three
+    taps before them comes near it. Taps and limits are least squares on photos, INTER_LINEAR being the faster one.
     """
-    reduced, sharp = max(down, across) > 2, max(down, across) > 1.09
-    taps = [_taps(scale) for scale in (across, down)]
-    if reduced:  # a triangle is two boxes: INTER_AREA to twice the size is the first
-        by = [min(2 / scale, 1) for scale in (across, down)]
-        photo = cv2.resize(photo, None, fx=by[0], fy=by[1], interpolation=cv2.INTER_AREA)
+    largest = max(down, across)
+    interpolation = cv2.INTER_CUBIC if 1.09 < largest <= 1.45 else cv2.INTER_LINEAR
+    taps = [_taps(scale, interpolation) for scale in (across, down)]
+    if largest > 2:  # a triangle is a box upon a box: the first, to twice the size
+        photo = cv2.resize(photo, None, fx=min(2 / across, 1), fy=min(2 / down, 1), interpolation=cv2.INTER_AREA)
         down, across = min(down, 2), min(across, 2)
-    if max(down, across) > 1:
+    if largest > 1:
         photo = cv2.sepFilter2D(photo, -1, *taps, borderType=cv2.BORDER_REPLICATE)
-    interpolation = cv2.INTER_CUBIC if sharp and not reduced else cv2.INTER_LINEAR
     return cv2.resize(photo, None, fx=1 / across, fy=1 / down, interpolation=interpolation)
 
 
-def _taps(scale: float) -> np.ndarray:
-    if scale > 2:
+def _taps(scale: float, interpolation: int) -> np.ndarray:
+    if scale <= 1:
+        side = 0
+    elif scale > 2:
         side = 1 / 6
-    elif scale > 1.09:
-        side = (scale - 0.6) / 5
     else:
-        side = max((scale - 1) / (scale + 2), 0)
+        side = (scale - 0.6) / 5 if interpolation == cv2.INTER_CUBIC else (scale - 1) / (scale + 2)
     return np.array([side, 1 - 2 * side, side], np.float32)
 
 

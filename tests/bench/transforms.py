@@ -4,7 +4,7 @@
 
 Both sides start from the same 500 x 375 JPEGs (phone photos resized, quality 90) and stop before ToTensor, which is
 left out on both: ours hands out uint8 RGB arrays, torchvision's PIL images. They take turns, round by round; the ratio
-is the median over the rounds, of processor time. The photos come from the shared material, else from scikit-learn's two.
+is the median over the rounds, of processor time. The photos come from the shared material, else scikit-learn's two.
 """
 
 import argparse
