@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.preprocess import check
+
 if TYPE_CHECKING:
     import onnxruntime
 
@@ -108,14 +110,10 @@ def _classes_fault(classes, session) -> str | None:
 
 
 def _preprocess_fault(preprocess, session) -> str | None:
-    if not isinstance(preprocess, dict):
-        return "its preprocess is not a dictionary"
-    for name in ("resize", "crop"):
-        if type(preprocess.get(name)) is not int or not 0 < preprocess[name] <= 8192:
-            return f"its preprocess has {name} {preprocess.get(name)!r}, expected 1 to 8192 pixels"
-    for name, known in {"interpolation": "area", "exif": "transpose", "alpha": "white"}.items():
-        if preprocess.get(name) != known:
-            return f"its preprocess has {name} {preprocess.get(name)!r}, this version knows {known!r}"
+    try:
+        check(preprocess)
+    except ValueError as error:
+        return f"its {error}"
     for size in session.get_inputs()[0].shape[1:3]:
         if isinstance(size, int) and size != preprocess["crop"]:
             return f"its preprocess crops to {preprocess['crop']} pixels, its input takes {size}"

@@ -268,14 +268,21 @@ def test_a_recipe_may_say_what_it_saved_when_interrupted(tmp_path):
     assert (done.returncode, done.stderr) == (130, "saved after epoch 3; --resume goes on\n")
 
 
-def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+@pytest.mark.parametrize(
+    "statements",
+    [
+        'for n in range(100_000): print("line", n)',
+        'import time; print("on", flush=True); time.sleep(0.5); print("more")',
+    ],
+)
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path, statements):
     file = tmp_path / "script.py"
-    file.write_text(body('for n in range(100_000): print("line", n)'))
+    file.write_text(body(statements))
     process = subprocess.Popen(
         [sys.executable, str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},  # what is in the buffer is the point
     )
     process.stdout.readline()
     process.stdout.close()

@@ -156,10 +156,11 @@ BAD_FILES = {
         "names 1000000 classes, its logits have 12",
     ),
     "twice": (saying(classes=json.dumps(["a"] * 12)), "two of its classes have one name"),
-    "preprocess list": (saying(preprocess="[]"), "its preprocess is not a dictionary"),
+    "preprocess list": (saying(preprocess="[]"), "its preprocess is list, expected a dictionary"),
     "crop": (preprocess(crop=224), "its preprocess crops to 224 pixels, its input takes 28"),
     "resize": (preprocess(resize=10**9), "its preprocess has resize 1000000000"),
-    "interpolation": (preprocess(interpolation="lanczos"), "interpolation 'lanczos'"),
+    "interpolation": (preprocess(interpolation="lanczos"), "its preprocess has interpolation 'lanczos'"),
+    "std": (preprocess(std=[0, 0, 0]), r"its preprocess has std \[0, 0, 0\]"),
 }
 
 

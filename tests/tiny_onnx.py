@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 
+from toolkit.preprocess import INTERPOLATION
+
 CROP = 28
 PREPROCESS = {
     "resize": 32,
     "crop": CROP,
-    "interpolation": "area",
+    "interpolation": INTERPOLATION,
     "exif": "transpose",
     "alpha": "white",
     "mean": [0.485, 0.456, 0.406],

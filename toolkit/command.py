@@ -170,13 +170,12 @@ def _parser(function):
         if get_origin(action.type) in (list, tuple):
             action.nargs, action.type = "+", get_args(action.type)[0]
             action.metavar = action.metavar and f"({action.type.__name__})"
-    # parents= registers the renamed flags; no abbreviations, whose meaning would change with the next flag added
+    # parents= registers the renamed flags
     return Parser(
         prog=_typed_name(),
         description=(inspect.getdoc(function) or "").partition("\n\n")[0],
         parents=[signature],
         add_help=False,
-        allow_abbrev=False,
         formatter_class=signature.formatter_class,
     )
 
@@ -193,8 +192,13 @@ def _typed_name() -> str:
 
 
 def _as_declared(parser, arguments: list[str]) -> list[str]:
-    "`arguments` with `--image-size` for `--image_size` forgiven; an unknown flag ends the run, naming the nearest one."
+    """`arguments` with `--image-size` forgiven for `--image_size`; an unknown flag ends the run, naming the nearest.
+
+    So does an abbreviation: what it stands for would change with the next flag added.
+    """
     flags = {flag.replace("_", "-"): flag for action in parser._actions for flag in action.option_strings}
+    for hidden in ("--pdb", "--xtra"):  # fastcore's own
+        flags.pop(hidden, None)
     declared = []
     for index, argument in enumerate(arguments):
         if argument == "--":
@@ -209,6 +213,5 @@ def _as_declared(parser, arguments: list[str]) -> list[str]:
 def _unknown(name: str, flags) -> str:
     import difflib
 
-    shown = [flag for flag in flags if flag not in ("--pdb", "--xtra")]
-    nearest = difflib.get_close_matches("--" + name.lstrip("-"), shown, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches("--" + name.lstrip("-"), flags, n=1, cutoff=0.5)
     return f"unknown flag {name}" + (f", the nearest is {nearest[0]}" if nearest else "")
