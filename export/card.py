@@ -5,6 +5,7 @@ outputs than the contract's, or carries metadata that is missing, no JSON or at 
 """
 
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +114,7 @@ def _preprocess_fault(preprocess, session) -> str | None:
     try:
         check(preprocess)
     except ValueError as error:
-        return f"its {error}"
+        return f"its {textwrap.shorten(str(error), 150)}"  # an interpolation is a paragraph
     for size in session.get_inputs()[0].shape[1:3]:
         if isinstance(size, int) and size != preprocess["crop"]:
             return f"its preprocess crops to {preprocess['crop']} pixels, its input takes {size}"
