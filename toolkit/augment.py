@@ -25,7 +25,7 @@ class RandomResizedCrop(A.RandomResizedCrop):
 
 
 class Rotate(A.Rotate):
-    "albumentations' Rotate without the arithmetic that only boxes and borders need, which takes longer than the turning."
+    "albumentations' Rotate, less the arithmetic for boxes and masks, which takes longer than the turning itself."
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
@@ -42,11 +42,11 @@ class Rotate(A.Rotate):
 def train_transform(
     image_size: int, scale: tuple[float, float] = (0.08, 1), flip: float = 0.5, degrees: float = 15
 ) -> A.Compose:
-    """RandomResizedCrop(image_size, scale), RandomHorizontalFlip(flip) and RandomRotation(degrees), as torchvision draws.
+    """torchvision's RandomResizedCrop(image_size, scale), RandomHorizontalFlip(flip) and RandomRotation(degrees).
 
-    A crop of 8 to 100 % of the photo with an aspect of 3/4 to 4/3, flipped one time in two, turned by up to 15 degrees
-    to nearest pixels with black corners: `train_transform(224)(image=photo)["image"]`, uint8 [size, size, 3] RGB from
-    uint8 [height, width, 3] RGB. Call `reseed` before each photo.
+    `train_transform(224)(image=photo)["image"]` makes uint8 [224, 224, 3] of uint8 [height, width, 3]: a crop of 8 to
+    100 % of the area and an aspect of 3/4 to 4/3, flipped one time in two, then turned by up to 15 degrees either way
+    to nearest pixels, with black corners. Call `reseed` before each photo. Raises ValueError for a value out of range.
     Source: https://pytorch.org/vision/stable/generated/torchvision.transforms.RandomResizedCrop.html
     """
     return A.Compose(
