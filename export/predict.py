@@ -152,7 +152,7 @@ def _write_errors(path: Path, unread: list[tuple[str, Path, str]]) -> None:
     if not unread:
         path.unlink(missing_ok=True)
         return
-    print(f"{len(unread)} photos can't be read; their rows have no prediction: {path}", file=sys.stderr)
+    print(f"not read: {len(unread)}; which and why: {path}", file=sys.stderr)
     with replacing(path) as beside, _open_csv(beside) as file:
         table = _table(file, [str(cell) for cells in unread for cell in cells])
         table.writerows([("image_name", "file", "reason"), *unread])

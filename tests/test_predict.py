@@ -94,9 +94,7 @@ def test_an_unreadable_photo_keeps_its_row_is_listed_and_makes_status_2(model, t
     expected = [[str(seed), "" if seed == 3 else label(seed)] for seed in range(9)]
     assert rows(tmp_path / "p.csv")[1:] == expected
     assert done.stderr.startswith(f"{photos / '3.png'}: not a ")
-    assert done.stderr.splitlines()[1:] == [
-        f"1 photos can't be read; their rows have no prediction: {tmp_path / 'p.errors.csv'}"
-    ]
+    assert done.stderr.splitlines()[1:] == [f"not read: 1; which and why: {tmp_path / 'p.errors.csv'}"]
     header, error = rows(tmp_path / "p.errors.csv")
     assert header == ["image_name", "file", "reason"]
     assert error[:2] == ["3", str(photos / "3.png")]
