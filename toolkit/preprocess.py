@@ -16,11 +16,11 @@ LARGEST = 8192
 """The most pixels `resize` and `crop` may ask for: a limit on what a model file from elsewhere can make us allocate."""
 
 INTERPOLATION = (
-    "OpenCV. s of an axis = its length / its resized length, S = the larger of the two. "
+    "OpenCV. s of an axis = its length / its resized length. "
     "An axis with s > 2 first goes to 2 / s of its length by INTER_AREA, and has s = 2 and a = 1/6 from there on. "
     "Others have a = 0 up to s = 1, else (s - 0.6) / 5 with INTER_CUBIC, (s - 1) / (s + 2) with INTER_LINEAR. "
-    "sepFilter2D by [a, 1 - 2a, a], BORDER_REPLICATE, unless S <= 1; then resize by 1 / s, "
-    "INTER_CUBIC where 1.09 < S <= 1.45, else INTER_LINEAR. "
+    "sepFilter2D by [a, 1 - 2a, a], BORDER_REPLICATE, unless all a = 0; then resize by 1 / s, "
+    "INTER_CUBIC where both axes had 1.09 < s <= 1.65, else INTER_LINEAR. "
     "What is resized starts at the last row (column) i at or before the crop's first with i * s within "
     "0.03 * min(s, 1) of an integer, which is where it starts in the photo, "
     "and has ceil(s * those up to the crop's end) + 3 of the photo's rows, as far as there are"
@@ -53,14 +53,19 @@ def check(preprocess: dict) -> None:
         raise ValueError(f"preprocess is {type(preprocess).__name__}, expected a dictionary")
     for key in ("resize", "crop"):
         if type(preprocess.get(key)) is not int or not 1 <= preprocess[key] <= LARGEST:
-            raise ValueError(f"preprocess has {key} {preprocess.get(key)!r}, expected 1 to {LARGEST} pixels")
-    for key, known in (("interpolation", INTERPOLATION), ("exif", "transpose"), ("alpha", "white")):
+            raise ValueError(f"preprocess has {key} {preprocess.get(key)!r:.60}, expected 1 to {LARGEST} pixels")
+    for key, known in (("exif", "transpose"), ("alpha", "white")):
         if preprocess.get(key) != known:
-            raise ValueError(f"preprocess has {key} {preprocess.get(key)!r}, this version knows {known!r}")
+            raise ValueError(f"preprocess has {key} {preprocess.get(key)!r:.60}, expected {known!r}")
+    if preprocess.get("interpolation") != INTERPOLATION:
+        raise ValueError(
+            f"preprocess has interpolation {preprocess.get('interpolation')!r:.60}, which this version doesn't know; "
+            "use the toolkit it was made with, or make it again with this one"
+        )
     for key in ("mean", "std"):
         if not _three_numbers(preprocess.get(key), above=0 if key == "std" else -math.inf):
             raise ValueError(
-                f"preprocess has {key} {preprocess.get(key)!r}, expected a list of three numbers, std above 0"
+                f"preprocess has {key} {preprocess.get(key)!r:.60}, expected a list of three numbers, std above 0"
             )
 
 
@@ -135,26 +140,27 @@ def _scaled(photo: np.ndarray, down: float, across: float) -> np.ndarray:
     """The photo at 1 / down of its height and 1 / across of its width.
 
     PIL's BILINEAR is a triangle filter as wide as the scale; OpenCV's interpolations don't antialias. A blur of three
-    taps before them comes near it. Taps and limits are least squares on photos, INTER_LINEAR being the faster one.
+    taps before them comes near it. Taps and limits are least squares on photos.
     """
+    cubic = all(1.09 < scale <= 1.65 for scale in (down, across))
+    taps = [_taps(scale, cubic) for scale in (across, down)]
     largest = max(down, across)
-    interpolation = cv2.INTER_CUBIC if 1.09 < largest <= 1.45 else cv2.INTER_LINEAR
-    taps = [_taps(scale, interpolation) for scale in (across, down)]
-    if largest > 2:  # a triangle is a box upon a box: the first, to twice the size
+    if largest > 2:  # a triangle is a box upon a box: the first one, to twice the size
         photo = cv2.resize(photo, None, fx=min(2 / across, 1), fy=min(2 / down, 1), interpolation=cv2.INTER_AREA)
         down, across = min(down, 2), min(across, 2)
     if largest > 1:
         photo = cv2.sepFilter2D(photo, -1, *taps, borderType=cv2.BORDER_REPLICATE)
+    interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
     return cv2.resize(photo, None, fx=1 / across, fy=1 / down, interpolation=interpolation)
 
 
-def _taps(scale: float, interpolation: int) -> np.ndarray:
+def _taps(scale: float, cubic: bool) -> np.ndarray:
     if scale <= 1:
         side = 0
     elif scale > 2:
         side = 1 / 6
     else:
-        side = (scale - 0.6) / 5 if interpolation == cv2.INTER_CUBIC else (scale - 1) / (scale + 2)
+        side = (scale - 0.6) / 5 if cubic else (scale - 1) / (scale + 2)
     return np.array([side, 1 - 2 * side, side], np.float32)
 
 
