@@ -1,7 +1,5 @@
 """What fastai lacks or gets wrong in the training loop: accumulation, loss scaling, a Recorder that never waits."""
 
-import time
-
 import torch
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.callback.progress import ProgressCallback
@@ -53,8 +51,11 @@ class LossScaler(Callback):
 
     order, run_valid = 10, False
 
+    def __init__(self, init_scale: float = 2.0**16):
+        self.init_scale = init_scale
+
     def before_fit(self) -> None:
-        self.scaler = torch.amp.GradScaler(self.dls.device.type)
+        self.scaler = torch.amp.GradScaler(self.dls.device.type, self.init_scale)
 
     def before_backward(self) -> None:
         self.learn.loss_grad = self.scaler.scale(self.loss_grad)
@@ -112,18 +113,3 @@ class Progress(ProgressCallback):
 
     def after_batch(self) -> None:
         self.pbar.update(self.iter + 1)
-
-
-class EpochLines(Callback):
-    "One plain line an epoch, for output that is not a terminal."
-
-    order = 65
-
-    def before_epoch(self) -> None:
-        self.start = time.perf_counter()
-
-    def after_epoch(self) -> None:
-        names = self.recorder.metric_names[1:-1]
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, self.recorder.log[1:-1], strict=True))
-        seconds = time.perf_counter() - self.start
-        print(f"epoch {self.epoch + 1}/{self.n_epoch}  {figures}  {seconds:.1f} s", flush=True)

@@ -1,5 +1,6 @@
 """Where a model computes and in which number format: what was asked for, or an error; nothing else in silence."""
 
+import os
 from functools import partial
 from types import MethodType
 
@@ -66,3 +67,12 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
 def _autocast_forward(device_type: str, dtype: torch.dtype, model: nn.Module, *inputs: Tensor) -> Tensor:
     with torch.autocast(device_type, dtype=dtype):
         return type(model).forward(model, *inputs).float()
+
+
+def pick_workers(count: int | None) -> int:
+    "`count` processes to read photos in, or, for None, one for each core this process may use, at most 8."
+    if count is None:
+        return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if count < 0:
+        raise ValueError(f"--workers {count}: give 0 (read in the training process) or more")
+    return count

@@ -100,8 +100,8 @@ class Run:
         return recipe
 
     def learner(self, device: str = "auto") -> "Learner":
-        "The trained fastai Learner of this run, best weights; nothing is unpickled. See `toolkit.train.rebuild`."
-        from toolkit.train import rebuild
+        "The trained fastai Learner of this run, best weights; nothing is unpickled. See `toolkit.learner.rebuild`."
+        from toolkit.learner import rebuild
 
         return rebuild(self, device)
 

@@ -1,0 +1,89 @@
+"""The homework to the letter: a pretrained network, all of it trained, three losses to compare.
+
+python -m recipes.hw1 --data data --loss smoothing
+python -m recipes.hw1 --data data --out runs/x --resume
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from fastai.learner import Learner
+
+from export.predict import predict
+from export.to_onnx import to_onnx
+from toolkit import train
+from toolkit.callbacks import Accumulate
+from toolkit.command import command
+from toolkit.data import find_data
+from toolkit.device import pick_device, pick_precision, pick_workers
+from toolkit.learner import make_learner
+from toolkit.loaders import make_loaders
+from toolkit.loss import LOSSES, make_loss
+from toolkit.model import make_model
+from toolkit.preprocess import for_size
+from toolkit.report import write_report
+from toolkit.run import new_folder
+from toolkit.schedule import Plateau
+
+
+def learner(
+    data: str | Path = "data",
+    loss: str = "ce",
+    arch: str = "resnet152.tv2_in1k",
+    weights: str = "imagenet",
+    lr: float = 1e-3,
+    bs: int = 128,
+    accum: int = 2,
+    image_size: int = 224,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+) -> Learner:
+    """The homework as a fastai Learner, to `fit`, `lr_find`, `show_results` and so on; parameters as `main` has them.
+
+    RandomResizedCrop, RandomHorizontalFlip, RandomRotation(15) to train; Resize(256), CenterCrop(224) to validate;
+    ImageNet's mean and std; Dropout(0.5) and a new Linear on the pretrained body; AdamW on everything; gradients over
+    `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the validation loss.
+    """
+    place = pick_device(device)
+    photos = find_data(data, seed)
+    criterion = make_loss(loss)
+    torch.manual_seed(seed)
+    model = make_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
+    augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
+    dls = make_loaders(photos, for_size(image_size), augment, bs, pick_workers(workers), place, seed)
+    schedule = Plateau(factor=0.2, patience=3)
+    return make_learner(dls, model, criterion, lr, pick_precision(precision, place), [Accumulate(accum), schedule])
+
+
+@command
+def main(
+    data: Path = Path("data"),  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
+    loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
+    arch: str = "resnet152.tv2_in1k",  # any timm classifier
+    weights: str = "imagenet",  # imagenet, none, or a .pth or .safetensors FILE
+    epochs: int = 100,  # passes over the training photos
+    lr: float = 1e-3,  # AdamW's learning rate to begin with
+    bs: int = 128,  # photos in a mini-batch
+    accum: int = 2,  # mini-batches to an optimiser step
+    image_size: int = 224,  # side of the square the network sees, in pixels
+    workers: int | None = None,  # processes that read photos (default: one a core, at most 8)
+    device: str = "auto",  # auto, cuda or cpu
+    precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "auto",  # of the forward pass
+    seed: int = 0,  # of the head, the split, the order and the augmentation
+    out: Path | None = None,  # run folder (default: runs/hw1/<time>-<loss>)
+    resume: bool = False,  # go on with the run in --out
+):
+    "Train the homework's model and write report, model.onnx and, for a test folder, predictions.csv."
+    options = dict(locals())
+    folder = new_folder("hw1", loss, out, resume)
+    learn = learner(data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed)
+    run = train.begin(folder, "hw1", options, learn)
+    train.fit(learn, run, epochs)
+    train.evaluate(learn, run)
+    to_onnx(run.folder)
+    write_report(run)
+    if photos := learn.dls.data.test:
+        predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device=device)

@@ -1,0 +1,168 @@
+"""A folder or a CSV of labelled photos -> a checked list of files with labels and splits. Nothing is decoded."""
+
+import csv
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from toolkit.photo import find_photos, natural_key
+
+VALID_FRACTION = 0.2  # of each class, where the data does not come split
+SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    "Photos below `root`, each with its label, in natural order: those to train on, to validate on, and to predict."
+
+    path: Path  # as it was given: the folder, or the CSV
+    train: dict[Path, str]
+    valid: dict[Path, str]
+    test: list[Path] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        "The folder that file names are relative to."
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def classes(self) -> list[str]:
+        "Class names in index order: sorted as text, so that '10' stands before '2'."
+        return sorted(set(self.train.values()))
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        "Training photos of each class."
+        found = Counter(self.train.values())
+        return {name: found[name] for name in self.classes}
+
+    def relative(self, path: Path) -> str:
+        "`path` as files name it: relative to the root, with forward slashes; whole where it lies outside."
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        "SHA-256 of every file's split, label, path and size: another when a photo is added, moved, relabelled."
+        digest = hashlib.sha256()
+        labelled = [("train", *pair) for pair in self.train.items()] + [("valid", *pair) for pair in self.valid.items()]
+        for split, path, label in [*labelled, *(("test", path, "") for path in self.test)]:
+            digest.update(f"{split}\0{label}\0{self.relative(path)}\0{path.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+def find_data(data: str | Path, seed: int = 0) -> DataSet:
+    """The data set at `data`: a folder with train/ and val/ (or valid/) and perhaps a flat test/; a folder of class
+    folders, of which a fifth of each class is drawn for validation by `seed`; or a CSV with columns path, label and
+    perhaps split (train, val or valid, test), its paths relative to the CSV.
+
+    Raises FileNotFoundError for what is not there, ValueError for what cannot be trained on (says which and why).
+    """
+    root = Path(data)
+    if not root.exists():
+        raise FileNotFoundError(
+            f"--data {data} does not exist: give a folder of photos or a CSV with columns path,label"
+        )
+    if root.is_file():
+        return _checked(_from_csv(root, seed))
+    if (root / "train").is_dir():
+        return _checked(_from_split_folders(root))
+    labels = _class_folders(root)
+    if not labels:
+        raise ValueError(f"no photos in class folders below {root}: it takes train/<class>/*, or <class>/*")
+    return _checked(DataSet(root, *_stratified(labels, seed)))
+
+
+def _from_split_folders(root: Path) -> DataSet:
+    held_out = [root / name for name in ("val", "valid") if (root / name).is_dir()]
+    if len(held_out) != 1:
+        trouble = "both val/ and valid/: remove one" if held_out else "train/ but neither val/ nor valid/: add one"
+        raise ValueError(f"{root} has {trouble}, or give --data {root / 'train'} to have a fifth of it held out")
+    test = find_photos(root / "test") if (root / "test").is_dir() else []
+    return DataSet(root, _class_folders(root / "train"), _class_folders(held_out[0]), test)
+
+
+def _class_folders(folder: Path) -> dict[Path, str]:
+    "Every photo below folder/<class>/ with its class."
+    photos = find_photos(folder)
+    loose = [path.name for path in photos if path.parent == folder]
+    if loose:
+        raise ValueError(f"{len(loose)} photos lie in {folder} itself ({loose[0]} …): move them into class folders")
+    labels = {path: path.relative_to(folder).parts[0] for path in photos}
+    names = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    empty = sorted(names - set(labels.values()))
+    if empty and labels:
+        raise ValueError(f"no photos in {folder / empty[0]}: remove that class folder, or fill it")
+    return labels
+
+
+def _from_csv(path: Path, seed: int) -> DataSet:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        try:
+            rows, columns = list(reader), reader.fieldnames or []
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(
+                f"{path} is not a CSV ({error}): give a folder, or a CSV with columns path,label"
+            ) from error
+    if not {"path", "label"} <= set(columns):
+        raise ValueError(f"{path} has columns {', '.join(columns) or 'none'}: it takes path,label and perhaps split")
+    splits: dict[str, dict[Path, str]] = {"train": {}, "valid": {}, "test": {}}
+    for number, row in enumerate(rows, start=2):
+        split, photo, label = _csv_row(path, number, row)
+        for other, held in splits.items():
+            if photo in held and (other, held[photo]) != (split, label):
+                raise ValueError(
+                    f"{path}, line {number}: {row['path']} stands in it twice, with another label or split"
+                )
+        splits[split][photo] = label
+    ordered = {
+        name: dict(sorted(held.items(), key=lambda pair: natural_key(str(pair[0])))) for name, held in splits.items()
+    }
+    if not ordered["valid"]:
+        ordered["train"], ordered["valid"] = _stratified(ordered["train"], seed)
+    return DataSet(path, ordered["train"], ordered["valid"], list(ordered["test"]))
+
+
+def _csv_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Path, str]:
+    "split, photo and label of one line."
+    name, label, split = row["path"], row["label"] or "", row.get("split") or "train"
+    if split not in SPLITS:
+        raise ValueError(f"{path}, line {number}: split {split!r}; it takes train, val, valid or test")
+    if not name or (not label and split != "test"):
+        raise ValueError(f"{path}, line {number}: the {'label' if name else 'path'} is empty")
+    photo = path.parent / name
+    if not photo.is_file():
+        raise FileNotFoundError(f"{path}, line {number}: no file {photo}; paths are relative to the CSV's folder")
+    return SPLITS[split], photo, label
+
+
+def _stratified(labels: dict[Path, str], seed: int) -> tuple[dict[Path, str], dict[Path, str]]:
+    "Train and validation parts: a fifth of each class, at least one photo, drawn by `seed` alone."
+    from sklearn.model_selection import StratifiedShuffleSplit  # a second to import
+
+    few = [name for name, count in Counter(labels.values()).items() if count < 2]
+    if few:
+        raise ValueError(f"class {few[0]} has 1 photo: one to train on and one to validate on is the least")
+    photos, names = list(labels), list(labels.values())
+    held_out = max(round(len(photos) * VALID_FRACTION), len(set(names)))
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=held_out, random_state=seed)
+    parts = next(splitter.split(photos, names))
+    return tuple({photos[i]: names[i] for i in sorted(part)} for part in parts)
+
+
+def _checked(data: DataSet) -> DataSet:
+    "`data`, if a classifier can be trained and validated on it."
+    for split in ("train", "valid"):
+        if not getattr(data, split):
+            raise ValueError(f"no photos to {split.removesuffix('id')} on in {data.root}")
+    unknown = sorted(set(data.valid.values()) - set(data.classes))
+    if unknown:
+        raise ValueError(
+            f"class {unknown[0]} is in the validation set of {data.root} but not in train "
+            f"({len(unknown)} such): move photos of it to train, or remove it"
+        )
+    if len(data.classes) < 2:
+        raise ValueError(f"{data.root} has one class, {data.classes[0]}: a classifier needs two or more")
+    return data

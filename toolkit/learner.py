@@ -1,0 +1,101 @@
+"""An ordinary fastai Learner around a model and its loaders; and that of a run, rebuilt without unpickling."""
+
+import warnings
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+from fastai.callback.core import Callback, TrainEvalCallback
+from fastai.data.core import DataLoaders
+from fastai.learner import CastToTensor, Learner
+from fastai.metrics import accuracy
+from fastai.optimizer import OptimWrapper
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from toolkit.callbacks import Accumulate, LossScaler, Progress, Recorder
+from toolkit.data import DataSet, find_data
+from toolkit.device import mixed_precision, pick_device
+from toolkit.loaders import make_loaders
+from toolkit.loss import make_loss
+from toolkit.model import make_model
+from toolkit.run import Run
+
+
+def make_learner(
+    dls: DataLoaders,
+    model: nn.Module,
+    loss: nn.Module,
+    lr: float,
+    precision: str = "fp32",
+    cbs: Iterable[Callback] = (),
+) -> Learner:
+    """A fastai Learner: torch's AdamW with its defaults at `lr`, accuracy, forward passes in `precision`, `cbs`.
+
+    `learn.precision` says which precision. Everything fastai's Learner has works on it.
+    """
+    scaler = [LossScaler()] if precision == "fp16" else []
+    learn = Learner(
+        dls,
+        mixed_precision(model.to(dls.device), dls.device, precision),
+        loss_func=loss,
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
+        lr=lr,
+        metrics=accuracy,
+        path=Path(),  # lr_find saves below it; the data's folder, fastai's default, may be read-only and is not ours
+        default_cbs=False,
+        cbs=[TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), *scaler, *cbs],
+    )
+    learn.precision = precision
+    return learn
+
+
+def rebuild(run: Run, device: str = "auto") -> Learner:
+    """The Learner of `run` with its best weights, as its recipe built it but for the schedule.
+
+    Where the photos are no longer those it was trained on, it warns and has none: it predicts, but can't train.
+    Raises ValueError for a recipe.json or weights that do not fit, FileNotFoundError where there are no weights yet.
+    """
+    recipe, options = run.recipe, run.recipe["options"]
+    place = pick_device(device)
+    model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=recipe["preprocess"]["crop"])
+    load_weights(model, run.path("best.safetensors"))
+    dls = make_loaders(
+        _photos(run),
+        recipe["preprocess"],
+        recipe["augment"],
+        bs=options["bs"],
+        workers=0,
+        device=place,
+        seed=options["seed"],
+        classes=recipe["classes"],
+    )
+    return make_learner(dls, model, make_loss(options["loss"]), options["lr"], cbs=[Accumulate(options["accum"])])
+
+
+def _photos(run: Run) -> DataSet:
+    "The data set the run was trained on, or none of its photos."
+    said = run.recipe["data"]
+    try:
+        data = find_data(said["path"], run.recipe["options"]["seed"])
+        trouble = None if data.fingerprint == said["fingerprint"] else "have changed since"
+    except (OSError, ValueError) as error:
+        trouble = f"can't be used ({error})"
+    if trouble is None:
+        return data
+    warnings.warn(
+        f"the photos of {run.folder} {trouble}: this learner predicts, but has none to train on", stacklevel=4
+    )
+    return DataSet(Path(said["path"]), {}, {})
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    "Put a .safetensors file into `model`, every tensor of it. Raises ValueError where it does not fit."
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: the run has not finished its first epoch")
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold this model's weights ({str(error).strip().splitlines()[0]})") from error

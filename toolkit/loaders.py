@@ -1,0 +1,159 @@
+"""A DataSet -> fastai DataLoaders, whose order and augmentation follow from (seed, epoch, sample) and nothing else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize
+from fastai.torch_core import TensorCategory, to_detach
+from fastai.vision.core import TensorImage
+from fasttransform import Transform
+from PIL import Image
+
+from toolkit.augment import reseed, train_transform
+from toolkit.data import DataSet
+from toolkit.photo import read_photo
+from toolkit.preprocess import prepare
+
+
+class Photo(np.ndarray):
+    "A decoded photo, uint8 [height, width, 3] RGB; its own type, so that fastai's transforms tell it from a label."
+
+
+class ReadPhoto(Transform):
+    "Path, bytes of a file, PIL image or uint8 RGB array -> Photo."
+
+    input_types = (Path, str, bytes, Image.Image, np.ndarray)  # what `dls.test_dl` and `learn.predict` may be given
+
+    def encodes(self, source: Path | str | bytes | Image.Image | np.ndarray) -> Photo:
+        if isinstance(source, Image.Image):
+            source = np.asarray(source.convert("RGB"))
+        if not isinstance(source, np.ndarray):
+            source = read_photo(source)
+        return source.view(Photo)
+
+
+class Label(Transform):
+    "Path -> the name of its class."
+
+    def __init__(self, labels: dict[Path, str]):
+        self.labels = labels
+
+    def encodes(self, photo: Path) -> str:
+        return self.labels[photo]
+
+
+@dataclass
+class Draws:
+    "Which random draws come next; shared by the loaders of one DataLoaders, and copied into their workers."
+
+    seed: int
+    next_epoch: int = 0  # of the next pass over a training set; a callback may set it
+    epoch: int = 0
+    sample: int = 0
+
+
+class Augment(Transform):
+    "The training transform: Photo -> TensorImage uint8 [3, size, size]."
+
+    split_idx = 0
+
+    def __init__(self, transform: Any, draws: Draws):
+        self.transform, self.draws = transform, draws
+
+    def encodes(self, photo: Photo) -> TensorImage:
+        reseed(self.transform, self.draws.seed, self.draws.epoch, self.draws.sample)
+        return _tensor(self.transform(image=np.asarray(photo))["image"])
+
+
+class Prepare(Transform):
+    "The validation and test transform, the one that export uses too: Photo -> TensorImage uint8 [3, crop, crop]."
+
+    split_idx = 1
+
+    def __init__(self, preprocess: dict[str, Any]):
+        self.preprocess = preprocess
+
+    def encodes(self, photo: Photo) -> TensorImage:
+        return _tensor(prepare(np.asarray(photo), self.preprocess))
+
+
+def _tensor(photo: np.ndarray) -> TensorImage:
+    return TensorImage(torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1))))
+
+
+class PhotoLoader(TfmdDL):
+    """fastai's loader with draws that depend on (seed, epoch, sample) alone: the same for any number of workers.
+
+    Each pass over a training set is an epoch of its own, those of `learn.tta` too.
+    """
+
+    def __init__(self, dataset: Datasets, draws: Draws, **options: Any):
+        self.draws = draws
+        super().__init__(dataset, **options)
+
+    def new(self, dataset: Datasets | None = None, cls: type | None = None, **options: Any) -> "PhotoLoader":
+        return super().new(dataset, cls, **{"draws": self.draws} | options)
+
+    def before_iter(self) -> None:
+        super().before_iter()
+        if self.dataset.split_idx == 0:
+            self.draws.epoch = self.draws.next_epoch
+            self.draws.next_epoch += 1
+
+    def shuffle_fn(self, indices: list[int]) -> list[int]:
+        return np.random.default_rng((self.draws.seed, self.draws.epoch)).permutation(indices).tolist()
+
+    def do_item(self, index: int | None) -> Any:
+        self.draws.sample = index or 0
+        return super().do_item(index)
+
+    def wif(self) -> None:
+        cv2.setNumThreads(0)  # the workers are the parallelism
+
+    def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
+        "fastai's, but a loss or metric stays on its device: the host asks for it once an epoch, not every batch."
+        if isinstance(batch, torch.Tensor) and batch.dim() == 0:
+            return batch.detach()
+        return to_detach(batch, cpu=cpu, gather=gather)
+
+
+def make_loaders(
+    data: DataSet,
+    preprocess: dict[str, Any],  # of validation and test, as `toolkit.preprocess.for_size` makes it
+    augment: dict[str, Any],  # of training: what `toolkit.augment.train_transform` takes beside the size
+    bs: int,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    classes: list[str] | None = None,  # in index order, where they are not those of the training photos
+) -> DataLoaders:
+    """fastai DataLoaders over `data`: batches of TensorImage float32 [batch, 3, height, width], normalised on `device`,
+    and of TensorCategory int64 [batch]. Training is shuffled and drops no image; validation is in order.
+    `dls.data`, `dls.preprocess` and `dls.augment` say what they are made of.
+    """
+    photos, label = [*data.train, *data.valid], Label(data.train | data.valid)
+    splits = range(len(data.train)), range(len(data.train), len(photos))
+    categorize = Categorize(vocab=classes or data.classes, sort=False)
+    datasets = Datasets(photos, [[ReadPhoto()], [label, categorize]], splits=[list(part) for part in splits])
+    datasets.tls[0].types = [ReadPhoto.input_types, Photo]  # fastai finds them out from a photo, and there may be none
+    draws = Draws(seed)
+    train = PhotoLoader(
+        datasets.train,
+        draws,
+        bs=bs,
+        shuffle=True,
+        drop_last=False,
+        num_workers=workers,
+        pin_memory=torch.device(device).type == "cuda",
+        after_item=[Augment(train_transform(preprocess["crop"], **augment), draws), Prepare(preprocess)],
+        after_batch=[IntToFloatTensor(), Normalize.from_stats(preprocess["mean"], preprocess["std"], cuda=False)],
+    )
+    train._n_inp, train._types = 1, {tuple: [TensorImage, TensorCategory]}  # else found out from a first batch
+    dls = DataLoaders(train, train.new(datasets.valid, shuffle=False), path=data.root, device=device)
+    dls.data, dls.preprocess, dls.augment = data, preprocess, augment
+    return dls

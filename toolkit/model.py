@@ -1,0 +1,186 @@
+"""A timm model with a fresh head, and its weights: from the hub, from a file, or none."""
+
+import difflib
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import huggingface_hub
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+
+def make_model(
+    arch: str, classes: int, weights: str = "imagenet", dropout: float = 0.0, image_size: int = 224
+) -> nn.Module:
+    """timm's `arch` with a new head, Dropout(dropout) then Linear(classes): float [batch, 3, image_size, image_size] ->
+    logits [batch, classes].
+
+    weights: `imagenet` (timm's own for that name, from the hub or its cache), `none` (random), or a state dict in a
+    .pth, .pt or .safetensors file, of which the classifier is left out and all the rest must fit. Nothing is unpickled.
+    The model's `origin` says where its weights are from: {"source", "loaded" (tensors), "left_out" (names)}.
+
+    Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a missing file,
+    ConnectionError where the hub is out of reach.
+    """
+    _known(arch)
+    if weights == "imagenet":
+        model = _pretrained(arch, classes, dropout, image_size)
+    else:
+        model = _create(arch, classes, dropout, image_size)
+        model.origin = {"source": "none", "loaded": 0, "left_out": []}
+        if weights != "none":
+            load_body(model, Path(weights))
+    return model
+
+
+def _known(arch: str) -> None:
+    if timm.is_model(arch):
+        tag = arch.partition(".")[2]
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(arch.partition(".")[0] + ".*")]
+        if not tag or tag in tags:
+            return
+        raise ValueError(
+            f"timm's {arch.partition('.')[0]} has no weights tagged {tag!r}: choose one of {', '.join(tags)}"
+        )
+    names = timm.list_models() + timm.list_models(pretrained=True)
+    near = difflib.get_close_matches(arch, names, n=5, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}" if near else "see timm.list_models()"
+    raise ValueError(f"timm {timm.__version__} has no model {arch!r}; {hint}")
+
+
+def _create(arch: str, classes: int, dropout: float, image_size: int, **options: object) -> nn.Module:
+    config = timm.get_pretrained_cfg(arch)
+    if config is not None and config.fixed_input_size:  # transformers fix their number of patches when they are built
+        options["img_size"] = image_size
+    try:
+        return timm.create_model(arch, num_classes=classes, drop_rate=dropout, **options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"timm can't build {arch} for {classes} classes at {image_size} pixels: {error}") from error
+
+
+def _pretrained(arch: str, classes: int, dropout: float, image_size: int) -> nn.Module:
+    config = timm.get_pretrained_cfg(arch)
+    if config is None or not config.has_weights:
+        raise ValueError(f"timm has no pretrained weights for {arch}: give --weights none or a file")
+    cached = _in_hub_cache(config)
+    if cached is None:
+        _reach_hub(arch, config.hf_hub_id)
+    overlay = {"pretrained_cfg_overlay": {"file": cached}} if cached else {}
+    model = _create(arch, classes, dropout, image_size, pretrained=True, **overlay)
+    head = _head_tensors(model)
+    model.origin = {
+        "source": config.hf_hub_id or config.url,
+        "loaded": len(model.state_dict()) - len(head),
+        "left_out": head,
+    }
+    return model
+
+
+def _in_hub_cache(config: timm.models.PretrainedCfg) -> str | None:
+    "The file of these weights in huggingface_hub's cache: looked up before the network, which may be away."
+    for name in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+        found = config.hf_hub_id and name and huggingface_hub.try_to_load_from_cache(config.hf_hub_id, name)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _reach_hub(arch: str, repository: str | None) -> None:
+    "Fail at once, with a way out, where huggingface_hub would retry for a minute."
+    endpoint = huggingface_hub.constants.ENDPOINT
+    try:
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=20).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, if not a friendly one: it is there
+    except OSError as error:
+        raise ConnectionError(
+            f"no way to {endpoint} for the ImageNet weights of {arch} ({getattr(error, 'reason', error)}): give "
+            f"--weights FILE (.pth, .safetensors) or none, or bring {repository} into this machine's hub cache "
+            f"({huggingface_hub.constants.HF_HUB_CACHE})"
+        ) from error
+
+
+def load_body(model: nn.Module, path: Path) -> None:
+    """Load every tensor of `model` but its classifier's from a state dict, and note it in `model.origin`.
+
+    Raises FileNotFoundError, or ValueError where the file is no state dict or does not fit the body tensor by tensor.
+    """
+    state, head = read_state(path), _head_tensors(model)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
+    left_out = sorted(name for name in state if name in head)
+    body = {name: tensor for name, tensor in state.items() if name not in head}
+    missing = sorted(own.keys() - body.keys())
+    unknown = sorted(body.keys() - own.keys())
+    reshaped = sorted(name for name in own.keys() & body.keys() if own[name].shape != body[name].shape)
+    if missing or unknown or reshaped:
+        fits = len(own) - len(missing) - len(reshaped)
+        raise ValueError(
+            f"{path} does not fit {type(model).__name__}: {fits} of the body's {len(own)} tensors match; "
+            f"{_some('missing', missing)}{_some('of another shape', reshaped)}{_some('unknown', unknown)}"
+            "give the weights of this very architecture"
+        )
+    model.load_state_dict(body, strict=False)
+    model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out}
+
+
+def _some(what: str, names: list[str]) -> str:
+    return f"{len(names)} {what} ({', '.join(names[:3])}{' …' if len(names) > 3 else ''}); " if names else ""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors, .pth or .pt file, read without running anything in it.
+
+    A dict under "state_dict", "model" or "model_state_dict" is taken out, and DataParallel's "module." cut off.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--weights {path}: no such file; it takes imagenet, none, or a .pth or .safetensors file"
+        )
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # a damaged or malicious file may make the readers raise anything
+        raise ValueError(f"{path} holds no weights that can be read safely ({_first_line(error)})") from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state dict (names to tensors): save model.state_dict()")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
+def _head_tensors(model: nn.Module) -> list[str]:
+    "Names of the classifier's tensors in the state dict."
+    named = model.pretrained_cfg["classifier"]
+    heads = (named,) if isinstance(named, str) else tuple(named)
+    return [name for name in model.state_dict() if name.rpartition(".")[0] in heads]
+
+
+class Deployable(nn.Module):
+    """`model` with what comes before and after it: uint8 [batch, height, width, 3] RGB -> logits and probabilities,
+    float32 [batch, classes]. mean and std as `toolkit.preprocess` has them, of pixels between 0 and 1.
+    """
+
+    def __init__(self, model: nn.Module, mean: list[float], std: list[float]):
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = image.permute(0, 3, 1, 2).float() / 255
+        logits = self.model((pixels - self.mean) / self.std)
+        return logits, logits.softmax(dim=-1)
