@@ -1,0 +1,347 @@
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from toolkit import photo
+from toolkit.photo import find_photos, natural_key, read_photo
+
+UNREADABLE = ("identified_but_fails_to_load", "not_identified", "made_here_truncated_jpeg")
+
+
+def as_pillow(source: Path | bytes) -> np.ndarray:
+    "exif_transpose and convert, alpha over white by the formula, 16 bits by their upper 8."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(source) if isinstance(source, bytes) else source))
+    if image.mode.startswith("I;16"):
+        return np.repeat((np.asarray(image) // 256).astype(np.uint8)[..., None], 3, 2)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA")).astype(float)
+    alpha = rgba[..., 3:] / 255
+    return np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture(height: int = 61, width: int = 87) -> Image.Image:
+    "A photo of sorts: colours that change in both directions, with noise."
+    down, across = np.mgrid[:height, :width]
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
+    colours = np.stack([down * 190 / height, across * 190 / width, (down + across) * 190 / (height + width)], 2)
+    return Image.fromarray((colours + noise).astype(np.uint8))
+
+
+def odd_files(odd: Path) -> Iterator[Path]:
+    return (path for path in sorted(odd.rglob("*")) if path.is_file())
+
+
+def test_every_odd_file_is_as_pillow_reads_it_or_refused_by_name(odd):
+    refused, differing = set(), {}
+    for path in odd_files(odd):
+        try:
+            read = read_photo(path)
+        except ValueError as error:
+            refused.add(path if str(path) in str(error) else str(error))
+            continue
+        expected = as_pillow(path)
+        if (read.dtype, read.shape) != (np.uint8, expected.shape):
+            differing[path] = read.shape
+        elif np.abs(read.astype(int) - expected).max() > 1:
+            differing[path] = np.abs(read.astype(int) - expected).max()
+    assert differing == {}
+    of_32_bits = {"16bit/pillow__16_bit_binary_pgm.tiff", "16bit/pillow__16bit.s.tif"}
+    assert refused == {path for path in odd_files(odd) if path.parent.name in UNREADABLE} | {
+        odd / name for name in of_32_bits
+    }
+
+
+def test_no_odd_file_crashes_hangs_or_warns(odd):
+    "In a process of its own, with 4 GB: some of the files are made to crash or to fill the memory."
+    code = (
+        "import resource, sys; from pathlib import Path; from toolkit.photo import read_photo\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "for path in sorted(Path(sys.argv[1]).rglob('*')):\n"
+        "    for lenient in (False, True) if path.is_file() else ():\n"
+        "        try: read_photo(path, lenient)\n"
+        "        except ValueError: pass\n"
+        "print('done')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code, str(odd)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        errors="replace",
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert "Warning:" not in done.stderr
+
+
+JPEGS = {
+    "4:2:0": {"subsampling": 2},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4, best": {"subsampling": 0, "quality": 100},
+    "worst": {"quality": 1},
+    "progressive": {"progressive": True},
+    "optimized": {"optimize": True},
+    "restart markers": {"restart_marker_blocks": 2},
+    "RGB inside": {"keep_rgb": True},
+    "a comment": {"comment": b"\xff\xd9 \xff\xda"},
+    "a colour profile": {"icc_profile": b"0" * 70000},
+}
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(61, 87), (16, 16), (1, 1), (3, 200)])
+def test_every_kind_of_jpeg_is_pillows_to_the_bit(options, mode, size):
+    data = encoded(picture(*size).convert(mode), **options)
+    np.testing.assert_array_equal(read_photo(data), as_pillow(data))
+
+
+def test_an_ordinary_jpeg_is_decoded_by_opencv(monkeypatch):
+    monkeypatch.setattr(photo, "_read_with_pillow", None)
+    assert read_photo(encoded(picture())).shape == (61, 87, 3)
+
+
+def test_cmyk_jpeg_is_as_pillow_reads_it():
+    data = encoded(picture().convert("CMYK"))
+    np.testing.assert_array_equal(read_photo(data), as_pillow(data))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_is_applied(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(), kind, exif=exif)
+    np.testing.assert_array_equal(read_photo(data), as_pillow(data))
+    assert read_photo(data).shape == ((87, 61, 3) if 5 <= orientation <= 8 else (61, 87, 3))
+
+
+def test_orientation_in_xmp_is_applied():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encoded(picture(), xmp=xmp)
+    assert read_photo(data).shape == (87, 61, 3)
+    np.testing.assert_array_equal(read_photo(data), as_pillow(data))
+
+
+def test_damaged_exif_leaves_the_photo_as_it_is():
+    data = encoded(picture(), exif=b"Exif\0\0nothing of the kind")
+    np.testing.assert_array_equal(read_photo(data), as_pillow(encoded(picture())))
+
+
+def test_an_exif_thumbnail_does_not_pass_for_the_photos_end():
+    "The end marker of the thumbnail stands before the photo's data."
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + encoded(picture(8, 8))
+    data = encoded(picture(), exif=exif)
+    np.testing.assert_array_equal(read_photo(data), as_pillow(encoded(picture())))
+    with pytest.raises(ValueError, match="truncated"):
+        read_photo(data[:-100])
+
+
+def test_bytes_after_the_end_do_not_matter():
+    data = encoded(picture())
+    np.testing.assert_array_equal(read_photo(data + b"\xff\xd8 and more" * 99), read_photo(data))
+
+
+def test_transparent_pixels_are_laid_over_white():
+    rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 255, 51], [9, 9, 9, 128]]], np.uint8)
+    expected = [[[255, 0, 0], [255, 255, 255], [204, 204, 255], [132, 132, 132]]]
+    for kind in ("PNG", "TIFF", "WEBP"):
+        data = encoded(Image.fromarray(rgba), kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+        assert np.abs(read_photo(data).astype(int) - expected).max() <= 1
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    assert read_photo(encoded(palette, "PNG", transparency=0)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
+    grey = Image.fromarray(np.array([[0, 100]], np.uint8))
+    assert read_photo(encoded(grey, "PNG", transparency=0)).tolist() == [[[255] * 3, [100] * 3]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_keeps_its_upper_8_bits(kind):
+    "Pillow's own convert('RGB') turns everything above 255 white."
+    values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    read = read_photo(encoded(Image.fromarray(values), kind))
+    assert read[..., 0].tolist() == [[0, 0, 1, 128, 255]]
+    assert (read == read[..., :1]).all()
+
+
+@pytest.mark.parametrize("values", [np.ones((2, 2), np.int32), np.ones((2, 2), np.float32)])
+def test_pixels_of_32_bits_are_refused(values):
+    with pytest.raises(ValueError, match="<bytes>: not a readable photo .pixels of 32 bits .* save it with 8 or 16"):
+        read_photo(encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_the_first_frame_of_an_animation_is_read():
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert np.abs(read_photo(data)[2, 2].astype(int) - [255, 0, 0]).max() < 5
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_short_is_refused_unless_lenient(keep, progressive):
+    whole = encoded(picture(200, 300), progressive=progressive)
+    cut = whole[: int(keep * len(whole))]
+    with pytest.raises(ValueError, match="<bytes>: not a readable photo .image file is truncated"):
+        read_photo(cut)
+    read = read_photo(cut, lenient=True)
+    assert read.shape == (200, 300, 3)
+    if not progressive:
+        rows = int(keep * 200) - 40
+        np.testing.assert_array_equal(read[:rows], read_photo(whole)[:rows])
+
+
+def test_lenient_changes_nothing_about_a_whole_file():
+    for kind in ("JPEG", "PNG"):
+        data = encoded(picture(), kind)
+        np.testing.assert_array_equal(read_photo(data, lenient=True), read_photo(data))
+    with pytest.raises(ValueError, match="<bytes>: not a readable photo"):
+        read_photo(encoded(picture(), "PNG")[:-2000], lenient=True)
+
+
+def test_errors_name_the_file_and_the_reason(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg: no such file"):
+        read_photo(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match="not a file, where one photo is needed"):
+        read_photo(tmp_path)
+    for name, content in (("empty.jpg", b""), ("page.png", b"<html>404</html>"), ("cut.jpg", b"\xff\xd8\xff")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: not a .*photo"):
+            read_photo(str(tmp_path / name))
+    with pytest.raises(ValueError, match="<bytes>: not a photo in a format that is read .JPEG, PNG, WEBP"):
+        read_photo(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+
+
+def test_a_named_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(ValueError, match="not a file"):
+        read_photo(tmp_path / "photo.jpg")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(encoded(picture()))
+    (tmp_path / "photo.jpg").chmod(0)
+    with pytest.raises(ValueError, match="photo.jpg: can't be read .Permission denied"):
+        read_photo(tmp_path / "photo.jpg")
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    data = bytearray(encoded(picture()))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("bomb", [png_that_claims, jpeg_that_claims])
+def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(bomb, monkeypatch):
+    with pytest.raises(ValueError, match="<bytes>: not a readable photo .*178956970|178,956,970"):
+        read_photo(bomb(60000, 60000))
+    monkeypatch.setattr(photo, "MAX_PIXELS", 61 * 87 - 1)
+    with pytest.raises(ValueError, match="87 x 61 pixels; at most 5,306 are read"):
+        read_photo(encoded(picture()))
+
+
+def test_pillows_warning_about_large_photos_is_not_the_users(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 61 * 87 - 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_photo(encoded(picture(), "PNG")).shape == (61, 87, 3)
+        assert read_photo(encoded(picture(), exif=exif)).shape == (87, 61, 3)
+
+
+def test_threads_read_alike_and_leave_the_warning_filters_as_they_were(odd):
+    paths = [path for path in odd_files(odd) if path.parent.name in ("rgba", "palette", "grey_alpha", "webp")]
+    before, expected = list(warnings.filters), [read_photo(path).tobytes() for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda path: read_photo(path).tobytes(), paths * 3))
+    assert results == expected * 3
+    assert warnings.filters == before
+    assert threading.active_count() < 20
+
+
+def test_the_array_may_be_written_to():
+    for data in (encoded(picture()), encoded(picture(), "PNG"), encoded(picture().convert("RGBA"), "PNG")):
+        read = read_photo(data)
+        read[:] = 0
+        assert read.flags.c_contiguous
+
+
+def test_natural_key_counts():
+    names = ["10", "9", "1", "2b", "2a", "img12.png", "img2.png", "a/10/x", "a/9/x", "a-b", "01", "", "³", "٣", "x١٢"]
+    ordered = sorted(names, key=natural_key)
+    numbers = [name for name in ordered if name in names[:5] or name == "01"]
+    assert numbers == ["01", "1", "2a", "2b", "9", "10"]
+    assert ordered.index("img2.png") < ordered.index("img12.png")
+    assert ordered.index("a/9/x") < ordered.index("a/10/x") < ordered.index("a-b")
+    assert sorted(reversed(names), key=natural_key) == ordered
+
+
+def test_find_photos_finds_photos_in_natural_order(tmp_path):
+    wanted = ["1/b.JPG", "2/a.png", "2/c.jpeg", "10/1.webp", "10/2.Tiff", "10/10.bmp", "x.gif"]
+    others = ["notes.txt", ".hidden.jpg", ".git/a.jpg", "1/Thumbs.db", "1/._b.jpg", "jpg", "2/d.jpg.part"]
+    for name in wanted + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)] == wanted
+    assert find_photos(str(tmp_path)) == find_photos(tmp_path)
+
+
+def test_linked_folders_are_followed_but_not_into_themselves(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "1.jpg").write_bytes(b"")
+    (tmp_path / "data").mkdir()
+    for name in ("cats", "dogs"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "again").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "up").symlink_to(tmp_path / "data")
+    found = [path.relative_to(tmp_path / "data").as_posix() for path in find_photos(tmp_path / "data")]
+    assert found == ["cats/1.jpg", "dogs/1.jpg"]
+
+
+def test_a_root_that_is_no_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_photos(tmp_path / "nowhere")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match="file"):
+        find_photos(tmp_path / "file")
+
+
+def test_reading_photos_needs_no_torch():
+    code = "import sys, toolkit.photo, toolkit.preprocess; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
