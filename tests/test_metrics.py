@@ -299,7 +299,14 @@ def test_half_precision_gives_nearly_the_figures_of_single():
     half, single = (metrics.summary(probabilities.astype(t), labels) for t in (np.float16, np.float32))
     for key in ("accuracy", "brier", "ece", "macro_f1"):
         assert half[key] == pytest.approx(single[key], abs=2e-3)
-    assert half["nll"] == pytest.approx(single["nll"], rel=0.05)
+    for key in ("nll", "temperature", "scaled_nll"):
+        assert half[key] == pytest.approx(single[key], rel=0.02)
+
+
+def test_a_0_of_half_precision_costs_what_half_precision_can_tell():
+    assert metrics.negative_log_likelihood(np.array([[1, 0]], np.float16), np.array([1])) == pytest.approx(
+        24 * np.log(2)
+    )
 
 
 def test_logits_are_no_probabilities():

@@ -20,7 +20,7 @@ from toolkit import metrics, mistakes, report
 from toolkit.run import load, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-NASTY = ['<script>alert("1")</script>', "$x^2_", "a \"b\" & 'c'", "日本語", "_hidden", "x" * 200]
+NASTY = ['<script>alert("1")</script>', "$\\frac{$", "a \"b\" & 'c'", "日本語", "_hidden", "x" * 200]
 
 
 def make_run(folder: Path, classes: list[str], each: int = 6, photos: Path | None = None, seed: int = 0) -> Path:
@@ -513,6 +513,18 @@ def test_browser_filters_the_matrix_to_a_class_and_those_it_is_confused_with(bro
     frame = "const f = document.querySelector('#matrix .frame'); return Number(f.getAttribute('width'))"
     cell = "return Number(document.querySelector('#matrix .d:not([hidden])').getAttribute('width'))"
     assert browser.run(frame) == len(partners) * browser.run(cell)
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("A", {"a", "b"}), ("b", {"a", "b"}), ("c", {"c"}), ("z", set()), (" ", set("abc"))]
+)
+def test_browser_filters_the_matrix_by_label_and_by_prediction(browser, tmp_path, typed, shown):
+    small_run(tmp_path, "abc")
+    write_predictions(tmp_path, [("1", "a", "b", 0.9), ("2", "b", "b", 0.9), ("3", "c", "c", 0.9)])
+    browser.open(report.write_report(load(tmp_path)))
+    browser.type("#matrix-filter", typed)
+    assert set(browser.run(SHOWN)) == shown
+    assert browser.console() == []
 
 
 def test_browser_resizes_the_matrix(browser, page):

@@ -239,7 +239,7 @@ def summary(probabilities: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Arrays that fit each other, or a ValueError. Half precision becomes float32: its sums would be off by per mille."
+    "Arrays that fit each other, or a ValueError. Half precision becomes float32, its 0 what may have become 0."
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or not np.issubdtype(probabilities.dtype, np.floating):
         raise ValueError(
@@ -251,8 +251,10 @@ def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
         raise ValueError(
             f"{n} images and {classes} classes · metrics need at least one of each; is the validation set empty?"
         )
-    slack = 1e-2 if probabilities.dtype == np.float16 else 1e-3
-    probabilities = probabilities.astype(np.result_type(probabilities, np.float32), copy=False)
+    slack = 1e-3
+    if probabilities.dtype == np.float16:
+        slack, least = 1e-2, np.finfo(np.float16).smallest_subnormal
+        probabilities = np.where(probabilities == 0, least, probabilities).astype(np.float32)
     if (
         not (probabilities >= 0).all() or not (abs(probabilities.sum(1) - 1) <= slack).all()
     ):  # `not all` refuses nan too

@@ -74,7 +74,7 @@ def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, 
 
     history: columns of history.csv, float [epochs]; `best`: the best epoch's number.
     """
-    figure = Figure(figsize=(4.0 * len(titles), 2.8))
+    figure = Figure(figsize=(4.0 * len(titles), 2.8), layout="constrained")
     for position, title in enumerate(titles, 1):
         axes = _axes(figure, position, len(titles), title, "epoch")
         for column, name, colour, style in CURVES[title]:
