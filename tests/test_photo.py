@@ -148,13 +148,14 @@ def test_damaged_exif_leaves_the_photo_as_it_is():
     np.testing.assert_array_equal(read_photo(data), as_pillow(encoded(picture())))
 
 
-def test_an_exif_thumbnail_does_not_pass_for_the_photos_end():
+def test_an_exif_thumbnail_does_not_pass_for_the_photos_end(capfd):
     "The end marker of the thumbnail stands before the photo's data."
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + encoded(picture(8, 8))
     data = encoded(picture(), exif=exif)
     np.testing.assert_array_equal(read_photo(data), as_pillow(encoded(picture())))
     with pytest.raises(ValueError, match="truncated"):
         read_photo(data[:-100])
+    assert capfd.readouterr().err == ""
 
 
 def test_bytes_after_the_end_do_not_matter():
@@ -199,13 +200,15 @@ def test_the_first_frame_of_an_animation_is_read():
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_cut_short_is_refused_unless_lenient(keep, progressive):
+def test_a_jpeg_cut_short_is_refused_unless_lenient(keep, progressive, capfd):
+    "And OpenCV, whose libjpeg would complain on the terminal, never sees it."
     whole = encoded(picture(200, 300), progressive=progressive)
     cut = whole[: int(keep * len(whole))]
     with pytest.raises(ValueError, match="<bytes>: not a readable photo .image file is truncated"):
         read_photo(cut)
     read = read_photo(cut, lenient=True)
     assert read.shape == (200, 300, 3)
+    assert capfd.readouterr().err == ""
     if not progressive:
         rows = int(keep * 200) - 40
         np.testing.assert_array_equal(read[:rows], read_photo(whole)[:rows])
@@ -290,6 +293,15 @@ def test_threads_read_alike_and_leave_the_warning_filters_as_they_were(odd):
     assert results == expected * 3
     assert warnings.filters == before
     assert threading.active_count() < 20
+
+
+def test_the_last_reader_out_puts_the_warning_filters_back():
+    before = list(warnings.filters)
+    with photo._pillow_quiet:
+        with photo._pillow_quiet:
+            pass
+        assert warnings.filters != before
+    assert warnings.filters == before
 
 
 def test_the_array_may_be_written_to():

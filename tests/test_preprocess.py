@@ -190,6 +190,7 @@ def test_a_very_long_photo_is_not_resized_whole():
         ({"alpha": "black"}, "alpha 'black', expected 'white'"),
         ({"mean": [0.5]}, r"mean \[0.5\], expected a list of three numbers"),
         ({"mean": [0.5, 0.5, math.nan]}, "expected a list of three numbers"),
+        ({"mean": [0.5, 0.5, math.inf]}, "expected a list of three numbers"),
         ({"std": [0.2, 0.2, 0]}, r"std \[0.2, 0.2, 0\], expected a list of three numbers, std above 0"),
         ({"std": "0.2"}, "expected a list of three numbers"),
     ],

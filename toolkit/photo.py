@@ -1,6 +1,6 @@
 """Any image file -> uint8 RGB array, or an error that names the file.
 
-An ordinary JPEG (8 bits, grey or colour, complete, within MAX_PIXELS) is decoded by OpenCV's libjpeg-turbo, everything
+An ordinary JPEG (8 bits, grey or colour, within MAX_PIXELS) is decoded by OpenCV's libjpeg-turbo, everything
 else by Pillow. Both give the pixels of Pillow's `exif_transpose` and `convert("RGB")`, with two differences on purpose:
 transparent pixels are laid over white, and grey of 16 bits keeps its upper 8 instead of turning white.
 """
@@ -97,15 +97,15 @@ def _file_bytes(path: Path) -> bytes:
 def _jpeg_header(data: bytes) -> tuple[bool, bool]:
     """(ordinary, tagged), by the headers alone: whether OpenCV may decode it, and whether it may hold an orientation.
 
-    Ordinary: a JPEG, baseline, extended or progressive, 8 bits, 1 or 3 components, within MAX_PIXELS, not cut short.
+    Ordinary: a JPEG, baseline, extended or progressive, 8 bits, 1 or 3 components, within MAX_PIXELS.
     Tagged: it has an APP1 segment, where EXIF and XMP stand.
     Source: ITU-T T.81, annex B, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
     """
     at, framed, tagged = 2, False, False
     while data.startswith(b"\xff\xd8") and at + 10 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xDA:  # start of scan: compressed data, up to the end-of-image marker
-            return framed and data.rfind(b"\xff\xd9") > at, tagged
+        if marker == 0xDA:  # start of scan: the compressed data
+            return framed, tagged
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             bits, components = data[at + 4], data[at + 9]
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
@@ -119,7 +119,7 @@ def _read(data: bytes, lenient: bool) -> np.ndarray:
     ordinary, tagged = _jpeg_header(data)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     photo = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if ordinary else None
-    if photo is None:
+    if photo is None:  # also where OpenCV gave up, as on a file cut short: Pillow has the last word, and the reason
         return _read_with_pillow(data, lenient)
     if not tagged:
         return photo

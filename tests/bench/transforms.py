@@ -2,12 +2,15 @@
 
     python tests/bench/transforms.py [--images 60] [--rounds 9]
 
-Both sides start from the same 500 x 375 JPEGs (phone photos resized, quality 90) and stop before ToTensor, which is
-left out on both: ours hands out uint8 RGB arrays, torchvision's PIL images. They take turns, round by round; the ratio
-is the median over the rounds, of processor time. The photos come from the shared material, else scikit-learn's two.
+Both sides start from the same 500 x 375 JPEGs (phone photos resized, quality 90) and take turns, round by round; the
+ratio is the median over the rounds, of processor time. "pixels" leaves ToTensor out on both sides: ours ends with a
+uint8 array, torchvision's with a PIL image. "tensors" ends with what each training loop's collate function is given:
+ours a uint8 tensor, which the model normalises, torchvision's the float tensor of ToTensor. The photos come from the
+shared material, else scikit-learn's two.
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 import tempfile
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -32,27 +36,33 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "grocery20" /
 def main(images: int, rounds: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    preprocess, compose = for_size(224), train_transform(224)
+    preprocess, compose, sample = for_size(224), train_transform(224), itertools.count()
     train = T.Compose([T.RandomResizedCrop(224), T.RandomHorizontalFlip(), T.RandomRotation(15)])
-    valid = T.Compose([T.Resize(256), T.CenterCrop(224)])
+    valid, to_tensor = T.Compose([T.Resize(256), T.CenterCrop(224)]), T.ToTensor()
 
-    sample = itertools.count()
-
-    def ours_train(path: str) -> None:
+    def ours_train(path: str) -> np.ndarray:
         reseed(compose, 0, 1, next(sample))
-        compose(image=read_photo(path))
+        return compose(image=read_photo(path))["image"]
+
+    def ours_valid(path: str) -> np.ndarray:
+        return prepare(read_photo(path), preprocess)
 
     with tempfile.TemporaryDirectory() as folder:
         paths = write_jpegs(Path(folder), images)
-        print(f"{len(paths)} JPEGs of 500 x 375, {rounds} rounds in turn, ToTensor left out on both sides")
-        compare("train", paths, rounds, ours_train, lambda path: train(default_loader(path)))
-        compare(
-            "eval",
-            paths,
-            rounds,
-            lambda path: prepare(read_photo(path), preprocess),
-            lambda path: valid(default_loader(path)),
-        )
+        print(f"{len(paths)} JPEGs of 500 x 375, {rounds} rounds in turn, one process")
+        for name, ours, theirs in (("train", ours_train, train), ("eval", ours_valid, valid)):
+            compare(f"{name}, pixels", paths, rounds, ours, chain(default_loader, theirs))
+            compare(
+                f"{name}, tensors",
+                paths,
+                rounds,
+                chain(ours, torch.from_numpy),
+                chain(default_loader, theirs, to_tensor),
+            )
+
+
+def chain(*functions: Callable) -> Callable:
+    return lambda value: functools.reduce(lambda result, function: function(result), functions, value)
 
 
 def write_jpegs(folder: Path, images: int) -> list[str]:
@@ -72,7 +82,7 @@ def compare(name: str, paths: list[str], rounds: int, ours: Callable, theirs: Ca
     ratios = sorted(our / their for our, their in pairs)
     our, their = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(
-        f"{name:5}  ours {our:5.0f} images/s  torchvision+PIL {their:5.0f} images/s  "
+        f"{name:14}  ours {our:5.0f} images/s  torchvision+PIL {their:5.0f} images/s  "
         f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
 
