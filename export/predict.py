@@ -39,13 +39,13 @@ CLEAR = "\r\033[K"
 # Which photos, under which names
 
 
-def named_photos(images: str | Path) -> list[tuple[str, Path]]:
+def named_photos(images: str | Path | dict[str, Path]) -> list[tuple[str, Path]]:
     """(image_name, path) of every photo that `images` stands for, in natural order of the name.
 
+    From Python, `images` may also be the paths themselves by their full names, with suffix.
     Raises FileNotFoundError where there is nothing of that name, ValueError where there is no photo in it.
     """
-    images = Path(images)
-    found = _found(images)
+    found = images if isinstance(images, dict) else _found(Path(images))
     if not found:
         raise ValueError(f"{images}: no images found in it (files ending in {', '.join(sorted(SUFFIXES))})")
     return sorted(zip(_names(list(found)), found.values(), strict=True), key=lambda pair: natural_key(pair[0]))
@@ -184,7 +184,12 @@ def _check_out(out: Path, *inputs: Path) -> None:
             raise FileExistsError(f"--out {out} is what is being read: give another file")
 
 
-@command(status=lambda unread: 2 if unread else 0)
+def exit_status(unread: list) -> int:
+    "2 where photos could not be read, else 0: what predict, and a recipe that ends with it, exits with."
+    return 2 if unread else 0
+
+
+@command(status=exit_status)
 def predict(
     model: Path,  # model.onnx; nothing else is needed
     images: Path,  # a folder, a photo, a quoted glob, or a .txt file of paths
@@ -197,16 +202,16 @@ def predict(
 ) -> list[tuple[str, Path, str]]:
     """Label photos with a model.onnx and write predictions.csv.
 
-    Returns the photos that can't be read, as (image_name, path, reason). They keep their row, are listed on stderr and
+    From Python, `images` may also be a dict of paths by name. Returns the photos that can't be read, as (image_name, path, reason). They keep their row, are listed on stderr and
     in predictions.errors.csv beside it, and make the command's exit status 2.
     Raises ValueError or OSError, and leaves `out` as it was, where model, device, images or `out` itself are no good.
     """
     started = time.monotonic()
-    model, images, out = Path(model), Path(images), Path(out)
+    model, out = Path(model), Path(out)
     workers = cores() if workers is None else workers
     if bs < 1 or workers < 0:
         raise ValueError(f"--bs {bs} --workers {workers}: give at least 1 image a batch and 0 threads")
-    _check_out(out, model, images)
+    _check_out(out, model, *([] if isinstance(images, dict) else [Path(images)]))
     named = named_photos(images)
     classifier = Classifier(model, device, bs=min(bs, len(named)))
     unread = _write(out, named, classifier, workers, probabilities, fallback)

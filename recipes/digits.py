@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from fastai.learner import Learner
 
-from export.predict import predict
+from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
 from toolkit.callbacks import Accumulate
@@ -56,7 +56,7 @@ def learner(
     return make_learner(dls, model, criterion, lr, pick_precision(precision, place), [Accumulate(accum), OneCycle()])
 
 
-@command
+@command(status=exit_status)
 def main(
     data: Path = Path("data/digits"),  # where the digits are, or will be written, in the homework's layout
     loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
@@ -69,11 +69,13 @@ def main(
     image_size: int = 32,  # side of the square the network sees, in pixels
     workers: int | None = 0,  # processes that read photos; so small ones are faster read in this one
     device: str = "auto",  # auto, cuda or cpu
-    precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "fp32",  # of the forward pass; half gains nothing here
+    precision: Annotated[
+        str, {"choices": ["auto", "fp16", "bf16", "fp32"]}
+    ] = "fp32",  # of the forward pass; half gains nothing here
     seed: int = 0,  # of the weights, the order and the augmentation
     out: Path | None = None,  # run folder (default: runs/digits/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
-):
+) -> list:
     "Train on scikit-learn's digits and write report, model.onnx and predictions.csv for the test folder."
     options = dict(locals())
     folder = new_folder("digits", loss, out, resume)
@@ -81,6 +83,9 @@ def main(
     run = train.begin(folder, "digits", options, learn)
     train.fit(learn, run, epochs)
     train.evaluate(learn, run)
+    device = learn.dls.device.type
     to_onnx(run.folder, device=device)
     write_report(run)
-    predict(run.path("model.onnx"), data / "test", run.path("predictions.csv"), device=device)
+    unread = predict(run.path("model.onnx"), learn.dls.data.test, run.path("predictions.csv"), device)
+    train.tell_results(run)
+    return unread

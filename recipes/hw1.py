@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from fastai.learner import Learner
 
-from export.predict import predict
+from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
 from toolkit.callbacks import Accumulate
@@ -58,7 +58,7 @@ def learner(
     return make_learner(dls, model, criterion, lr, pick_precision(precision, place), [Accumulate(accum), schedule])
 
 
-@command
+@command(status=exit_status)
 def main(
     data: Path = Path("data"),  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
     loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
@@ -75,7 +75,7 @@ def main(
     seed: int = 0,  # of the head, the split, the order and the augmentation
     out: Path | None = None,  # run folder (default: runs/hw1/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
-):
+) -> list:
     "Train the homework's model and write report, model.onnx and, for a test folder, predictions.csv."
     options = dict(locals())
     folder = new_folder("hw1", loss, out, resume)
@@ -83,7 +83,10 @@ def main(
     run = train.begin(folder, "hw1", options, learn)
     train.fit(learn, run, epochs)
     train.evaluate(learn, run)
-    to_onnx(run.folder)
+    device = learn.dls.device.type
+    to_onnx(run.folder, device=device)
     write_report(run)
-    if photos := learn.dls.data.test:
-        predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device=device)
+    photos = learn.dls.data.test
+    unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
+    train.tell_results(run)
+    return unread

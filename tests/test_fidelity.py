@@ -29,7 +29,9 @@ def photos(tmp_path_factory):
             folder = root / split / str(label)
             folder.mkdir(parents=True)
             for number in range(each):
-                pixels = draws.normal(60 + 40 * ((label + shift) % CLASSES), 40, (40, 48, 3)).clip(0, 255).astype(np.uint8)
+                pixels = (
+                    draws.normal(60 + 40 * ((label + shift) % CLASSES), 40, (40, 48, 3)).clip(0, 255).astype(np.uint8)
+                )
                 cv2.imwrite(str(folder / f"{number}.png"), pixels)
     return root
 

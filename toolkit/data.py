@@ -20,7 +20,7 @@ class DataSet:
     path: Path  # as it was given: the folder, or the CSV
     train: dict[Path, str]
     valid: dict[Path, str]
-    test: list[Path] = field(default_factory=list)
+    test: dict[str, Path] = field(default_factory=dict)  # by the name that a submission gives it
 
     @property
     def root(self) -> Path:
@@ -40,14 +40,14 @@ class DataSet:
 
     def relative(self, path: Path) -> str:
         "`path` as files name it: relative to the root, with forward slashes; whole where it lies outside."
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        return _relative(path, self.root)
 
     @cached_property
     def fingerprint(self) -> str:
         "SHA-256 of every file's split, label, path and size: another when a photo is added, moved, relabelled."
         digest = hashlib.sha256()
         labelled = [("train", *pair) for pair in self.train.items()] + [("valid", *pair) for pair in self.valid.items()]
-        for split, path, label in [*labelled, *(("test", path, "") for path in self.test)]:
+        for split, path, label in [*labelled, *(("test", path, "") for path in self.test.values())]:
             digest.update(f"{split}\0{label}\0{self.relative(path)}\0{path.stat().st_size}\n".encode())
         return digest.hexdigest()
 
@@ -74,12 +74,17 @@ def find_data(data: str | Path, seed: int = 0) -> DataSet:
     return _checked(DataSet(root, *_stratified(labels, seed)))
 
 
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
 def _from_split_folders(root: Path) -> DataSet:
     held_out = [root / name for name in ("val", "valid") if (root / name).is_dir()]
     if len(held_out) != 1:
         trouble = "both val/ and valid/: remove one" if held_out else "train/ but neither val/ nor valid/: add one"
         raise ValueError(f"{root} has {trouble}, or give --data {root / 'train'} to have a fifth of it held out")
-    test = find_photos(root / "test") if (root / "test").is_dir() else []
+    photos = find_photos(root / "test") if (root / "test").is_dir() else []
+    test = {path.relative_to(root / "test").as_posix(): path for path in photos}
     return DataSet(root, _class_folders(root / "train"), _class_folders(held_out[0]), test)
 
 
@@ -122,7 +127,8 @@ def _from_csv(path: Path, seed: int) -> DataSet:
     }
     if not ordered["valid"]:
         ordered["train"], ordered["valid"] = _stratified(ordered["train"], seed)
-    return DataSet(path, ordered["train"], ordered["valid"], list(ordered["test"]))
+    test = {_relative(photo, path.parent): photo for photo in ordered["test"]}
+    return DataSet(path, ordered["train"], ordered["valid"], test)
 
 
 def _csv_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Path, str]:
@@ -154,9 +160,11 @@ def _stratified(labels: dict[Path, str], seed: int) -> tuple[dict[Path, str], di
 
 def _checked(data: DataSet) -> DataSet:
     "`data`, if a classifier can be trained and validated on it."
-    for split in ("train", "valid"):
-        if not getattr(data, split):
-            raise ValueError(f"no photos to {split.removesuffix('id')} on in {data.root}")
+    for photos, use in ((data.train, "train"), (data.valid, "validate")):
+        if not photos:
+            raise ValueError(
+                f"no photos to {use} on in {data.path}: it takes photos in class folders, or a CSV that names some"
+            )
     unknown = sorted(set(data.valid.values()) - set(data.classes))
     if unknown:
         raise ValueError(

@@ -257,6 +257,19 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     return found
 
 
+def tell_results(run: Run) -> None:
+    "The accuracy, and where the run's results lie."
+    found = run.read_json("metrics.json")
+    low, high = found["accuracy_interval"]
+    print(
+        f"validation accuracy {found['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}, {found['images']} photos), "
+        f"epoch {found['best_epoch']} of {found['epochs']}"
+    )
+    for name in ("report.html", "curves.png", "model.onnx", "predictions.csv"):
+        if run.path(name).is_file():
+            print(f"{name.partition('.')[0]:<12} {run.path(name)}")
+
+
 def _peak_memory(device: torch.device) -> int:
     "Bytes at most held so far: on the GPU where that is the device, else by this process (workers not counted)."
     if device.type == "cuda":

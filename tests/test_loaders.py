@@ -1,0 +1,109 @@
+"""Batches: the same for any number of workers, another each epoch, one function for validation and export."""
+
+import random
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from toolkit.data import DataSet, find_data
+from toolkit.loaders import make_loaders
+from toolkit.photo import read_photo
+from toolkit.preprocess import for_size, prepare
+
+AUGMENT = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root, draws = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for split, each in (("train", 12), ("val", 5)):
+        for label in ("cat", "dog"):
+            for number in range(each):
+                path = root / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), cv2.resize(draws.integers(0, 255, (5, 6, 3), np.uint8), (60, 50)))
+    return find_data(root)
+
+
+def loaders(data, seed=0, workers=0):
+    return make_loaders(data, for_size(32), AUGMENT, bs=8, workers=workers, seed=seed)
+
+
+def epochs(loader, count):
+    return [[(x.clone(), y.clone()) for x, y in loader] for _ in range(count)]
+
+
+def same(one, other):
+    pairs = zip([b for e in one for b in e], [b for e in other for b in e], strict=True)
+    return all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in pairs)
+
+
+def test_0_1_and_3_workers_give_the_same_batches_over_two_epochs(data):
+    alone = epochs(loaders(data).train, 2)
+    for workers in (1, 3):
+        random.seed(workers)  # nothing may depend on Python's, torch's or numpy's own state
+        torch.manual_seed(workers)
+        np.random.seed(workers)
+        assert same(alone, epochs(loaders(data, workers=workers).train, 2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_differ_in_order_and_in_augmentation(data, workers):
+    first, second = epochs(loaders(data, workers=workers).train, 2)
+    assert not torch.equal(torch.cat([y for _, y in first]), torch.cat([y for _, y in second]))
+    draws = loaders(data, workers=workers)
+    draws.train.shuffle = False
+    first, second = (torch.cat([x for x, _ in epoch]) for epoch in epochs(draws.train, 2))
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_two_workers_draw_different_crops_of_the_same_photo(data):
+    "albumentations alone repeats itself: both workers fork one generator."
+    twice = DataSet(data.path, {path: label for path, label in data.train.items()}, data.valid)
+    one = next(iter(twice.train))
+    draws = loaders(twice, workers=2)
+    draws.train.shuffle = False
+    draws.train.dataset.tls[0].items = [one] * 24
+    photos = torch.cat([x for x, _ in draws.train])
+    assert len(photos.flatten(1).unique(dim=0)) == 24
+
+
+def test_another_seed_gives_other_batches(data):
+    assert not same(epochs(loaders(data, 0).train, 1), epochs(loaders(data, 1).train, 1))
+
+
+def test_an_epoch_can_be_taken_up_again_by_its_number(data):
+    three = epochs(loaders(data).train, 3)
+    later = loaders(data)
+    later.train.draws.next_epoch = 2
+    assert same(three[2:], epochs(later.train, 1))
+
+
+def test_validation_is_in_order_and_whole_and_is_what_prepare_gives(data):
+    dls, preprocess = loaders(data), for_size(32)
+    batches = [(x, y) for x, y in dls.valid]
+    assert [len(y) for _, y in batches] == [8, 2]
+    pixels = torch.cat([x for x, _ in batches])
+    mean, std = (torch.tensor(preprocess[name]).view(3, 1, 1) for name in ("mean", "std"))
+    back = ((pixels.as_subclass(torch.Tensor) * std + mean) * 255).round().to(torch.uint8)
+    for photo, path in zip(back, data.valid, strict=True):
+        np.testing.assert_array_equal(photo.permute(1, 2, 0).numpy(), prepare(read_photo(path), preprocess))
+    assert [dls.vocab[index] for index in torch.cat([y for _, y in batches])] == list(data.valid.values())
+
+
+def test_test_dl_takes_paths_bytes_arrays_and_pil_images_alike(data):
+    from PIL import Image
+
+    dls, path = loaders(data), next(iter(data.valid))
+    kinds = [path, str(path), path.read_bytes(), read_photo(path), Image.open(path)]
+    batches = [dls.test_dl([kind]).one_batch()[0] for kind in kinds]
+    assert all(torch.equal(batches[0], batch) for batch in batches)
+
+
+def test_workers_run_no_opencv_threads_of_their_own(data):
+    dls = loaders(data, workers=1)
+    dls.train.create_item = lambda index: (torch.tensor(cv2.getNumThreads()),)
+    dls.train.after_item = dls.train.after_batch = dls.train.before_batch
+    assert {int(count) for batch in dls.train for count in batch[0]} == {1}

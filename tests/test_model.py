@@ -1,0 +1,204 @@
+"""Any timm name, weights that fit or a reason why not, a dropout head."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from toolkit.model import Deployable, make_model
+
+FAMILIES = [
+    "test_resnet",
+    "test_efficientnet",
+    "mobilenetv3_small_050",
+    "test_convnext",
+    "test_vit",
+    "swin_s3_tiny_224",
+    "regnetx_002",
+    "densenet121",
+    "test_nfnet",
+]
+
+
+def saved(path, state):
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_the_head_is_dropout_and_a_linear_of_the_classes(arch):
+    "In training mode two passes from the same features differ (dropout), and in eval mode they do not."
+    size = 224 if "swin" in arch else 64
+    model = make_model(arch, 7, "none", dropout=0.5, image_size=size).eval()
+    head = model.get_classifier()
+    with torch.no_grad():
+        features = model.forward_features(torch.randn(2, 3, size, size))
+        assert torch.equal(model.forward_head(features), model.forward_head(features))
+        dropped = model.train().forward_head(features), model.forward_head(features)
+    assert isinstance(head, torch.nn.Linear)
+    assert head.out_features == dropped[0].shape[1] == 7
+    assert not torch.equal(*dropped)
+
+
+def test_hw1s_head_is_torchs_dropout_of_half_then_linear():
+    model = make_model("test_resnet", 5, "none", dropout=0.5).train()
+    features = torch.randn(4, model.num_features, 3, 3)
+    torch.manual_seed(0)
+    out = model.forward_head(features)
+    torch.manual_seed(0)
+    expected = F.linear(F.dropout(features.mean((2, 3)), 0.5), model.fc.weight, model.fc.bias)
+    torch.testing.assert_close(out, expected)
+
+
+def test_a_wrong_name_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"no model 'resnet15'; nearest: resnet152"):
+        make_model("resnet15", 2, "none")
+
+
+def test_a_wrong_tag_gets_those_there_are():
+    with pytest.raises(ValueError, match=r"resnet152 has no weights tagged 'foo': choose one of .*tv2_in1k"):
+        make_model("resnet152.foo", 2, "none")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_is_loaded_whole_but_for_the_classifier(tmp_path, suffix):
+    source = timm.create_model("test_resnet", num_classes=1000)
+    model = make_model("test_resnet", 3, saved(tmp_path / f"w{suffix}", source.state_dict()))
+    own, theirs = model.state_dict(), source.state_dict()
+    body = [name for name in own if not name.startswith("fc.")]
+    assert model.origin == {
+        "source": str(tmp_path / f"w{suffix}"),
+        "loaded": len(body),
+        "left_out": ["fc.bias", "fc.weight"],
+    }
+    assert all(torch.equal(own[name], theirs[name]) for name in body)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}])
+def test_wrapped_state_dicts_are_unwrapped(tmp_path, wrap):
+    source = timm.create_model("test_resnet", num_classes=10)
+    model = make_model("test_resnet", 3, saved(tmp_path / "w.pth", wrap(source.state_dict())))
+    assert torch.equal(model.conv1[0].weight, source.conv1[0].weight)
+
+
+def test_torchvisions_resnet_file_fits_timms(tmp_path):
+    "resnet152-f82ba261.pth is such a file: the state dict of torchvision's resnet152."
+    import torchvision
+
+    source = torchvision.models.resnet152(weights=None)
+    model = make_model("resnet152.tv2_in1k", 100, saved(tmp_path / "resnet152-f82ba261.pth", source.state_dict()), 0.5)
+    assert model.origin["loaded"] == len(source.state_dict()) - 2
+    assert model.drop_rate == 0.5
+    source.fc, model.fc = torch.nn.Identity(), torch.nn.Identity()
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model.eval()(image), source.eval()(image), rtol=1e-4, atol=1e-4)
+
+
+def test_real_weights_without_a_classifier_are_loaded_whole(mobilenet_weights):
+    model = make_model("mobilenetv2_100", 20, str(mobilenet_weights))
+    assert model.origin["loaded"] == len(torch.load(mobilenet_weights, weights_only=True)) == 312
+
+
+def other_state(name):
+    return timm.create_model(name, num_classes=3).state_dict()
+
+
+MISFITS = {
+    "another family": lambda: other_state("test_vit"),
+    "part of the body": lambda: dict(list(other_state("test_resnet").items())[:20]),
+    "one tensor of another shape": lambda: other_state("test_resnet") | {"conv1.0.weight": torch.zeros(3)},
+    "more than the body": lambda: other_state("test_resnet") | {"layer9.weight": torch.zeros(3)},
+    "nothing": lambda: {"x": torch.zeros(3)},
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_weights_that_do_not_fit_are_refused_naming_tensors(tmp_path, misfit):
+    path = saved(tmp_path / "w.pth", MISFITS[misfit]())
+    with pytest.raises(ValueError, match=r"w.pth does not fit ResNet: \d+ of the body's \d+ tensors match; \d+ "):
+        make_model("test_resnet", 3, path)
+
+
+def test_a_deeper_member_of_the_family_is_refused(tmp_path):
+    "All of resnet18's body stands in resnet34's file, with the same shapes."
+    path = saved(tmp_path / "w.pth", other_state("resnet34"))
+    with pytest.raises(ValueError, match="unknown"):
+        make_model("resnet18", 3, path)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match="--weights /no/such.pth: no such file"):
+        make_model("test_resnet", 3, "/no/such.pth")
+
+
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "touched",))
+
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Trap()))
+    torch.save({"w": Trap()}, tmp_path / "z.pth")
+    for name in ("w.pth", "z.pth"):
+        with pytest.raises(ValueError, match="holds no weights that can be read safely"):
+            make_model("test_resnet", 3, str(tmp_path / name))
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x02]q\x00."])
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pth (holds no weights|is not a state dict)"):
+        make_model("test_resnet", 3, str(tmp_path / "w.pth"))
+
+
+HUB = "import sys; from toolkit.model import make_model; print(make_model('test_resnet', 3, 'imagenet').origin)"
+
+
+def in_process(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, check=False
+    )
+
+
+def test_imagenet_weights_are_found_in_a_filled_hub_cache_without_a_network(tmp_path):
+    repository = tmp_path / "models--timm--test_resnet.r160_in1k"
+    snapshot = repository / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123456789abcdef")
+    source = timm.create_model("test_resnet", num_classes=1000)
+    save_file(source.state_dict(), snapshot / "model.safetensors")
+    code = HUB + "; import torch; m = make_model('test_resnet', 3, 'imagenet'); print(m.conv1[0].weight.sum().item())"
+    done = in_process(code, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    origin, total = done.stdout.splitlines()
+    assert "timm/test_resnet.r160_in1k" in origin
+    assert f"'loaded': {len(source.state_dict()) - 2}" in origin
+    assert float(total) == pytest.approx(source.conv1[0].weight.sum().item())
+
+
+def test_no_network_and_no_cache_is_an_error_that_names_both_ways_out(tmp_path):
+    done = in_process(HUB, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert "ConnectionError" in done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert "--weights FILE (.pth, .safetensors) or none" in message
+    assert "bring timm/test_resnet.r160_in1k into this machine's hub cache" in message
+
+
+def test_deployable_is_normalisation_then_model_then_softmax():
+    model = make_model("test_resnet", 3, "none").eval()
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
+    image = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        logits, probabilities = Deployable(model, mean, std)(image)
+        pixels = (image.numpy().transpose(0, 3, 1, 2) / 255 - [[[[m]] for m in mean]]) / [[[[s]] for s in std]]
+        expected = model(torch.from_numpy(pixels).float())
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(probabilities, expected.softmax(1), rtol=1e-4, atol=1e-5)
