@@ -202,8 +202,9 @@ def predict(
 ) -> list[tuple[str, Path, str]]:
     """Label photos with a model.onnx and write predictions.csv.
 
-    From Python, `images` may also be a dict of paths by name. Returns the photos that can't be read, as (image_name, path, reason). They keep their row, are listed on stderr and
-    in predictions.errors.csv beside it, and make the command's exit status 2.
+    From Python, `images` may be a dict, path by name. Returns the photos that can't be read, as (image_name, path,
+    reason): they keep their row, are listed on stderr and in predictions.errors.csv beside it, and make the command's
+    exit status 2.
     Raises ValueError or OSError, and leaves `out` as it was, where model, device, images or `out` itself are no good.
     """
     started = time.monotonic()

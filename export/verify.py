@@ -69,7 +69,7 @@ def certificate_table(certificate: dict[str, Any]) -> str:
     budget = certificate["budget"]
     return "\n".join(
         [
-            f"verified on {certificate['images']} validation photos, this file on {certificate['device']} against torch",
+            f"verified on {certificate['images']} validation photos, on {certificate['device']} against torch",
             f"  same label          {certificate['agreement']:.2%} (at least {budget['agreement']:.1%})",
             f"  largest difference  {certificate['probability_difference']:.1e} in a probability "
             f"(at most {budget['probability']:.0e}), {certificate['logit_difference']:.1e} in a logit",

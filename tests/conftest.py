@@ -1,4 +1,4 @@
-"""Where the tests find real photos and real weights; a user's clone has none, and those tests then skip with the reason."""
+"""Where the tests find real photos and weights; a user's clone has none, and those tests skip with the reason."""
 
 from pathlib import Path
 

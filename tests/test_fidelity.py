@@ -20,8 +20,8 @@ CLASSES, LR = 4, 1e-2
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """4 classes of noise around a grey, 52 photos to train: 7 mini-batches of 8, the last one of 4. Validation has another
-    class's grey, so that its loss grows as the training loss falls, and the plateau fires.
+    """4 classes of noise around a grey, 52 photos to train: 7 mini-batches of 8, the last one of 4. Validation has
+    another class's grey, so that its loss grows as the training loss falls, and the plateau fires.
     """
     root, draws = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for split, each, shift in (("train", 13, 0), ("val", 5, 1)):

@@ -2,10 +2,10 @@ import json
 import math
 import tracemalloc
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from raw_client import prepare_by_its_text
 from sklearn.datasets import load_sample_images
 from torchvision import transforms as T
 
@@ -113,40 +113,10 @@ def test_one_side_may_shrink_while_the_other_grows(photos):
         assert difference(resize(photo, 224, 224), theirs) < 0.9
 
 
-def client(photo: np.ndarray, resize: int, crop: int) -> np.ndarray:
-    "What the text under `interpolation` says, written again from it."
-    height, width = photo.shape[:2]
-    short = min(height, width)
-    resized = [int(resize * length / short) for length in (height, width)]
-    s = [length / new for length, new in zip((height, width), resized, strict=True)]
-    slices, skips, shown = [], [], []
-    for axis in range(2):
-        start = max(round((resized[axis] - crop) / 2), 0)
-        shown.append(min(crop, resized[axis]))
-        i = start
-        while abs(i * s[axis] - round(i * s[axis])) > 0.03 * min(s[axis], 1):
-            i -= 1
-        begin = round(i * s[axis])
-        slices.append(slice(begin, begin + math.ceil(s[axis] * (start + shown[axis] - i)) + 3))
-        skips.append(start - i)
-    photo, largest = photo[slices[0], slices[1]], max(s)
-    cubic = all(1.09 < x <= 1.65 for x in s)
-    a = [0 if x <= 1 else 1 / 6 if x > 2 else (x - 0.6) / 5 if cubic else (x - 1) / (x + 2) for x in s]
-    if largest > 2:
-        photo = cv2.resize(photo, None, fx=min(2 / s[1], 1), fy=min(2 / s[0], 1), interpolation=cv2.INTER_AREA)
-        s = [min(x, 2) for x in s]
-    if largest > 1:
-        y, x = (np.array([k, 1 - 2 * k, k], np.float32) for k in a)
-        photo = cv2.sepFilter2D(photo, -1, x, y, borderType=cv2.BORDER_REPLICATE)
-    flag = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
-    photo = cv2.resize(photo, None, fx=1 / s[1], fy=1 / s[0], interpolation=flag)
-    return photo[skips[0] : skips[0] + shown[0], skips[1] : skips[1] + shown[1]]
-
-
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_the_interpolation_text_is_enough_to_do_it_again_byte_for_byte(photos, height, width):
     photo = photo_of(photos[3], height, width)
-    np.testing.assert_array_equal(prepare(photo, for_size(224)), client(photo, 256, 224))
+    np.testing.assert_array_equal(prepare(photo, for_size(224)), prepare_by_its_text(photo, 256, 224))
 
 
 def test_it_is_read_back_from_json(photos):

@@ -45,6 +45,6 @@ def write_digits(folder: Path) -> Path:
 
 
 def _photo(image: np.ndarray) -> np.ndarray:
-    "uint8 [48, 48] of a digit, float [8, 8] from 0 to 16, with a margin, since the centre crop cuts some of the border."
+    "uint8 [48, 48] of a digit, float [8, 8] from 0 to 16, with a margin, since the centre crop cuts off the border."
     framed = np.pad(image / 16 * 255, 2).round().astype(np.uint8)
     return framed.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import fastai.callback.hook  # noqa: F401  gives Learner summary
+import fastai.callback.schedule  # noqa: F401  gives it lr_find, fit_one_cycle, fine_tune
+import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.data.core import DataLoaders

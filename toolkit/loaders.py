@@ -12,11 +12,11 @@ from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize
 from fastai.torch_core import TensorCategory, to_detach
 from fastai.vision.core import TensorImage
 from fasttransform import Transform
-from PIL import Image
+from PIL import Image, ImageOps
 
 from toolkit.augment import reseed, train_transform
 from toolkit.data import DataSet
-from toolkit.photo import read_photo
+from toolkit.photo import _rgb, read_photo
 from toolkit.preprocess import prepare
 
 
@@ -31,10 +31,15 @@ class ReadPhoto(Transform):
 
     def encodes(self, source: Path | str | bytes | Image.Image | np.ndarray) -> Photo:
         if isinstance(source, Image.Image):
-            source = np.asarray(source.convert("RGB"))
+            source = photo_of(source)
         if not isinstance(source, np.ndarray):
             source = read_photo(source)
         return source.view(Photo)
+
+
+def photo_of(image: Image.Image) -> np.ndarray:
+    "A PIL image as `read_photo` would read its file: uint8 [height, width, 3] RGB, upright, transparent over white."
+    return np.array(_rgb(ImageOps.exif_transpose(image)))
 
 
 class Label(Transform):
@@ -44,6 +49,8 @@ class Label(Transform):
         self.labels = labels
 
     def encodes(self, photo: Path) -> str:
+        if photo not in self.labels:
+            raise ValueError(f"{photo} is in neither train nor validation set: no label is known; leave with_labels out")
         return self.labels[photo]
 
 
@@ -136,6 +143,8 @@ def make_loaders(
     and of TensorCategory int64 [batch]. Training is shuffled and drops no image; validation is in order.
     `dls.data`, `dls.preprocess` and `dls.augment` say what they are made of.
     """
+    if bs < 1:
+        raise ValueError(f"--bs {bs}: give 1 or more photos a mini-batch")
     photos, label = [*data.train, *data.valid], Label(data.train | data.valid)
     splits = range(len(data.train)), range(len(data.train), len(photos))
     categorize = Categorize(vocab=classes or data.classes, sort=False)

@@ -210,7 +210,6 @@ def render(run: Run, history: dict, predictions: Predictions | None, figures: di
         run=run,
         recipe=run.recipe,
         exported=run.path("model.onnx").exists(),
-        typed=shlex.join(run.recipe.get("command") or []),
         command=command_line(run.recipe),
         figures=figures,
         headline=headline(figures, predictions),

@@ -1,4 +1,4 @@
-"""torch's own learning-rate schedulers, stepped by fastai callbacks; each callback's `scheduler` can be saved and loaded."""
+"""torch's own learning-rate schedulers, stepped by fastai callbacks; each one's `scheduler` has a state to save."""
 
 from fastai.callback.core import Callback
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -7,8 +7,8 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 class Plateau(Callback):
     """Multiply the learning rate by `factor` when the validation loss has not improved for more than `patience` epochs.
 
-    The scheduler starts anew with each `fit`, as the learning rate does. fastai's callback of that name does nothing to an
-    OptimWrapper (fastai#4046), takes `factor` as a divisor and waits one epoch longer than torch: this one can go when
+    The scheduler starts anew with each `fit`, as the learning rate does. fastai's callback of that name does nothing to
+    an OptimWrapper (fastai#4046), takes `factor` as a divisor and waits one epoch longer than torch: it can go when
     it agrees with torch.
     Source: https://pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.ReduceLROnPlateau.html
     """

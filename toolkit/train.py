@@ -55,7 +55,6 @@ def _recipe(recipe: str, options: dict[str, Any], learn: Learner) -> dict[str, A
     return {
         "recipe": recipe,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", f"recipes.{recipe}", *sys.argv[1:]] if not IN_NOTEBOOK else None,
         "options": options,
         "classes": list(learn.dls.vocab),
         "preprocess": learn.dls.preprocess,
@@ -90,13 +89,13 @@ def _same_method(run: Run, said: dict[str, Any]) -> None:
 
 def _tell(folder: Path, said: dict[str, Any]) -> None:
     "In three lines, what runs, on what, and what `auto` and the weights came to."
-    options, data, weights = said["options"], said["data"], said["weights"]
+    options, data, weights, classes = said["options"], said["data"], said["weights"], len(said["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
     print(
-        f"{said['recipe']}: {len(said['classes'])} classes, {data['train']} photos to train, {data['valid']} to validate\n"
+        f"{said['recipe']}: {classes} classes, {data['train']} photos to train, {data['valid']} to validate\n"
         f"{options['arch']}, {said['model']['parameters']:,} parameters; {weights['loaded']} tensors loaded from "
         f"{weights['source']}{left_out}\n"
-        f"device {options['device']}, precision {options['precision']}, {options['workers']} workers; writing to {folder}",
+        f"on {options['device']} in {options['precision']}, {options['workers']} workers; run folder {folder}",
         flush=True,
     )
 
@@ -106,11 +105,16 @@ def fit(learn: Learner, run: Run, epochs: int) -> None:
 
     After each epoch history.csv and last.pt are written, and best.safetensors if the accuracy is the best yet.
     """
+    if epochs < 1:
+        raise ValueError(f"--epochs {epochs}: give 1 or more")
     checkpoint = Checkpoint(run, epochs)
-    if checkpoint.epoch:
+    if checkpoint.epoch >= epochs:
+        print(f"all {epochs} epochs are done", flush=True)
+    elif checkpoint.epoch:
         print(f"going on after epoch {checkpoint.epoch} of {epochs}", flush=True)
     with nullcontext() if IN_NOTEBOOK or sys.stdout.isatty() else _epoch_lines(learn):
-        learn.fit(max(epochs - checkpoint.epoch, 0), cbs=checkpoint)
+        if checkpoint.epoch < epochs:
+            learn.fit(epochs - checkpoint.epoch, cbs=checkpoint)
     load_weights(learn.model, run.path("best.safetensors"))
 
 
@@ -260,9 +264,9 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
 def tell_results(run: Run) -> None:
     "The accuracy, and where the run's results lie."
     found = run.read_json("metrics.json")
-    low, high = found["accuracy_interval"]
+    interval = "95 % interval {:.2%} to {:.2%}".format(*found["accuracy_interval"])
     print(
-        f"validation accuracy {found['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}, {found['images']} photos), "
+        f"validation accuracy {found['accuracy']:.2%} ({interval}, {found['images']} photos), "
         f"epoch {found['best_epoch']} of {found['epochs']}"
     )
     for name in ("report.html", "curves.png", "model.onnx", "predictions.csv"):
