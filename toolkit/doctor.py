@@ -62,9 +62,10 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]
 
 def requirements() -> list:
     "The packaging.Requirement of everything that is needed on this system. Raises PackageNotFoundError."
+    lines = metadata.requires(DISTRIBUTION) or []
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
+    wanted = [Requirement(line) for line in lines]
     return [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
@@ -248,10 +249,10 @@ def disk(folder: Path = Path()) -> Iterator[Finding]:
 
 def hub() -> Iterator[Finding]:
     "Whether the default network's ImageNet weights are on this machine, or will be fetched."
-    import huggingface_hub
+    from huggingface_hub import constants, try_to_load_from_cache
 
-    cache = huggingface_hub.constants.HF_HUB_CACHE
-    if isinstance(huggingface_hub.try_to_load_from_cache(f"timm/{ARCH}", "model.safetensors"), str):
+    cache = constants.HF_HUB_CACHE
+    if isinstance(try_to_load_from_cache(f"timm/{ARCH}", "model.safetensors"), str):
         yield Finding("ok", f"ImageNet weights of {ARCH} are in {cache}")
     else:
         said = f"ImageNet weights of {ARCH} are not in {cache}: the first run fetches them, or now"
