@@ -47,6 +47,7 @@ def test_a_notebook_is_stored_without_outputs_and_defines_nothing(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_to_its_end_and_warns_of_nothing(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # a clone may be tested without being installed
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two that wait for each other crawl where other tests keep a core
     content = executed(notebook, tmp_path)
     complaints = [output.text for output in outputs(content) if output.get("name") == "stderr"]
     assert complaints == []
@@ -136,15 +137,9 @@ def test_the_rates_of_fit_one_cycle_are_those_the_optimiser_steps_with(learn):
             self.seen.append(self.opt.opt.param_groups[-1]["lr"])
 
     learn.fit_one_cycle(2, 1e-2, cbs=Rates())
-    assert Rates.seen == pytest.approx(
-        [rate for number, rate in enumerate(learn.recorder.hps["lr"]) if number in steps(learn)]
-    )
-
-
-def steps(learn):
-    "The mini-batches of two epochs after which the optimiser steps."
-    n = len(learn.dls.train)
-    return [epoch * n + number for epoch in range(2) for number in range(n) if number % 2 or number + 1 == n]
+    n, rates = len(learn.dls.train), learn.recorder.hps["lr"]
+    steps = [epoch * n + batch for epoch in range(2) for batch in range(n) if batch % 2 or batch + 1 == n]
+    assert Rates.seen == pytest.approx([rates[step] for step in steps])
 
 
 def test_one_photo_predicts_alike_from_path_text_bytes_pil_and_array(learn):
@@ -158,6 +153,28 @@ def test_one_photo_predicts_alike_from_path_text_bytes_pil_and_array(learn):
         found = learn.predict(source)
         assert found[0] == expected[0]
         assert abs(found[2] - expected[2]).max() < 0.02  # the JPEG decoders of Pillow and OpenCV differ by a level
+
+
+def test_a_pil_image_is_read_as_its_file_is(learn, tmp_path):
+    image = Image.open(photos(learn)[0]).convert("RGB")
+    turned, clear = Image.Exif(), image.convert("RGBA")
+    turned[0x0112] = 6
+    clear.putalpha(0)
+    for name, saved, options in (
+        ("a.png", image, {"exif": turned}),
+        ("b.png", clear, {}),
+        ("c.tif", image.convert("CMYK"), {}),
+    ):
+        saved.save(tmp_path / name, **options)
+        read = learn.predict(tmp_path / name)[2]
+        with Image.open(tmp_path / name) as opened:
+            assert learn.predict(opened)[2].equal(read)
+
+
+def test_a_photo_without_a_known_label_is_named(learn, grocery):
+    stranger = next(iter((grocery / "test").iterdir()))
+    with pytest.raises(ValueError, match=f"{stranger.name} is neither in train nor in valid"):
+        learn.dls.test_dl([stranger], with_labels=True).one_batch()
 
 
 def test_predict_is_the_plain_model_on_the_prepared_photo(learn):

@@ -50,7 +50,7 @@ class Label(Transform):
 
     def encodes(self, photo: Path) -> str:
         if photo not in self.labels:
-            raise ValueError(f"{photo} is in neither train nor validation set: no label is known; leave with_labels out")
+            raise ValueError(f"{photo} is neither in train nor in valid: its label is not known; leave with_labels out")
         return self.labels[photo]
 
 
@@ -148,8 +148,12 @@ def make_loaders(
     photos, label = [*data.train, *data.valid], Label(data.train | data.valid)
     splits = range(len(data.train)), range(len(data.train), len(photos))
     categorize = Categorize(vocab=classes or data.classes, sort=False)
-    datasets = Datasets(photos, [[ReadPhoto()], [label, categorize]], splits=[list(part) for part in splits])
-    datasets.tls[0].types = [ReadPhoto.input_types, Photo]  # fastai finds them out from a photo, and there may be none
+    datasets = Datasets(
+        photos,
+        [[ReadPhoto()], [label, categorize]],
+        splits=[list(part) for part in splits],
+        types=[ReadPhoto.input_types, Photo],  # fastai finds them out from a photo, and there may be none
+    )
     draws = Draws(seed)
     train = PhotoLoader(
         datasets.train,
