@@ -1,0 +1,59 @@
+"""What only a GPU can show: `pytest -m gpu`. Skipped without one."""
+
+import pytest
+import torch
+
+from recipes import digits
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, which this machine lacks"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("digits") / "data"
+
+
+def test_fp16_training_on_cuda_learns_and_steps_with_finite_weights(data):
+    learn = digits.learner(data, device="cuda", precision="auto")
+    assert learn.precision == "fp16"
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(8)
+    assert learn.recorder.values[-1][2] > 0.95
+    assert all(weight.isfinite().all() and weight.is_cuda for weight in learn.model.parameters())
+
+
+def test_the_training_loop_never_waits_for_the_device(data):
+    "No copy to the host between an epoch's first and last batch, the loss of the Recorder included."
+    from fastai.callback.core import Callback
+
+    class NoWaiting(Callback):
+        run_valid, order = False, 0
+
+        def after_pred(self):
+            torch.cuda.set_sync_debug_mode("error")
+
+        def after_batch(self):
+            torch.cuda.set_sync_debug_mode("default")
+
+    learn = digits.learner(data, device="cuda", precision="bf16")
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=NoWaiting())
+    assert len(learn.recorder.losses) == len(learn.dls.train)
+
+
+def test_a_file_verified_on_cuda_runs_there(data, tmp_path):
+    from export.session import Classifier
+    from export.to_onnx import to_onnx
+    from toolkit import run, train
+
+    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": data}
+    learn = digits.learner(data, device="cuda")
+    begun = train.begin(tmp_path / "run", "digits", options, learn)
+    train.fit(learn, begun, 2)
+    train.evaluate(learn, begun)
+    to_onnx(tmp_path / "run", device="cuda")
+    assert Classifier(tmp_path / "run/model.onnx", "cuda").device == "cuda"
+    assert run.load(tmp_path / "run").path("model.onnx").is_file()
