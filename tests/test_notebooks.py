@@ -50,7 +50,7 @@ def test_a_notebook_runs_to_its_end_and_warns_of_nothing(notebook, tmp_path, mon
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two that wait for each other crawl where other tests keep a core
     content = executed(notebook, tmp_path)
     complaints = [output.text for output in outputs(content) if output.get("name") == "stderr"]
-    assert complaints == []
+    assert [text for text in complaints if "IProgress" not in text] == []  # tqdm misses ipywidgets, which are optional
     assert list(tmp_path.glob("models/*")) == []  # what lr_find writes it takes away
     assert {path.name for path in tmp_path.iterdir()} <= {"data", "runs", "models"}
 
@@ -209,7 +209,7 @@ def test_the_passes_of_tta_differ_and_their_mean_is_what_it_gives(learn):
         passes = [learn.get_preds(dl=dl)[0] for _ in range(2)]
     assert not torch.allclose(passes[0], passes[1])
     dl.draws.next_epoch = first
-    augmented = learn.tta(n=2, beta=1)[0]
+    augmented = learn.tta(n=2, beta=0)[0]  # fastai's beta is the share of the plain prediction
     assert augmented.numpy() == pytest.approx(torch.stack(passes).mean(0).numpy(), abs=1e-5)
 
 
@@ -233,7 +233,7 @@ def test_show_batch_shows_photos_in_their_colours_under_class_names(learn):
         left, top = (small.width - 64) // 2, (small.height - 64) // 2
         expected = np.asarray(small.crop((left, top, left + 64, top + 64))) / 255
         assert picture.shape == (64, 64, 3)
-        assert abs(picture - expected).mean() < 0.02
+        assert abs(picture / 255 - expected).mean() < 0.02
 
 
 def test_show_results_gives_target_and_prediction_by_name(learn):
