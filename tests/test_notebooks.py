@@ -43,7 +43,6 @@ def test_a_notebook_is_stored_without_outputs_and_defines_nothing(notebook):
     assert [line for line in lines if line.startswith(("def ", "class ", "%", "!"))] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_to_its_end_and_warns_of_nothing(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # a clone may be tested without being installed
