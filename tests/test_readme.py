@@ -1,6 +1,7 @@
 """Every command that README names exists and takes the arguments it shows."""
 
 import importlib
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ from toolkit.command import parsed
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^ +python -m ((?:recipes|toolkit|export)\.\S+.*)$", README, re.MULTILINE)
-FUNCTIONS = {"recipes": "main", "toolkit.doctor": "doctor", "toolkit.report": "main"}
+FUNCTIONS = {"recipes": "main", "toolkit.doctor": "main", "toolkit.report": "main"}
 
 
 def function_of(module):
@@ -31,8 +32,8 @@ def test_readme_shows_commands():
 def test_a_command_in_readme_parses(command):
     module, *arguments = shlex.split(command, comments=True)
     values = parsed(function_of(module), arguments)
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if flag.startswith("--") and not value.startswith("--") and value:
+    for flag, value in itertools.pairwise(arguments):
+        if flag.startswith("--") and not value.startswith("--"):
             assert str(values[flag[2:]]) == value
 
 

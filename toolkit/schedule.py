@@ -35,7 +35,7 @@ class OneCycle(Callback):
     order = 60
 
     def before_fit(self) -> None:
-        done = self.checkpoint.epoch if hasattr(self.learn, "checkpoint") else 0
+        done = self.checkpoint.finished if hasattr(self.learn, "checkpoint") else 0
         accum = self.accumulate.n if hasattr(self.learn, "accumulate") else 1
         steps = (self.n_epoch + done) * -(-len(self.dls.train) // accum)
         peak = [group["lr"] for group in self.opt.opt.param_groups]

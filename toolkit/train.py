@@ -108,13 +108,13 @@ def fit(learn: Learner, run: Run, epochs: int) -> None:
     if epochs < 1:
         raise ValueError(f"--epochs {epochs}: give 1 or more")
     checkpoint = Checkpoint(run, epochs)
-    if checkpoint.epoch >= epochs:
+    if checkpoint.finished >= epochs:
         print(f"all {epochs} epochs are done", flush=True)
-    elif checkpoint.epoch:
-        print(f"going on after epoch {checkpoint.epoch} of {epochs}", flush=True)
+    elif checkpoint.finished:
+        print(f"going on after epoch {checkpoint.finished} of {epochs}", flush=True)
     with nullcontext() if IN_NOTEBOOK or sys.stdout.isatty() else _epoch_lines(learn):
-        if checkpoint.epoch < epochs:
-            learn.fit(epochs - checkpoint.epoch, cbs=checkpoint)
+        if checkpoint.finished < epochs:
+            learn.fit(epochs - checkpoint.finished, cbs=checkpoint)
     load_weights(learn.model, run.path("best.safetensors"))
 
 
@@ -149,8 +149,8 @@ class Checkpoint(Callback):
     order = 70  # after the Recorder and the schedule
 
     def __init__(self, run: Run, epochs: int):
-        self.run, self.epochs, self.state = run, epochs, _read_state(run.path("last.pt"))
-        self.epoch = self.state["epoch"] if self.state else 0
+        self.run, self.finisheds, self.state = run, epochs, _read_state(run.path("last.pt"))
+        self.finished = self.state["epoch"] if self.state else 0
         self.rows = self.state["history"] if self.state else []
         self.best = self.state["best"] if self.state else {"epoch": 0, "accuracy": -1.0}
 
@@ -159,8 +159,8 @@ class Checkpoint(Callback):
             self._restore(self.state)
 
     def before_train(self) -> None:
-        self.dl.draws.next_epoch = self.epoch  # finished epochs, over all fits: what the random draws go by
-        self.lr, self.start = self.opt.hypers[-1]["lr"], time.perf_counter()
+        self.dl.draws.next_epoch = self.finished  # finished epochs, over all fits: what the random draws go by
+        self.rate, self.start = self.opt.hypers[-1]["lr"], time.perf_counter()
         self.total, self.seen = 0.0, 0
 
     def after_batch(self) -> None:
@@ -169,12 +169,12 @@ class Checkpoint(Callback):
             self.total, self.seen = self.total + self.loss.detach() * count, self.seen + count
 
     def after_epoch(self) -> None:
-        self.epoch += 1
+        self.finished += 1
         accuracy = float(self.recorder.metrics[0].value)
-        figures = float(self.total) / self.seen, float(self.recorder.loss.value), accuracy, self.lr
-        self.rows.append([self.epoch, *figures, time.perf_counter() - self.start])
+        figures = float(self.total) / self.seen, float(self.recorder.loss.value), accuracy, self.rate
+        self.rows.append([self.finished, *figures, time.perf_counter() - self.start])
         if accuracy > self.best["accuracy"]:
-            self.best = {"epoch": self.epoch, "accuracy": accuracy}
+            self.best = {"epoch": self.finished, "accuracy": accuracy}
             with replacing(self.run.path("best.safetensors")) as beside:
                 save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, beside)
         with replacing(self.run.path("last.pt")) as beside:
@@ -184,7 +184,7 @@ class Checkpoint(Callback):
     def _snapshot(self) -> dict[str, Any]:
         "Everything a resume needs, of types that torch.load(weights_only=True) takes."
         return {
-            "epoch": self.epoch,
+            "epoch": self.finished,
             "history": self.rows,
             "best": self.best,
             "model": self.model.state_dict(),

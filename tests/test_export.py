@@ -1,0 +1,169 @@
+"""model.onnx: exported from every family, verified against the run, refused when it does something else."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import save_file
+
+from export.to_onnx import export_graph, to_onnx, write_metadata
+from export.verify import verify
+from recipes import digits
+from toolkit import run as runs
+from toolkit import train
+from toolkit.data import find_data
+from toolkit.model import make_model
+from toolkit.preprocess import for_size
+
+FAMILIES = {
+    "test_resnet": 64,
+    "test_efficientnet": 64,
+    "mobilenetv3_small_050": 64,
+    "test_convnext": 64,
+    "test_vit": 64,
+    "swin_tiny_patch4_window7_224": 56,
+    "regnetx_002": 64,
+    "test_nfnet": 64,
+    "test_byobnet": 64,
+}
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_a_member_of_each_family_exports_and_agrees_with_torch_at_any_batch(arch, tmp_path):
+    size, path = FAMILIES[arch], tmp_path / "model.onnx"
+    torch.manual_seed(0)
+    model, preprocess = make_model(arch, 12, "none", image_size=size).eval(), for_size(size)
+    export_graph(model, preprocess, path)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    mean, std = (np.array(preprocess[name]) for name in ("mean", "std"))
+    for batch in (1, 3, 17):
+        images = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
+        logits, probabilities = session.run(["logits", "probabilities"], {"image": images})
+        with torch.no_grad():
+            expected = model(torch.from_numpy(((images / 255 - mean) / std).transpose(0, 3, 1, 2)).float())
+        np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run on the digits, trained for two epochs, with its model.onnx."
+    root = tmp_path_factory.mktemp("digits")
+    learn = digits.learner(root / "data", device="cpu")
+    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
+    begun = train.begin(root / "run", "digits", options, learn)
+    train.fit(learn, begun, 5)
+    train.evaluate(learn, begun)
+    to_onnx(begun.folder, device="cpu")
+    return begun
+
+
+def test_the_certificate_stands_in_the_file_and_says_what_was_measured(run):
+    props = {prop.key: json.loads(prop.value) for prop in onnx.load(run.path("model.onnx")).metadata_props}
+    assert props.keys() == {"classes", "preprocess", "recipe", "metrics", "verification"}
+    assert props["classes"] == run.recipe["classes"]
+    assert props["preprocess"] == run.recipe["preprocess"]
+    said = props["verification"]
+    assert (said["device"], said["images"], said["agreement"], said["recorded"]) == ("cpu", 256, 1.0, 1.0)
+    assert said["probability_difference"] < 1e-4
+    assert said["accuracy"] == said["torch_accuracy"]
+    assert len(said["worst"]) == 5
+
+
+def damaged(run, tmp_path, **changes):
+    "The run's model, exported with another preprocess dict than the run's."
+    path = tmp_path / "model.onnx"
+    learn = run.learner("cpu")
+    export_graph(learn.model.cpu(), run.recipe["preprocess"] | changes, path)
+    write_metadata(path, {"classes": run.recipe["classes"], "preprocess": run.recipe["preprocess"]})
+    return path
+
+
+def test_an_undamaged_export_of_the_same_kind_passes(run, tmp_path):
+    assert verify(run, damaged(run, tmp_path), "cpu")["agreement"] == 1.0
+
+
+@pytest.mark.parametrize("change", [{"mean": [0.2, 0.2, 0.2]}, {"std": [0.25, 0.25, 0.25]}])
+def test_a_wrong_mean_or_std_is_refused_by_how_much(run, tmp_path, change):
+    with pytest.raises(ValueError, match=r"a probability differs by \d\.\de[+-]0\d, at most 1e-03 allowed"):
+        verify(run, damaged(run, tmp_path, **change), "cpu")
+
+
+def test_swapped_channels_are_refused(run, tmp_path):
+    "The graph's first convolution with its input channels turned round, as if the photos were BGR."
+    path = damaged(run, tmp_path)
+    model = onnx.load(path)
+    weight = next(tensor for tensor in model.graph.initializer if list(tensor.dims)[1:2] == [3])
+    turned = np.ascontiguousarray(numpy_helper.to_array(weight)[:, ::-1])
+    weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+    onnx.save(model, path)
+    coloured = colour(run, tmp_path / "coloured")
+    with pytest.raises(ValueError, match="the exported model is not the trained one"):
+        verify(coloured, path, "cpu")
+    assert verify(coloured, damaged(run, tmp_path), "cpu")["probability_difference"] < 1e-4
+
+
+def colour(run, folder):
+    "The run, its validation photos red instead of grey: on grey ones swapped channels do nothing."
+    data = folder / "data"
+    shutil.copytree(run.folder, folder / "run")
+    shutil.copytree(run.recipe["data"]["path"], data)
+    for path in (data / "val").glob("*/*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path)) * np.array([0, 0, 1], np.uint8))
+    recipe = json.loads((folder / "run/recipe.json").read_text())
+    recipe["data"] |= {"path": str(data), "fingerprint": find_data(data).fingerprint}
+    runs.write_json(folder / "run/recipe.json", recipe)
+    learn = runs.load(folder / "run").learner("cpu")
+    train.evaluate(learn, runs.load(folder / "run"))  # so that the labels recorded are those of the red photos
+    return runs.load(folder / "run")
+
+
+def test_shuffled_classes_are_refused(run, tmp_path):
+    path = damaged(run, tmp_path)
+    write_metadata(path, {"classes": run.recipe["classes"][::-1]})
+    with pytest.raises(ValueError, match=r"same label on \d+\.\d+% of 256 photos, at least 99.9% wanted"):
+        verify(run, path, "cpu")
+
+
+def test_weights_that_are_not_this_runs_are_refused_though_file_and_torch_agree(run, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(run.folder, other)
+    torch.manual_seed(9)
+    save_file(make_model("test_resnet", 10, "none", image_size=32).state_dict(), other / "best.safetensors")
+    before = (other / "model.onnx").read_bytes()
+    with pytest.raises(ValueError, match="best.safetensors or recipe.json is not this run's"):
+        to_onnx(other, device="cpu")
+    assert (other / "model.onnx").read_bytes() == before
+
+
+def test_no_photos_to_verify_on_is_an_error_and_no_file(run, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(run.folder, other)
+    (other / "model.onnx").unlink()
+    recipe = json.loads((other / "recipe.json").read_text())
+    recipe["data"]["path"] = str(tmp_path / "gone")
+    runs.write_json(other / "recipe.json", recipe)
+    with pytest.warns(UserWarning, match="none to train on"), pytest.raises(FileNotFoundError, match="bring them back"):
+        to_onnx(other, device="cpu")
+    assert not (other / "model.onnx").exists()
+
+
+def test_a_run_without_weights_yet_is_an_error(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run/best.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="has not finished its first epoch"):
+        to_onnx(tmp_path / "run", device="cpu")
+
+
+def test_damaged_weights_are_an_error_that_names_the_file(run, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run/best.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(ValueError, match="best.safetensors does not hold this model's weights"):
+        to_onnx(tmp_path / "run", device="cpu")
