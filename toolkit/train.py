@@ -149,7 +149,7 @@ class Checkpoint(Callback):
     order = 70  # after the Recorder and the schedule
 
     def __init__(self, run: Run, epochs: int):
-        self.run, self.finisheds, self.state = run, epochs, _read_state(run.path("last.pt"))
+        self.run, self.epochs, self.state = run, epochs, _read_state(run.path("last.pt"))
         self.finished = self.state["epoch"] if self.state else 0
         self.rows = self.state["history"] if self.state else []
         self.best = self.state["best"] if self.state else {"epoch": 0, "accuracy": -1.0}
