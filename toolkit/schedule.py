@@ -1,7 +1,15 @@
 """torch's own learning-rate schedulers, stepped by fastai callbacks; each one's `scheduler` has a state to save."""
 
 from fastai.callback.core import Callback
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from fastai.callback.schedule import combined_cos
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+OTHERS = ("lr_finder", "param_scheduler", "gather_preds")  # callbacks of lr_find, fit_one_cycle and the like, get_preds
+
+
+def _is_plain_fit(callback: Callback) -> bool:
+    "Whether `learn.fit` begins: fastai announces predictions and lr_find as fits too, and fit_one_cycle has its own."
+    return callback.opt is not None and not any(hasattr(callback.learn, name) for name in OTHERS)
 
 
 class Plateau(Callback):
@@ -19,27 +27,40 @@ class Plateau(Callback):
         self.factor, self.patience = factor, patience
 
     def before_fit(self) -> None:
-        self.scheduler = ReduceLROnPlateau(self.opt.opt, factor=self.factor, patience=self.patience)
+        self.run = _is_plain_fit(self)
+        if self.run:
+            self.scheduler = ReduceLROnPlateau(self.opt.opt, factor=self.factor, patience=self.patience)
 
-    def after_validate(self) -> None:
-        self.scheduler.step(float(self.recorder.loss.value))
+    def after_epoch(self) -> None:
+        loss = self.recorder.loss.value
+        if loss is not None:  # `learn.summary` is a fit that validates nothing
+            self.scheduler.step(float(loss))
 
 
 class OneCycle(Callback):
-    """Warm up to the learner's learning rate and anneal to nearly nothing over the epochs of a fit, step by step.
+    """Warm up to the learner's learning rate over a quarter of a fit's steps, then anneal to nearly nothing (cosines).
 
-    A resumed run goes on where the schedule stood: its first epochs count.
-    Source: https://pytorch.org/docs/stable/generated/torch.optim.lr_scheduler.OneCycleLR.html
+    A resumed run goes on where the schedule stood, or, given more epochs, where that longer schedule would stand: only
+    the number of steps taken is in the scheduler's state. fastai's own one-cycle would begin again.
+    Source: Smith, Topin 2017, https://arxiv.org/abs/1708.07120
     """
 
     order = 60
 
     def before_fit(self) -> None:
-        done = self.checkpoint.finished if hasattr(self.learn, "checkpoint") else 0
-        accum = self.accumulate.n if hasattr(self.learn, "accumulate") else 1
-        steps = (self.n_epoch + done) * -(-len(self.dls.train) // accum)
-        peak = [group["lr"] for group in self.opt.opt.param_groups]
-        self.scheduler = OneCycleLR(self.opt.opt, peak, total_steps=steps + 1, pct_start=0.25)
+        self.run = _is_plain_fit(self)
+        if self.run:
+            done = self.checkpoint.finished if hasattr(self.learn, "checkpoint") else 0
+            accum = self.accumulate.n if hasattr(self.learn, "accumulate") else 1
+            steps = (self.n_epoch + done) * -(-len(self.dls.train) // accum)
+            shape = combined_cos(0.25, 1 / 25, 1, 1e-5)
+            self.factor = lambda step: shape(min(step / steps, 1))
+            self.scheduler = LambdaLR(self.opt.opt, self.factor)
+
+    def before_train(self) -> None:
+        "Where a resumed run was given more epochs, its optimiser still has the shorter schedule's rate."
+        for group, peak in zip(self.opt.opt.param_groups, self.scheduler.base_lrs, strict=True):
+            group["lr"] = peak * self.factor(self.scheduler.last_epoch)
 
     def after_step(self) -> None:
         self.scheduler.step()

@@ -149,7 +149,7 @@ class Checkpoint(Callback):
     order = 70  # after the Recorder and the schedule
 
     def __init__(self, run: Run, epochs: int):
-        self.run, self.epochs, self.state = run, epochs, _read_state(run.path("last.pt"))
+        self.target, self.epochs, self.state = run, epochs, _read_state(run.path("last.pt"))
         self.finished = self.state["epoch"] if self.state else 0
         self.rows = self.state["history"] if self.state else []
         self.best = self.state["best"] if self.state else {"epoch": 0, "accuracy": -1.0}
@@ -175,11 +175,11 @@ class Checkpoint(Callback):
         self.rows.append([self.finished, *figures, time.perf_counter() - self.start])
         if accuracy > self.best["accuracy"]:
             self.best = {"epoch": self.finished, "accuracy": accuracy}
-            with replacing(self.run.path("best.safetensors")) as beside:
+            with replacing(self.target.path("best.safetensors")) as beside:
                 save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, beside)
-        with replacing(self.run.path("last.pt")) as beside:
+        with replacing(self.target.path("last.pt")) as beside:
             torch.save(self._snapshot(), beside)
-        write_atomic(self.run.path("history.csv"), _csv_text(HISTORY, self.rows))
+        write_atomic(self.target.path("history.csv"), _csv_text(HISTORY, self.rows))
 
     def _snapshot(self) -> dict[str, Any]:
         "Everything a resume needs, of types that torch.load(weights_only=True) takes."
