@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,23 @@ def test_a_run_taken_up_after_an_epoch_ends_as_one_never_interrupted(trained, ph
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     ours, theirs = load_file(out / "best.safetensors"), load_file(whole.path("best.safetensors"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_ctrl_c_exits_130_saying_what_is_saved_and_how_to_go_on(photos, tmp_path):
+    out = tmp_path / "run"
+    words = ["-m", "recipes.hw1", "--data", photos, "--out", out, "--epochs", 500, *SMALL, "--workers", 2]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    finished = len(rows(out / "history.csv"))
+    assert finished >= 2
+    assert stderr == f"interrupted: epoch {finished} of 500 is saved, go on with --out {out} --resume\n"
 
 
 def test_a_run_is_not_taken_up_by_another_method(trained, photos):

@@ -114,7 +114,11 @@ def fit(learn: Learner, run: Run, epochs: int) -> None:
         print(f"going on after epoch {checkpoint.finished} of {epochs}", flush=True)
     with nullcontext() if IN_NOTEBOOK or sys.stdout.isatty() else _epoch_lines(learn):
         if checkpoint.finished < epochs:
-            learn.fit(epochs - checkpoint.finished, cbs=checkpoint)
+            try:
+                learn.fit(epochs - checkpoint.finished, cbs=checkpoint)
+            except KeyboardInterrupt:
+                saved = f"epoch {checkpoint.finished} of {epochs} is saved, go on with --out {run.folder} --resume"
+                raise KeyboardInterrupt(f"interrupted: {saved}") from None
     load_weights(learn.model, run.path("best.safetensors"))
 
 
