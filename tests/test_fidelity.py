@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.mixup import MixUp
 from torch import nn
 from torch.nn import functional as F
 
@@ -223,3 +224,13 @@ def test_fp16_overflow_skips_the_step_and_halves_the_scale(photos):
     assert learn.loss_scaler.scaler.get_scale() == 2.0**36  # four steps, each an overflow
     for weight, old in zip(learn.model.parameters(), before, strict=True):
         torch.testing.assert_close(weight, old, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal", "smoothing"])
+def test_fastais_mixup_mixes_labels_with_our_losses(photos, loss):
+    learn = make(photos, loss)
+    ours = learn.loss_func
+    with learn.no_logging():
+        learn.fit(1, cbs=MixUp())
+    assert learn.loss_func is ours
+    assert 0 < learn.recorder.values[-1][0] < 10

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from toolkit.augment import reseed, train_transform
 from toolkit.data import DataSet
-from toolkit.photo import _rgb, read_photo
+from toolkit.photo import read_photo, to_rgb
 from toolkit.preprocess import prepare
 
 
@@ -39,7 +39,7 @@ class ReadPhoto(Transform):
 
 def photo_of(image: Image.Image) -> np.ndarray:
     "A PIL image as `read_photo` would read its file: uint8 [height, width, 3] RGB, upright, transparent over white."
-    return np.array(_rgb(ImageOps.exif_transpose(image)))
+    return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
 class Label(Transform):

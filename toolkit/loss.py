@@ -50,6 +50,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "focal": focal,
 class ClassificationLoss(nn.Module):
     "One of the functions above, with what fastai asks of a loss: a `reduction` to set, an activation, a decision."
 
+    y_int = True  # labels are indices: fastai's MixUp and CutMix ask for it
+
     def __init__(self, function: Callable[..., Tensor], weight: Tensor | None = None, reduction: str = "mean"):
         super().__init__()
         self.function, self.reduction = function, reduction

@@ -134,10 +134,10 @@ def _read_with_pillow(data: bytes, lenient: bool) -> np.ndarray:
             raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
         image.load()
         orientation = _orientation(image)  # after load(), which turns a TIFF upright
-        return _upright(np.array(_rgb(image)), orientation)
+        return _upright(np.array(to_rgb(image)), orientation)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     "The image as RGB, transparent pixels over white."
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):  # convert() would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -24,6 +24,7 @@ from toolkit.learner import load_weights
 from toolkit.run import Run, git_revision, replacing, versions, write_atomic, write_json
 
 HISTORY = "epoch train_loss valid_loss accuracy lr seconds".split()
+NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 FREE = {"data", "epochs", "workers", "device", "out", "resume"}  # may change on resume; the data by its fingerprint
 
 
@@ -31,8 +32,11 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
     """The run in `folder`: a new one, its recipe.json written, or the one that is there to be resumed.
 
     options: the recipe's own, as its command line names them; what `auto` chose is put in their place.
-    Raises ValueError where a run is resumed by another method or on other data than it was begun with.
+    Raises ValueError for options too few to rebuild it by, and where a run is resumed by another method or on other data
+    than it was begun with.
     """
+    if missing := sorted(NEEDED - options.keys()):
+        raise ValueError(f"options lack {', '.join(missing)}: without it the run can't be rebuilt")
     chosen = {
         "device": str(learn.dls.device),
         "precision": learn.precision,
