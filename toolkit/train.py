@@ -32,8 +32,8 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
     """The run in `folder`: a new one, its recipe.json written, or the one that is there to be resumed.
 
     options: the recipe's own, as its command line names them; what `auto` chose is put in their place.
-    Raises ValueError for options too few to rebuild it by, and where a run is resumed by another method or on other data
-    than it was begun with.
+    Raises ValueError for options too few to rebuild it by, and where a run is resumed by another method or on other
+    data than it was begun with.
     """
     if missing := sorted(NEEDED - options.keys()):
         raise ValueError(f"options lack {', '.join(missing)}: without it the run can't be rebuilt")
