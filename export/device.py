@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+from toolkit.nvidia import gpus
+
 PROVIDERS = {
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -56,16 +58,6 @@ def obstacle(device: str) -> str | None:
         onnxruntime.preload_dlls()
     missing = missing_library(device)
     return f"{missing} can't be loaded: {line_that_brings(missing)}" if missing else None
-
-
-def gpus() -> int:
-    "How many GPUs the NVIDIA driver offers this process (CUDA_VISIBLE_DEVICES counts)."
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def missing_library(device: str) -> str | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from toolkit.command import command
+from toolkit.nvidia import gpus
 
 DISTRIBUTION = "rapid-finetune"
 INSTALL = "pip install -e . -c constraints.txt"
@@ -215,16 +216,6 @@ def _missing_library(folder: Path) -> str | None:
     except OSError as error:
         return str(error)
     return None
-
-
-def gpus() -> int:
-    "How many GPUs the NVIDIA driver offers this process (CUDA_VISIBLE_DEVICES counts)."
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def _no_gpu() -> str:
