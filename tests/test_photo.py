@@ -1,9 +1,11 @@
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -209,9 +211,20 @@ def test_a_jpeg_cut_short_is_refused_unless_lenient(keep, progressive, capfd):
     read = read_photo(cut, lenient=True)
     assert read.shape == (200, 300, 3)
     assert capfd.readouterr().err == ""
-    if not progressive:
+    if not progressive:  # what came before the cut is as it was
         rows = int(keep * 200) - 40
         np.testing.assert_array_equal(read[:rows], read_photo(whole)[:rows])
+
+
+def test_a_progressive_jpeg_cut_between_two_scans_is_refused():
+    "Each scan is whole, and what is missing would only make it blurred."
+    whole = encoded(picture(200, 300), progressive=True)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", whole)]
+    assert len(scans) > 5
+    for at in scans:
+        with pytest.raises(ValueError, match="<bytes>: not a readable photo"):
+            read_photo(whole[:at])
+    assert read_photo(whole[: scans[-1]], lenient=True).shape == (200, 300, 3)
 
 
 def test_lenient_changes_nothing_about_a_whole_file():
@@ -250,29 +263,121 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path):
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
     )
 
 
-def jpeg_that_claims(width: int, height: int) -> bytes:
-    data = bytearray(encoded(picture()))
-    at = data.index(b"\xff\xc0")
-    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+SIZES = {  # what stands before a header's size, and how the size is written
+    "JPEG": (b"\xff\xc0\0\x11\x08", lambda width, height: struct.pack(">HH", height, width)),
+    "GIF": (b",\0\0\0\0", lambda width, height: struct.pack("<HH", width, height)),
+    "BMP": (b"\x28\0\0\0", lambda width, height: struct.pack("<ii", width, height)),
+    "TIFF": (b"\0\1\4\0\1\0\0\0", lambda width, height: struct.pack("<IHHII", width, 0x101, 4, 1, height)),
+    "WEBP": (b"\x9d\x01\x2a", lambda width, height: struct.pack("<HH", width, height)),
+    "JPEG2000": (b"ihdr", lambda width, height: struct.pack(">II", height, width)),
+}
+
+
+def claims(kind: str, width: int, height: int) -> bytes:
+    "A small whole file of that format whose header has another size."
+    data = bytearray(encoded(Image.new("P" if kind == "GIF" else "RGB", (16, 16)), kind))
+    before, size = SIZES[kind][0], SIZES[kind][1](width, height)
+    at = data.index(before) + len(before)
+    data[at : at + len(size)] = size
     return bytes(data)
 
 
-@pytest.mark.parametrize("bomb", [png_that_claims, jpeg_that_claims])
-def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(bomb, monkeypatch):
-    with pytest.raises(ValueError, match="<bytes>: not a readable photo .*178956970|178,956,970"):
-        read_photo(bomb(60000, 60000))
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def inflating(name: bytes, times: int) -> bytes:
+    "A PNG with chunks that decompress to 256 MiB each."
+    data, bomb = encoded(picture(), "PNG"), zlib.compress(bytes(2**28), 9)
+    at = data.index(b"IDAT") - 4
+    head = {b"iCCP": b"profile\0\0", b"zTXt": b"key\0\0", b"iTXt": b"key\0\1\0\0\0"}[name]
+    return data[:at] + chunk(name, head + bomb) * times + data[at:]
+
+
+def animation(kind: str, frames: int) -> bytes:
+    "A file of that many frames of 1500 x 1500, all of them its second one."
+    pair = [Image.new("RGB", (1500, 1500), colour) for colour in ("red", "blue")]
+    data = encoded(pair[0], kind, save_all=True, append_images=pair[1:])
+    if kind == "GIF":
+        start = data.rindex(b"\x21\xf9\x04")  # the graphic control extension before the second frame
+        return data[:-1] + data[start:-1] * frames + data[-1:]
+    data += data[data.rindex(b"ANMF") :] * frames
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+
+def test_bombs_are_refused_before_they_are_decoded_and_of_an_animation_one_frame_is(tmp_path):
+    "In a process of its own that may not take 128 MiB more than it has; each file would take a GiB or more."
+    files = {f"{kind}-size": claims(kind, 60000, 60000) for kind in SIZES if kind != "WEBP"}
+    files |= {"WEBP-size": claims("WEBP", 16383, 16383), "PNG-size": png_that_claims(60000, 60000)}
+    files |= {name.decode(): inflating(name, 8) for name in (b"iCCP", b"zTXt", b"iTXt")}
+    films = {f"{kind}-film": animation(kind, 500) for kind in ("GIF", "WEBP")}
+    for name, data in (files | films).items():
+        (tmp_path / name).write_bytes(data)
+    code = (
+        "import re, resource, sys; from pathlib import Path; from toolkit.photo import read_photo\n"
+        "held = 1024 * int(re.search(r'VmSize:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, held + 2**27))\n"
+        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
+        "    try: print(path.name, read_photo(path).shape)\n"
+        "    except ValueError as error: print(path.name, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said.keys() == files.keys() | films.keys(), done.stderr
+    refusal = "decompression bomb|at most 178,956,970|Decompressed data too large"
+    assert [name for name in files if not re.search(refusal, said[name])] == [], said
+    assert {said[name] for name in films} == {"(1500, 1500, 3)"}
+
+
+def with_scans(count: int, size: int) -> bytes:
+    "A progressive JPEG that says the same thing about its blocks again and again: 20 bytes a scan."
+    data = encoded(Image.new("L", (size, size), 128), progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    between = b"\xff\xfe\0\x06\xff\xd9ab"  # a comment with what looks like an end in it
+    return data[:-2] + (between + last[:12]) * count + b"\xff\xd9"
+
+
+def test_a_jpeg_of_endless_scans_is_refused_at_once():
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match=r"100006 scans of 1000000 pixels; at most 1,789,569,700 are read"):
+        read_photo(with_scans(100_000, 1000))
+    assert time.perf_counter() - started < 2
+    assert read_photo(with_scans(100, 200)).shape == (200, 200, 3)
+
+
+def test_what_looks_like_a_scan_after_the_photos_end_is_none(monkeypatch):
+    monkeypatch.setattr(photo, "MAX_SCANNED", 61 * 87 * 10)
+    for data in (encoded(picture()), encoded(picture(), progressive=True)):
+        np.testing.assert_array_equal(read_photo(data + b"\xff\xda" * 9999), read_photo(data))
+
+
+def test_more_pixels_than_the_limit_are_refused(monkeypatch):
     monkeypatch.setattr(photo, "MAX_PIXELS", 61 * 87 - 1)
-    with pytest.raises(ValueError, match="87 x 61 pixels; at most 5,306 are read"):
-        read_photo(encoded(picture()))
+    for kind in ("JPEG", "PNG"):
+        with pytest.raises(ValueError, match="<bytes>: not a readable photo .87 x 61 pixels; at most 5,306 are read"):
+            read_photo(encoded(picture(), kind))
+
+
+def test_too_little_memory_for_the_pixels_is_said(monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(photo, "_upright", full)
+    with pytest.raises(ValueError, match="<bytes>: not a readable photo .there is not enough memory for its pixels"):
+        read_photo(encoded(picture(), "PNG"))
+
+
+@pytest.mark.parametrize("broken", ["_upright", "to_rgb", "_jpeg_header"])
+def test_a_bug_of_ours_is_not_taken_for_a_broken_photo(monkeypatch, broken):
+    monkeypatch.setattr(photo, broken, lambda *_: [].nothing)
+    with pytest.raises(AttributeError, match="nothing"):
+        read_photo(encoded(picture(), "PNG"))
 
 
 def test_pillows_warning_about_large_photos_is_not_the_users(monkeypatch):

@@ -11,6 +11,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
 """The most pixels, height times width, that are decoded: Pillow's limit against decompression bombs; 512 MiB as RGB."""
+
+MAX_SCANNED = 10 * MAX_PIXELS
+"""The most pixels, times the scans they are spread over, of a JPEG: a progressive one has about 10. A scan may take a
+dozen bytes and every block of the photo, so that a file of a megabyte could keep a decoder busy for an hour."""
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .j2k".split()
@@ -40,12 +45,10 @@ def read_photo(source: str | Path | bytes, lenient: bool = False) -> np.ndarray:
     data, name = (source, "<bytes>") if isinstance(source, bytes) else (_file_bytes(Path(source)), str(source))
     try:
         return _read(data, lenient)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not a photo in a format that is read ({', '.join(FORMATS)})") from error
-    except (
-        Exception
-    ) as error:  # decoders raise anything: OSError, SyntaxError, struct.error, MemoryError, cv2.error, ...
-        raise ValueError(f"{name}: not a readable photo ({str(error).strip() or type(error).__name__})") from error
+    except _Unreadable as error:
+        raise ValueError(f"{name}: {error}") from error
+    except MemoryError as error:
+        raise ValueError(f"{name}: not a readable photo (there is not enough memory for its pixels)") from error
 
 
 def natural_key(text: str) -> tuple:
@@ -94,6 +97,24 @@ def _file_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
 
 
+class _Unreadable(ValueError):
+    "What is wrong with a file, without its name."
+
+
+@contextmanager
+def _decoder() -> Iterator[None]:
+    """Around calls of Pillow and OpenCV, never around code of ours: on a damaged file they raise anything (OSError,
+    SyntaxError, struct.error, TypeError, cv2.error, ...), and all of it means _Unreadable.
+    """
+    try:
+        with _pillow_quiet:
+            yield
+    except UnidentifiedImageError as error:
+        raise _Unreadable(f"not a photo in a format that is read ({', '.join(FORMATS)})") from error
+    except Exception as error:
+        raise _Unreadable(f"not a readable photo ({str(error).strip() or type(error).__name__})") from error
+
+
 def _jpeg_header(data: bytes) -> tuple[bool, bool]:
     """(ordinary, tagged), by the headers alone: whether OpenCV may decode it, and whether it may hold an orientation.
 
@@ -101,40 +122,67 @@ def _jpeg_header(data: bytes) -> tuple[bool, bool]:
     Tagged: it has an APP1 segment, where EXIF and XMP stand.
     Source: ITU-T T.81, annex B, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
     """
-    at, framed, tagged = 2, False, False
+    at, pixels, framed, tagged = 2, 0, False, False
     while data.startswith(b"\xff\xd8") and at + 10 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
         if marker == 0xDA:  # start of scan: the compressed data
+            if pixels <= MAX_PIXELS:  # else it is refused for its size
+                _check_scans(data, at, pixels)
             return framed, tagged
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             bits, components = data[at + 4], data[at + 9]
-            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            framed = marker <= 0xC2 and bits == 8 and components in (1, 3) and 0 < height * width <= MAX_PIXELS
+            pixels = int.from_bytes(data[at + 5 : at + 7]) * int.from_bytes(data[at + 7 : at + 9])
+            framed = marker <= 0xC2 and bits == 8 and components in (1, 3) and 0 < pixels <= MAX_PIXELS
         tagged |= marker == 0xE1
         at += 2 + length
     return False, tagged
 
 
+def _check_scans(data: bytes, at: int, pixels: int) -> None:
+    "Refuses a JPEG with more than MAX_SCANNED; its first scan begins at `at`."
+    if pixels * data.count(b"\xff\xda") <= MAX_SCANNED:  # the quick count takes in what only looks like a scan
+        return
+    scans = 0
+    while found := MARKER.search(data, at):
+        at, marker = found.end(), data[found.end() - 1]
+        if marker == 0xD9:  # end of image
+            break
+        scans += marker == 0xDA
+        at += int.from_bytes(data[at : at + 2])
+    if pixels * scans > MAX_SCANNED:
+        raise _Unreadable(f"not a readable photo ({scans} scans of {pixels} pixels; at most {MAX_SCANNED:,} are read)")
+
+
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+"""Of a JPEG's segment, in or after compressed data: not a stuffed 0xFF, and not a restart."""
+
+
 def _read(data: bytes, lenient: bool) -> np.ndarray:
     ordinary, tagged = _jpeg_header(data)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    photo = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if ordinary else None
+    with _decoder():
+        photo = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if ordinary else None
     if photo is None:  # also where OpenCV gave up, as on a file cut short: Pillow has the last word, and the reason
         return _read_with_pillow(data, lenient)
     if not tagged:
         return photo
-    with _pillow_quiet:
-        return _upright(photo, _orientation(Image.open(io.BytesIO(data), formats=("JPEG",))))
+    with _decoder():
+        orientation = _orientation(Image.open(io.BytesIO(data), formats=("JPEG",)))
+    return _upright(photo, orientation)
 
 
 def _read_with_pillow(data: bytes, lenient: bool) -> np.ndarray:
     ending = b"\xff\xd9" if lenient and data.startswith(b"\xff\xd8") else b""
-    with _pillow_quiet, Image.open(io.BytesIO(data + ending), formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+    with _decoder():
+        image = Image.open(io.BytesIO(data + ending), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise _Unreadable(
+            f"not a readable photo ({image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read)"
+        )
+    with _decoder():
         image.load()
         orientation = _orientation(image)  # after load(), which turns a TIFF upright
-        return _upright(np.array(to_rgb(image)), orientation)
+    return _upright(np.array(to_rgb(image)), orientation)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -142,11 +190,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):  # convert() would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of 32 bits (mode {image.mode}) have no agreed white; save it with 8 or 16")
+        raise _Unreadable(
+            f"not a readable photo (pixels of 32 bits (mode {image.mode}) have no agreed white; save it with 8 or 16)"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _orientation(image: Image.Image) -> int:
