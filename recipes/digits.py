@@ -77,6 +77,7 @@ def main(
         str, {"choices": ["auto", "fp16", "bf16", "fp32"]}
     ] = "fp32",  # of the forward pass; half gains nothing here
     seed: int = 0,  # of the weights, the order and the augmentation
+    save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
     out: Path | None = None,  # run folder (default: runs/digits/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
 ) -> list:
@@ -85,7 +86,7 @@ def main(
     folder = new_folder("digits", loss, out, resume)
     learn = learner(data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed)
     run = train.begin(folder, "digits", options, learn)
-    train.fit(learn, run, epochs)
+    train.fit(learn, run, epochs, save_every)
     train.evaluate(learn, run)
     device = learn.dls.device.type
     to_onnx(run.folder, device=device)

@@ -78,6 +78,7 @@ def main(
     device: str = "auto",  # auto, cuda or cpu
     precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "auto",  # of the forward pass
     seed: int = 0,  # of the head, the split, the order and the augmentation
+    save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
     out: Path | None = None,  # run folder (default: runs/hw1/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
 ) -> list:
@@ -86,7 +87,7 @@ def main(
     folder = new_folder("hw1", loss, out, resume)
     learn = learner(data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed)
     run = train.begin(folder, "hw1", options, learn)
-    train.fit(learn, run, epochs)
+    train.fit(learn, run, epochs, save_every)
     train.evaluate(learn, run)
     device = learn.dls.device.type
     to_onnx(run.folder, device=device)

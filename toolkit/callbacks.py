@@ -78,6 +78,57 @@ class LossScaler(Callback):
         self.overflow = False
 
 
+class FiniteLoss(Callback):
+    """Ends a fit whose loss is NaN or infinite with a ValueError that names epoch, step and photos.
+
+    On the CPU before that mini-batch can change a weight. On a GPU a few steps later, for want of asking it at each:
+    `check` asks. An overflow of fp16 gradients, which LossScaler skips, leaves the loss finite.
+    """
+
+    order = -5
+
+    def before_train(self) -> None:
+        self._begin()
+
+    def before_validate(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        device = self.dls.device
+        self.first = torch.full((), -1, device=device)  # mini-batch with a loss that is not finite
+        self.seen = torch.full((), -1, pin_memory=device.type == "cuda")  # the same, as far as the host knows
+
+    def after_loss(self) -> None:
+        finite = torch.isfinite(self.loss.detach()).all() | (self.first >= 0)
+        self.first = torch.where(finite, self.first, self.iter)
+        self.seen.copy_(self.first, non_blocking=True)
+        if int(self.seen) >= 0:
+            self._stop()
+
+    def after_train(self) -> None:
+        self.check()
+
+    def after_validate(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        "End the fit where any loss of this pass was not finite, waiting for the device to know."
+        if int(self.first) >= 0:
+            self._stop()
+
+    def _stop(self) -> None:
+        batch, group = int(self.first), self.accumulate.n if hasattr(self.learn, "accumulate") else 1
+        epoch = self.dls.train.draws.epoch + 1
+        where = f"step {batch // group + 1}" if self.training else f"validation batch {batch + 1}"
+        photos = ", ".join(self.dls.data.relative(photo) for photo in self.dl.batch_photos(batch))
+        self.learn.end_with(
+            ValueError(
+                f"the loss is not finite in epoch {epoch}, {where}: try a lower --lr, or --precision fp32\n"
+                f"its photos: {photos}"
+            )
+        )
+
+
 class _SmoothLoss(AvgSmoothLoss):
     "fastai's smoothed training loss, kept on the loss's own device instead of copied to the host at every batch."
 

@@ -15,14 +15,17 @@ and runs it: so the decorated function comes last in its file. Exit status:
     0    done
     1    a bug of ours: the traceback is shown
     2    the user's input or machine is wrong: one or two lines on stderr
-    130  interrupted
+    130  interrupted, by Ctrl-C or SIGTERM
+    141  the reader of a pipe left: what had been written is kept
 """
 
 import contextlib
 import inspect
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_origin
@@ -56,8 +59,9 @@ def _runs_as_script(frame) -> bool:
 
 def run(function: Callable, arguments: list[str], status: Callable[[object], int] = lambda result: 0) -> int:
     "Calls `function` with the command line's `arguments`; the exit status. Bugs propagate as they are."
+    _occupy_closed_streams()
     try:
-        with _quiet():
+        with _quiet(), _terminable():
             result = function(**parsed(function, arguments))
             if sys.stdout:
                 sys.stdout.flush()
@@ -65,14 +69,48 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
     except KeyboardInterrupt as interrupt:
         print(interrupt if str(interrupt) else "interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe left (`| head`); later flushes go nowhere
+    except BrokenPipeError as error:  # the reader of a pipe left (`| head`); later flushes go nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _tell_notes(error)
         return 141
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
         if (message := user_message(error)) is None:
             raise
         print(f"error: {message}", file=sys.stderr)
+        _tell_notes(error)
         return 2
+
+
+def _tell_notes(error: Exception) -> None:
+    "What was added to the error on its way, such as what is saved and how to go on."
+    for note in getattr(error, "__notes__", []):
+        print(note, file=sys.stderr)
+
+
+def _occupy_closed_streams() -> None:
+    "Where stdin, stdout or stderr was closed, the next file opened would get its number, and what is printed."
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
+@contextlib.contextmanager
+def _terminable():
+    "SIGTERM ends a command as Ctrl-C does, so that it tidies up."
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt("terminated")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -128,8 +166,14 @@ def _worker_message(error: Exception) -> str | None:
     """What a DataLoader worker met, if it is for the user.
 
     torch raises the error again in this process, of the same type, with the worker's traceback as its text:
-    `Caught ValueError in DataLoader worker process 0.`, the frames, `ValueError: the message`.
+    `Caught ValueError in DataLoader worker process 0.`, the frames, `ValueError: the message`. Where the system killed
+    a worker, it says so in a RuntimeError.
     """
+    if killed := re.match(r"DataLoader worker \(pid.+?\) (is killed by signal: .+?|exited unexpectedly)\b", str(error)):
+        return (
+            f"{killed[0].rstrip()}: a process that reads photos is gone, as where memory runs out; "
+            "try fewer --workers, or 0"
+        )
     text = str(error).rstrip()
     frames = list(re.finditer(r'^  File "(.+)", line \d+, in .+\n +(.+)$', text, re.MULTILINE))
     if not re.match(r"Caught \w+ in DataLoader worker process", text) or not frames:

@@ -4,14 +4,16 @@ import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import fastai.callback.hook  # noqa: F401  gives Learner summary
 import fastai.callback.schedule  # noqa: F401  gives it lr_find, fit_one_cycle, fine_tune
 import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
 import torch
-from fastai.callback.core import Callback, TrainEvalCallback
+from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastai.data.core import DataLoaders
-from fastai.learner import CastToTensor, Learner
+from fastai.learner import CastToTensor
+from fastai.learner import Learner as FastaiLearner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from safetensors import SafetensorError
@@ -25,6 +27,35 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss
 from toolkit.model import make_model
 from toolkit.run import Run
+
+
+class Learner(FastaiLearner):
+    """fastai's Learner, whose `fit` is tidy after an error or Ctrl-C too: they end it as fastai's own cancelling does,
+    so that every callback puts back what it changed and the model is in eval mode, and then go on their way.
+    """
+
+    fault: BaseException | None = None
+
+    def end_with(self, error: BaseException) -> NoReturn:
+        "Called by a callback: end the fit, which then raises `error` as it is; fastai would put words before it."
+        self.fault = error
+        raise CancelFitException
+
+    def _do_fit(self) -> None:
+        try:
+            super()._do_fit()
+        except CancelFitException:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            self.end_with(error)
+
+    def _end_cleanup(self) -> None:
+        super()._end_cleanup()
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            self.model.eval()
+            self.opt.zero_grad()
+            raise fault
 
 
 def make_learner(

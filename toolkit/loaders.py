@@ -1,5 +1,6 @@
 """A DataSet -> fastai DataLoaders, whose order and augmentation follow from (seed, epoch, sample) and nothing else."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from toolkit.augment import reseed, train_transform
 from toolkit.data import DataSet
 from toolkit.photo import read_photo, to_rgb
 from toolkit.preprocess import prepare
+
+WORKER_GRACE = 20
+"Seconds for which a worker told to terminate reads on, so that the optimiser step under way can be finished and saved."
 
 
 class Photo(np.ndarray):
@@ -59,7 +63,8 @@ class Draws:
     "Which random draws come next; shared by the loaders of one DataLoaders, and copied into their workers."
 
     seed: int
-    next_epoch: int = 0  # of the next pass over a training set; a callback may set it
+    next_epoch: int = 0  # of the next pass over a training set; a callback may set it, and the next too
+    skip: int = 0  # photos at the beginning of that pass that are left out, as trained on before
     epoch: int = 0
     sample: int = 0
 
@@ -112,6 +117,18 @@ class PhotoLoader(TfmdDL):
             self.draws.epoch = self.draws.next_epoch
             self.draws.next_epoch += 1
 
+    def get_idxs(self) -> list[int]:
+        "The order of a pass, less what it skips; the whole of it is kept as `order`."
+        self.order = super().get_idxs()
+        if self.dataset.split_idx != 0:
+            return self.order
+        skip, self.draws.skip = self.draws.skip, 0
+        return self.order[skip:]
+
+    def batch_photos(self, batch: int) -> list[Path]:
+        "The photos in the mini-batch of this number, from 0, of the pass that was begun last."
+        return [self.items[index] for index in self.order[batch * self.bs : (batch + 1) * self.bs]]
+
     def shuffle_fn(self, indices: list[int]) -> list[int]:
         return np.random.default_rng((self.draws.seed, self.draws.epoch)).permutation(indices).tolist()
 
@@ -121,6 +138,9 @@ class PhotoLoader(TfmdDL):
 
     def wif(self) -> None:
         cv2.setNumThreads(0)  # the workers are the parallelism
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the workers too, a cluster SIGTERM
+        if hasattr(signal, "alarm"):
+            signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 
     def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
         "fastai's, but a loss or metric stays on its device: the host asks for it once an epoch, not every batch."

@@ -3,18 +3,23 @@
 Free of torch at import, so that `export` can read a run without it.
 """
 
+import csv
 import importlib.metadata
+import io
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -38,9 +43,31 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename in (None, str(beside)):  # a disk that is full says so without a name
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def lock(folder: Path) -> FileLock:
+    """Hold `folder` for this process alone, as long as the result lives, and clear what a killed one left half written.
+
+    The system lets go of it however the process ends. Raises FileExistsError where another process holds it, OSError
+    where it can't be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / ".lock", timeout=0, is_singleton=True)  # one a process, so that a notebook may begin again
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise FileExistsError(f"{folder} is in use by a run that has not ended: give another --out, or wait") from error
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name):  # what `replacing` writes beside
+            path.unlink()
+    return held
 
 
 def _umask() -> int:
@@ -71,11 +98,19 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    "Write a CSV, whole or not at all, as Python's csv module reads it back."
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomic(path, text.getvalue())
+
+
 @dataclass(frozen=True)
 class Run:
     "A run folder that exists and holds a recipe.json."
 
     folder: Path
+    held: FileLock | None = field(default=None, repr=False, compare=False)  # of a run that is being written
 
     def path(self, name: str) -> Path:
         "Where the file `name` of this run lies."

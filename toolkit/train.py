@@ -1,39 +1,34 @@
 """Training into a run folder: begin or take up a run, keep the best weights, write each epoch, evaluate the best."""
 
-import csv
-import io
-import random
+import gc
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.learner import Learner
-from fastai.torch_core import find_bs
 from fastcore.imports import IN_NOTEBOOK
-from safetensors.torch import save_file
 
 from toolkit import metrics
-from toolkit.learner import load_weights
-from toolkit.run import Run, git_revision, replacing, versions, write_atomic, write_json
+from toolkit.callbacks import FiniteLoss
+from toolkit.checkpoint import HISTORY, Checkpoint, read_state
+from toolkit.interrupt import stopping_at_a_step
+from toolkit.learner import Learner, load_weights
+from toolkit.run import Run, git_revision, lock, versions, write_csv, write_json
 
-HISTORY = "epoch train_loss valid_loss accuracy lr seconds".split()
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
-FREE = {"data", "epochs", "workers", "device", "out", "resume"}  # may change on resume; the data by its fingerprint
+FREE = {"data", "epochs", "workers", "device", "save_every", "out", "resume"}  # may change on resume, data but by name
 
 
 def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) -> Run:
     """The run in `folder`: a new one, its recipe.json written, or the one that is there to be resumed.
 
     options: the recipe's own, as its command line names them; what `auto` chose is put in their place.
-    Raises ValueError for options too few to rebuild it by, and where a run is resumed by another method or on other
-    data than it was begun with.
+    The run holds its folder, as long as it lives. Raises FileExistsError where another one does, ValueError for options
+    too few to rebuild it by, and where a run is resumed by another method or on other data than it was begun with.
     """
     if missing := sorted(NEEDED - options.keys()):
         raise ValueError(f"options lack {', '.join(missing)}: without it the run can't be rebuilt")
@@ -44,13 +39,15 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
     }
     options = {name: str(value) if isinstance(value, Path) else value for name, value in (options | chosen).items()}
     said = _recipe(recipe, options, learn)
-    run = Run(folder)
+    run = Run(folder, lock(folder))
     if run.path("recipe.json").is_file():
+        if not options.get("resume", True):  # it was begun while this one got ready
+            raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         _same_method(run, said)
         said |= {"created": run.recipe["created"]}
     write_json(run.path("recipe.json"), said)
     _tell(folder, said)
-    return Run(folder)
+    return Run(folder, run.held)
 
 
 def _recipe(recipe: str, options: dict[str, Any], learn: Learner) -> dict[str, Any]:
@@ -104,26 +101,58 @@ def _tell(folder: Path, said: dict[str, Any]) -> None:
     )
 
 
-def fit(learn: Learner, run: Run, epochs: int) -> None:
+def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
     """Train `learn` up to `epochs` epochs from wherever `run` stands; in the end it has the best weights.
 
-    After each epoch history.csv and last.pt are written, and best.safetensors if the accuracy is the best yet.
+    After each epoch history.csv and last.pt are written, and best.safetensors if the accuracy is the best yet; last.pt
+    every `save_every` optimiser steps too. SIGINT (Ctrl-C) and SIGTERM write it at the next step and then raise
+    KeyboardInterrupt. Where memory runs out, mini-batches are halved and twice as many of them accumulated.
+    Raises ValueError for a loss that is not finite, naming the photos. Every error says what is saved, in a note.
     """
-    if epochs < 1:
-        raise ValueError(f"--epochs {epochs}: give 1 or more")
-    checkpoint = Checkpoint(run, epochs)
+    if epochs < 1 or save_every < 0:
+        raise ValueError(f"--epochs {epochs} --save_every {save_every}: give 1 or more epochs, 0 (off) or more steps")
+    checkpoint = Checkpoint(run, epochs, save_every)
     if checkpoint.finished >= epochs:
         print(f"all {epochs} epochs are done", flush=True)
-    elif checkpoint.finished:
-        print(f"going on after epoch {checkpoint.finished} of {epochs}", flush=True)
-    with nullcontext() if IN_NOTEBOOK or sys.stdout.isatty() else _epoch_lines(learn):
-        if checkpoint.finished < epochs:
-            try:
-                learn.fit(epochs - checkpoint.finished, cbs=checkpoint)
-            except KeyboardInterrupt:
-                saved = f"epoch {checkpoint.finished} of {epochs} is saved, go on with --out {run.folder} --resume"
-                raise KeyboardInterrupt(f"interrupted: {saved}") from None
+    elif checkpoint.state:
+        print(f"going on after {checkpoint.saved}", flush=True)
+    if checkpoint.state:
+        checkpoint.write_history()  # a kill may have come between the two files
+    with nullcontext() if _draws_a_bar() else _epoch_lines(learn), stopping_at_a_step(checkpoint):
+        try:
+            while checkpoint.finished < epochs:
+                _fit_in_memory(learn, checkpoint)
+            if checkpoint.stop:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(checkpoint)}") from None
+        except Exception as error:
+            error.add_note(_how_to_go_on(checkpoint))
+            raise
     load_weights(learn.model, run.path("best.safetensors"))
+
+
+def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
+    "Fit to the end, or until memory ran out and `checkpoint` stands ready to go on with smaller mini-batches."
+    try:
+        learn.fit(checkpoint.epochs - checkpoint.finished, cbs=[FiniteLoss(), checkpoint])
+        return
+    except torch.OutOfMemoryError as error:
+        halved = checkpoint.halve()
+        if halved is None:
+            raise ValueError(f"{str(error).splitlines()[0]} Try a smaller --bs, --image_size or --arch") from error
+    print(halved, flush=True)
+    gc.collect()  # the error held on to all that the failed pass had computed
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _how_to_go_on(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.saved} is saved, go on with --out {checkpoint.target.folder} --resume"
+
+
+def _draws_a_bar() -> bool:
+    return IN_NOTEBOOK or bool(sys.stdout and sys.stdout.isatty())
 
 
 @contextmanager
@@ -147,103 +176,6 @@ class EpochLines(Callback):
         )
 
 
-class Checkpoint(Callback):
-    """Writes a run's files after each epoch, and takes up where last.pt left off.
-
-    last.pt is the truth: it holds the history too, so that a kill between two files loses and doubles nothing.
-    Weights are the best by validation accuracy; of equals the earliest.
-    """
-
-    order = 70  # after the Recorder and the schedule
-
-    def __init__(self, run: Run, epochs: int):
-        self.target, self.epochs, self.state = run, epochs, _read_state(run.path("last.pt"))
-        self.finished = self.state["epoch"] if self.state else 0
-        self.rows = self.state["history"] if self.state else []
-        self.best = self.state["best"] if self.state else {"epoch": 0, "accuracy": -1.0}
-
-    def before_fit(self) -> None:
-        if self.state:
-            self._restore(self.state)
-
-    def before_train(self) -> None:
-        self.dl.draws.next_epoch = self.finished  # finished epochs, over all fits: what the random draws go by
-        self.rate, self.start = self.opt.hypers[-1]["lr"], time.perf_counter()
-        self.total, self.seen = 0.0, 0
-
-    def after_batch(self) -> None:
-        if self.training:
-            count = find_bs(self.yb)
-            self.total, self.seen = self.total + self.loss.detach() * count, self.seen + count
-
-    def after_epoch(self) -> None:
-        self.finished += 1
-        accuracy = float(self.recorder.metrics[0].value)
-        figures = float(self.total) / self.seen, float(self.recorder.loss.value), accuracy, self.rate
-        self.rows.append([self.finished, *figures, time.perf_counter() - self.start])
-        if accuracy > self.best["accuracy"]:
-            self.best = {"epoch": self.finished, "accuracy": accuracy}
-            with replacing(self.target.path("best.safetensors")) as beside:
-                save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, beside)
-        with replacing(self.target.path("last.pt")) as beside:
-            torch.save(self._snapshot(), beside)
-        write_atomic(self.target.path("history.csv"), _csv_text(HISTORY, self.rows))
-
-    def _snapshot(self) -> dict[str, Any]:
-        "Everything a resume needs, of types that torch.load(weights_only=True) takes."
-        return {
-            "epoch": self.finished,
-            "history": self.rows,
-            "best": self.best,
-            "model": self.model.state_dict(),
-            "opt": self.opt.state_dict(),
-            "callbacks": {name: part.state_dict() for name, part in self._parts().items()},
-            "random": _random_state(),
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.opt.load_state_dict(state["opt"])
-        for name, part in self._parts().items():
-            part.load_state_dict(state["callbacks"][name])
-        _set_random_state(state["random"])
-
-    def _parts(self) -> dict[str, Any]:
-        "What else keeps state from step to step: the schedule and the loss scale."
-        kept = {cb.name: getattr(cb, "scheduler", getattr(cb, "scaler", None)) for cb in self.learn.cbs}
-        return {name: part for name, part in kept.items() if part is not None}
-
-
-def _read_state(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch.load raise anything
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} can't be read ({reason}): restore it, or begin a new run") from error
-
-
-def _random_state() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "numpy": [kind, keys.tolist(), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    random.setstate(state["python"])
-
-
 def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     "metrics.json, returned too, and valid_predictions.csv of `learn` as it is: the best weights, after `fit`."
     data, classes = learn.dls.data, learn.dls.vocab
@@ -254,14 +186,16 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
         [data.relative(photo), label, classes[index], f"{sure:.6f}"]
         for (photo, label), index, sure in zip(data.valid.items(), predicted, confidence, strict=True)
     ]
-    write_atomic(run.path("valid_predictions.csv"), _csv_text("file label prediction confidence".split(), rows))
-    state = _read_state(run.path("last.pt"))
+    write_csv(run.path("valid_predictions.csv"), "file label prediction confidence".split(), rows)
+    state = read_state(run.path("last.pt"))
     seconds = [row[-1] for row in state["history"]]
     found = {
         "best_epoch": state["best"]["epoch"],
         "epochs": state["epoch"],
         **metrics.summary(probabilities, labels),
         "seconds": sum(seconds),
+        "bs": state["bs"],
+        "accum": state["accum"],
         "images_per_second": len(data.train) * len(seconds) / sum(seconds),
         "peak_memory_bytes": _peak_memory(learn.dls.device),
     }
@@ -286,12 +220,9 @@ def _peak_memory(device: torch.device) -> int:
     "Bytes at most held so far: on the GPU where that is the device, else by this process (workers not counted)."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; its ru_maxrss would begin with the peak of the process that started this one
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _csv_text(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()

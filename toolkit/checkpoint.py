@@ -1,0 +1,222 @@
+"""What a run needs to go on with the same bits: written to last.pt after each epoch, and at a step inside one."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from fastai.callback.core import Callback
+from fastai.torch_core import find_bs
+
+from toolkit.run import Run, replacing, write_atomic, write_csv
+
+HISTORY = "epoch train_loss valid_loss accuracy lr seconds".split()
+BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0}  # of an epoch: photos trained on, the sum of their losses, time
+
+
+class Checkpoint(Callback):
+    """Writes a run's files after each epoch, and goes on from where last.pt stands, inside an epoch too.
+
+    last.pt is the truth: it holds the history too, so that a kill between two files loses and doubles nothing. Weights
+    are the best by validation accuracy; of equals the earliest. last.pt is written every `save_every` optimiser steps
+    too, and at the next one after `stop` was set, which then ends the fit with KeyboardInterrupt. Needs FiniteLoss
+    beside it: what a loss that is not finite has reached is never saved.
+    """
+
+    order = 70  # after the Recorder and the schedule
+
+    def __init__(self, run: Run, epochs: int, save_every: int = 0):
+        self.target, self.epochs, self.save_every, self.stop = run, epochs, save_every, False
+        self.state = read_state(run.path("last.pt"))
+        self._stand(self.state or {"epoch": 0, "history": [], "best": {"epoch": 0, "accuracy": -1.0}, "inside": BEGIN})
+        self.saved = self._position()
+
+    def _stand(self, state: dict[str, Any]) -> None:
+        self.finished, self.rows, self.best = state["epoch"], list(state["history"]), state["best"]
+        self.inside = state["inside"]
+
+    def _position(self) -> str:
+        seen = self.inside["seen"]
+        return f"epoch {self.finished + bool(seen)} of {self.epochs}" + (f" up to its photo {seen}" if seen else "")
+
+    # The events of fastai's loop
+
+    def before_fit(self) -> None:
+        self.random, self.mark, self.stepping = None, None, False
+        if self.state:
+            try:
+                self._restore(self.state)
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                path, reason = self.target.path("last.pt"), f"{type(error).__name__}: {error}".splitlines()[0]
+                self.learn.end_with(ValueError(f"{path} is not a state of this run ({reason}): begin a new one"))
+        self.group = self.accumulate.n if hasattr(self.learn, "accumulate") else 1
+
+    def before_train(self) -> None:
+        self.seen, self.total = self.inside["seen"], self.inside["total"]
+        self.dl.draws.next_epoch, self.dl.draws.skip = self.finished, self.seen
+        self.skipped = self.seen // self.dl.bs
+        self.start, self.rate = time.perf_counter() - self.inside["seconds"], self.opt.hypers[-1]["lr"]
+        self.mark = None
+
+    def before_batch(self) -> None:
+        if self.training:
+            self.learn.iter += self.skipped
+            if self.mark is None:
+                self._mark_step()
+
+    def before_step(self) -> None:
+        self.stepping = True
+
+    def after_step(self) -> None:
+        self.stepping = False
+
+    def after_batch(self) -> None:
+        if self.training:
+            count = find_bs(self.yb)
+            self.total, self.seen = self.total + self.loss.detach() * count, self.seen + count
+            if (self.iter + 1) % self.group and self.iter + 1 < self.n_iter:
+                return  # between two optimiser steps
+            self._mark_step()
+            if self.stop or (self.save_every and (self.iter + 1) // self.group % self.save_every == 0):
+                self._save_step()
+        elif self.stop:
+            self._save_step()
+        if self.stop:
+            self.learn.end_with(KeyboardInterrupt())
+
+    def after_train(self) -> None:
+        if self.mark is None:  # all of this epoch's training was done before
+            self._mark_step()
+
+    def after_epoch(self) -> None:
+        self.finished, self.inside = self.finished + 1, BEGIN
+        accuracy = float(self.recorder.metrics[0].value)
+        figures = float(self.total) / self.seen, float(self.recorder.loss.value), accuracy, self.rate
+        self.rows.append([self.finished, *figures, time.perf_counter() - self.start])
+        try:
+            if accuracy > self.best["accuracy"]:
+                self.best = {"epoch": self.finished, "accuracy": accuracy}
+                weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+                write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
+            self._write(self._state() | {"random": random_state()})
+            self.write_history()
+        except OSError as error:
+            self.learn.end_with(error)
+
+    def write_history(self) -> None:
+        "history.csv, as last.pt has it."
+        write_csv(self.target.path("history.csv"), HISTORY, self.rows)
+
+    # Where a step begins, and the state there
+
+    def _mark_step(self) -> None:
+        "Remember what the next optimiser step begins with and its forward passes change."
+        if self.random:  # a resumed epoch's first: its loader has drawn by now, as it had when this was saved
+            set_random_state(self.random)
+            self.random = None
+        self.inside = {"seen": self.seen, "total": self.total, "seconds": time.perf_counter() - self.start}
+        self.mark = {"random": random_state(), "buffers": [buffer.clone() for buffer in self.model.buffers()]}
+
+    def _save_step(self) -> None:
+        self.finite_loss.check()
+        try:
+            self._write(self._state() | {"random": self.mark["random"]})
+        except OSError as error:
+            self.learn.end_with(error)
+
+    def _write(self, state: dict[str, Any]) -> None:
+        path = self.target.path("last.pt")
+        with replacing(path) as beside, beside.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch 2.14 puts an error of its own over the file's
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        self.saved = self._position()
+
+    def _state(self) -> dict[str, Any]:
+        "All that a resume needs but the generators, of types that torch.load(weights_only=True) takes."
+        return {
+            "epoch": self.finished,
+            "history": self.rows,
+            "best": self.best,
+            "inside": self.inside,
+            "bs": self.dls.train.bs,
+            "accum": self.group,
+            "model": self.model.state_dict(),
+            "opt": self.opt.state_dict(),
+            "callbacks": {name: part.state_dict() for name, part in self._parts().items()},
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._stand(state)
+        self.model.load_state_dict(state["model"])
+        self.opt.load_state_dict(state["opt"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state["callbacks"][name])
+        self.dls.train.bs = self.dls.valid.bs = state["bs"]  # smaller than asked for where memory ran out
+        if hasattr(self.learn, "accumulate"):
+            self.accumulate.n = state["accum"]
+        if self.inside["seen"]:
+            self.random = state["random"]
+        else:
+            set_random_state(state["random"])
+
+    def _parts(self) -> dict[str, Any]:
+        "What else keeps state from step to step: the schedule and the loss scale."
+        kept = {cb.name: getattr(cb, "scheduler", getattr(cb, "scaler", None)) for cb in self.learn.cbs}
+        return {name: part for name, part in kept.items() if part is not None}
+
+    # Out of memory
+
+    def halve(self) -> str | None:
+        """Have the next fit begin at the last optimiser step, the same photos to a step in mini-batches half as large.
+
+        What it says about that; None where it can't be done: one photo a mini-batch, a learner without Accumulate, or
+        an optimiser that stopped half-way.
+        """
+        photos, bs = self.group * self.dls.train.bs, self.dls.train.bs
+        if self.mark is None or self.stepping or bs == 1 or not hasattr(self.learn, "accumulate"):
+            return None
+        with torch.no_grad():
+            for buffer, kept in zip(self.model.buffers(), self.mark["buffers"], strict=True):
+                buffer.copy_(kept)
+        smaller = next(size for size in range(bs // 2, 0, -1) if photos % size == 0)
+        accum = photos // smaller
+        self.state = self._state() | {"random": self.mark["random"], "bs": smaller, "accum": accum}
+        return f"out of memory: going on with {accum} mini-batches of {smaller} to a step, not {self.group} of {bs}"
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    "What last.pt holds, nothing of it run; None where there is none. Raises ValueError where it can't be read."
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch.load raise anything
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} can't be read ({reason}): restore it, or begin a new run") from error
+
+
+def random_state() -> dict[str, Any]:
+    "The state of every generator that training may draw from: torch's, CUDA's, numpy's and Python's."
+    kind, keys, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [kind, keys.tolist(), *rest],
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    "Put the generators where `random_state` found them."
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    random.setstate(state["python"])

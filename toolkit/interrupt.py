@@ -1,0 +1,38 @@
+"""Ctrl-C and the like, put off until an optimiser step is done and saved."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.checkpoint import Checkpoint
+
+
+@contextmanager
+def stopping_at_a_step(checkpoint: "Checkpoint") -> Iterator[None]:
+    "A signal to end makes `checkpoint` save and stop at the next step; a second one raises KeyboardInterrupt at once."
+
+    def ask(number: int, frame: object) -> None:
+        if checkpoint.stop:
+            raise KeyboardInterrupt
+        checkpoint.stop = True
+        os.write(2, b"stopping after this optimiser step; once more to stop at once\n")  # a print may be under way
+
+    handlers = _to_replace() if threading.current_thread() is threading.main_thread() else {}
+    for number in handlers:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _to_replace() -> dict[int, Any]:
+    "Handlers of Ctrl-C, of a system's or cluster's request, of a closed terminal; not what is ignored, as under nohup."
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    return {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
