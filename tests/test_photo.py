@@ -354,7 +354,7 @@ def test_a_jpeg_of_endless_scans_is_refused_at_once():
 def test_what_looks_like_a_scan_after_the_photos_end_is_none(monkeypatch):
     monkeypatch.setattr(photo, "MAX_SCANNED", 61 * 87 * 10)
     for data in (encoded(picture()), encoded(picture(), progressive=True)):
-        np.testing.assert_array_equal(read_photo(data + b"\xff\xda\0\2" * 9999), read_photo(data))
+        np.testing.assert_array_equal(read_photo(data + b"\0\0" + b"\xff\xda\0\2" * 9999), read_photo(data))
 
 
 def test_more_pixels_than_the_limit_are_refused(monkeypatch):

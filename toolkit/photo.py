@@ -23,7 +23,7 @@ MAX_PIXELS = 178_956_970
 
 MAX_SCANNED = 10 * MAX_PIXELS
 """The most pixels, times the scans they are spread over, of a JPEG: a progressive one has about 10. A scan may take a
-dozen bytes and every block of the photo, so that one of a megabyte could keep a decoder busy for half an hour."""
+dozen bytes and visit the whole photo: a file of a megabyte could keep a decoder busy for half an hour."""
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .j2k".split()
