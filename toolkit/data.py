@@ -3,7 +3,8 @@
 import csv
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class DataSet:
     train: dict[Path, str]
     valid: dict[Path, str]
     test: dict[str, Path] = field(default_factory=dict)  # by the name that a submission gives it
+    left_out: dict[Path, str] = field(default_factory=dict)  # what `without` took away, and why
 
     @property
     def root(self) -> Path:
@@ -48,8 +50,23 @@ class DataSet:
         digest = hashlib.sha256()
         labelled = [("train", *pair) for pair in self.train.items()] + [("valid", *pair) for pair in self.valid.items()]
         for split, path, label in [*labelled, *(("test", path, "") for path in self.test.values())]:
-            digest.update(f"{split}\0{label}\0{self.relative(path)}\0{path.stat().st_size}\n".encode())
+            line = f"{split}\0{label}\0{self.relative(path)}\0{path.stat().st_size}\n"
+            digest.update(line.encode(errors="surrogatepass"))  # a file's name need not be unicode
         return digest.hexdigest()
+
+    def without(self, photos: Mapping[Path, str]) -> "DataSet":
+        """The data set less `photos`, which are given with the reason; its `left_out` has them.
+
+        Raises ValueError where a class then has no photo to train on, or there is none to validate on.
+        """
+        train = {path: label for path, label in self.train.items() if path not in photos}
+        valid = {path: label for path, label in self.valid.items() if path not in photos}
+        test = {name: path for name, path in self.test.items() if path not in photos}
+        left = replace(self, train=train, valid=valid, test=test, left_out={**self.left_out, **photos})
+        empty = [name for name in self.classes if left.classes and name not in left.counts]
+        if empty:
+            raise ValueError(f"no photo of class {empty[0]} is left to train on in {self.path} ({len(empty)} such)")
+        return _checked(left)
 
 
 def find_data(data: str | Path, seed: int = 0) -> DataSet:
