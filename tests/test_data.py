@@ -150,3 +150,29 @@ def test_a_file_that_is_no_csv_is_refused(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x81" * 9)
     with pytest.raises(ValueError, match="not a CSV|has columns"):
         find_data(tmp_path / "x.csv")
+
+
+def test_photos_left_out_are_in_no_split_and_named_with_the_reason(homework):
+    data = find_data(homework)
+    gone = {homework / "train/3/a2.png": "cut short", homework / "val/3/v.png": "empty", homework / "test/t9.png": "?"}
+    left = data.without(gone)
+    assert (len(left.train), len(left.valid), list(left.test)) == (23, 11, ["t10.png"])
+    assert left.left_out == gone
+    assert data.left_out == {}
+    assert left.counts["3"] == 1
+    more = left.without({homework / "train/4/a2.png": "empty"})
+    assert len(more.left_out) == 4
+    for path in gone:
+        path.unlink()
+    (homework / "val/3").rmdir()
+    assert left.fingerprint == find_data(homework).fingerprint
+
+
+def test_a_class_or_the_validation_set_may_not_be_left_out_whole(homework):
+    data = find_data(homework)
+    with pytest.raises(ValueError, match=r"no photo of class 3 is left to train on in .* \(1 such\)"):
+        data.without({path: "" for path, label in data.train.items() if label == "3"})
+    with pytest.raises(ValueError, match="no photos to validate on"):
+        data.without(dict.fromkeys(data.valid, ""))
+    with pytest.raises(ValueError, match="no photos to train on"):
+        data.without(dict.fromkeys(data.train, ""))
