@@ -163,6 +163,9 @@ def test_ctrl_c_ends_it_and_the_processes_it_started(sound, dangerous_house):
         command, cwd=dangerous_house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as checking:
         wait_for(lambda: asleep.exists() and asleep.read_text())
+        os.kill(int(asleep.read_text()), signal.SIGINT)  # that process alone does not mind
+        with pytest.raises(subprocess.TimeoutExpired):
+            checking.wait(0.3)
         os.killpg(checking.pid, signal.SIGINT)  # as a terminal does it: all of them
         out, err = checking.communicate(timeout=20)
     assert (checking.returncode, out, err) == (130, b"", b"interrupted\n")
@@ -314,6 +317,17 @@ def test_a_folder_that_find_data_refuses_ends_with_its_message(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert "none does not exist" in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+
+
+def test_decoders_written_in_c_say_nothing_on_stderr(odd, sound):
+    with (sound / "list.csv").open("w", newline="") as file:
+        rows = [(path.resolve(), "ab"[number % 2]) for number, path in enumerate(find_photos(odd))]
+        csv.writer(file).writerows([("path", "label"), *rows])
+    done = run(sound / "list.csv", "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert {"unreadable", "leak", "tiny", "narrow"} < {
+        finding["kind"] for finding in json.loads(done.stdout)["findings"]
+    }
 
 
 @ON_LINUX

@@ -5,6 +5,7 @@ A process that dies is named by the one file it held, whose verdict that is; ano
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -119,6 +120,7 @@ def _start() -> subprocess.Popen:
 def answer() -> None:
     "The loop of the process that reads."
     cv2.setNumThreads(0)
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what Pillow logs
     replies, sys.stderr = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(2), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # where decoders written in C complain, at length
