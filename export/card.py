@@ -4,13 +4,13 @@ It is refused, naming the reason, where it is no ONNX file, keeps weights outsid
 outputs than the contract's, or carries metadata that is missing, no JSON or at odds with its graph.
 """
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.preprocess import check
+from toolkit.run import classes_fault, parse_json
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -83,9 +83,9 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
     found = session.get_modelmeta().custom_metadata_map
     names = ("classes", "preprocess", "recipe", "metrics", "verification")
     card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
-    for fault in (_classes_fault(card.classes, session), _preprocess_fault(card.preprocess, session)):
-        if fault:
-            raise ValueError(f"{model}: {fault}; export it again with `python -m export.to_onnx RUN`")
+    fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
+    if fault:
+        raise ValueError(f"{model}: {fault}; export it again with `python -m export.to_onnx RUN`")
     return card
 
 
@@ -93,21 +93,17 @@ def _json(found: dict, name: str, model):
     if name not in found:
         raise ValueError(f"{model} carries no {name!r}: export it with `python -m export.to_onnx RUN`")
     try:
-        return json.loads(found[name])
-    except (ValueError, RecursionError) as error:
+        return parse_json(found[name])
+    except ValueError as error:
         raise ValueError(f"{model}: its {name!r} is not JSON ({first_line(error)})") from error
 
 
 def _classes_fault(classes, session) -> str | None:
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
-        return "its classes are not a list of names"
-    if len(set(classes)) < len(classes):
-        return "two of its classes have one name"
-    for output in session.get_outputs():
-        count = output.shape[1]
-        if output.name in ("logits", "probabilities") and isinstance(count, int) and count != len(classes):
-            return f"it names {len(classes)} classes, its {output.name} have {count}"
-    return None
+    counts = {output.name: output.shape[1] for output in session.get_outputs()}
+    for name in ("logits", "probabilities"):
+        if isinstance(classes, list) and isinstance(counts[name], int) and counts[name] != len(classes):
+            return f"it names {len(classes)} classes, its {name} have {counts[name]}"
+    return classes_fault(classes)
 
 
 def _preprocess_fault(preprocess, session) -> str | None:

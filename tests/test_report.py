@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
 from toolkit import metrics, mistakes, report
+from toolkit.preprocess import for_size
 from toolkit.run import load, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,12 +55,26 @@ def make_run(folder: Path, classes: list[str], each: int = 6, photos: Path | Non
 def recipe(classes, photos, each):
     return {
         "recipe": "hw1",
-        "options": {"data": "my data", "loss": "focal", "epochs": 30, "lr": 1e-3, "out": "runs/x", "resume": False},
+        "created": "2026-11-24T12:00:00+00:00",
+        "options": {
+            "data": "my data",
+            "loss": "focal",
+            "arch": "resnet18",
+            "epochs": 30,
+            "lr": 1e-3,
+            "bs": 128,
+            "accum": 2,
+            "seed": 0,
+            "out": "runs/x",
+            "resume": False,
+        },
         "classes": classes,
-        "preprocess": {"resize": 256, "crop": 224},
+        "preprocess": for_size(224),
+        "augment": {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15},
         "model": {"arch": "resnet18", "parameters": 11_176_512},
         "data": {
             "path": str(photos),
+            "fingerprint": "0" * 64,
             "train": 900,
             "valid": each * len(classes),
             "test": 0,
@@ -132,7 +147,8 @@ def test_how_to_run_it_again_is_the_resolved_command(tmp_path):
     small_run(tmp_path)
     assert (
         " ".join(report.command_line(load(tmp_path).recipe))
-        == "python -m recipes.hw1 --data 'my data' --loss focal --epochs 30 --lr 0.001"
+        == "python -m recipes.hw1 --data 'my data' --loss focal --arch resnet18 --epochs 30 --lr 0.001 --bs 128 "
+        "--accum 2 --seed 0"
     )
 
 
@@ -151,17 +167,9 @@ def test_a_run_in_progress_gets_a_page_of_what_there_is(tmp_path, missing):
 
 
 def test_a_recipe_alone_gets_a_page(tmp_path):
-    write_json(
-        tmp_path / "recipe.json",
-        {
-            "recipe": "r",
-            "options": {},
-            "classes": ["a"],
-            "preprocess": {},
-            "model": {"arch": "m"},
-            "data": {"path": "x"},
-        },
-    )
+    said = recipe(["a"], "x", 1)
+    del said["options"]["epochs"], said["data"]["counts"], said["data"]["train"], said["model"]["parameters"]
+    write_json(tmp_path / "recipe.json", said)
     assert "0 of ? epochs" in page_of(tmp_path)
     (tmp_path / "history.csv").write_text("epoch,train_loss,valid_loss,accuracy,lr,seconds\n")
     (tmp_path / "valid_predictions.csv").write_text("file,label,prediction,confidence\n")

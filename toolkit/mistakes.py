@@ -4,7 +4,6 @@ Made from a run's valid_predictions.csv; shapes as in `toolkit.metrics`.
 """
 
 import base64
-import csv
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit import metrics
+from toolkit.outside import PREDICTIONS, read_csv
 from toolkit.run import Run
 
 PAIRS, EXAMPLES, GALLERY = 12, 3, 24  # confused pairs, photos on each side of one, photos in a gallery
@@ -47,20 +47,28 @@ class Predictions:
 
 
 def read_predictions(run: Run) -> Predictions | None:
-    "valid_predictions.csv, or None where there is none. Raises ValueError for a class that recipe.json does not name."
+    """valid_predictions.csv, or None where there is none.
+
+    Raises ValueError for a file with other columns, a class that recipe.json does not name, a confidence that is none.
+    """
     path, classes = run.path("valid_predictions.csv"), run.recipe["classes"]
     if not path.exists():
         return None
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
+    _, *rows = read_csv(path, PREDICTIONS)
     index = {name: i for i, name in enumerate(classes)}
-    if unknown := {row[column] for row in rows for column in ("label", "prediction")} - index.keys():
+    if unknown := {name for row in rows for name in row[1:3]} - index.keys():
         raise ValueError(
             f"{path} has the class {min(unknown)!r}, which recipe.json does not list: the files are of different runs"
         )
-    labels, predictions = (np.array([index[row[column]] for row in rows]) for column in ("label", "prediction"))
-    confidence = np.array([float(row["confidence"]) for row in rows])
-    return Predictions(classes, [row["file"] for row in rows], labels, predictions, confidence) if rows else None
+    labels, predictions = (np.array([index[row[column]] for row in rows], int) for column in (1, 2))
+    try:
+        confidence = np.array([float(row[3]) for row in rows])
+        sound = bool(((confidence >= 0) & (confidence <= 1)).all())
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"{path} has a confidence that is no number from 0 to 1: restore it, or start a new run")
+    return Predictions(classes, [row[0] for row in rows], labels, predictions, confidence) if rows else None
 
 
 # Classes

@@ -124,7 +124,10 @@ def load_body(model: nn.Module, path: Path) -> None:
             f"{_some('missing', missing)}{_some('of another shape', reshaped)}{_some('unknown', unknown)}"
             "give the weights of this very architecture"
         )
-    model.load_state_dict(body, strict=False)
+    try:
+        model.load_state_dict(body, strict=False)
+    except RuntimeError as error:  # of that name and shape, and still no tensor to copy: sparse, quantised
+        raise ValueError(f"{path} does not fit {type(model).__name__}: {_first_line(error)}") from error
     model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out}
 
 
@@ -144,7 +147,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = (
             load_file(path)
-            if path.suffix == ".safetensors"
+            if path.suffix.lower() == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # a damaged or malicious file may make the readers raise anything
@@ -152,7 +155,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    tensors = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not tensors or not state:
         raise ValueError(f"{path} is not a state dict (names to tensors): save model.state_dict()")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 

@@ -8,7 +8,6 @@ per_class.csv. A run that is still training, or whose photos have moved, gets a 
 
 import csv
 import io
-import json
 import math
 import shlex
 from pathlib import Path
@@ -18,13 +17,14 @@ import numpy as np
 from toolkit import metrics, mistakes, plots
 from toolkit.command import command
 from toolkit.mistakes import Predictions
+from toolkit.outside import HISTORY, parse_json, read_csv
 from toolkit.run import Run, load, write_atomic
 
 
 def write_report(run: Run) -> Path:
     "Write report.html, curves.png, confusion.png and per_class.csv of `run`, what there is data for; the page's path."
     history, predictions = read_history(run), mistakes.read_predictions(run)
-    figures = run.read_json("metrics.json") if run.path("metrics.json").exists() else {}
+    figures = run.metrics
     best = best_epoch(figures, history)
     if history:
         write_atomic(run.path("curves.png"), plots.png(plots.curves(history, best)))
@@ -44,13 +44,22 @@ def write_report(run: Run) -> Path:
 
 
 def read_history(run: Run) -> dict[str, np.ndarray]:
-    "Columns of history.csv as float [epochs]; empty before the first epoch has finished."
+    """Columns of history.csv as float [epochs]; empty before the first epoch has finished.
+
+    Raises ValueError for a file with other columns, or with an epoch or learning rate that is no number.
+    """
     path = run.path("history.csv")
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]} if rows else {}
+    header, *rows = read_csv(path, HISTORY)
+    try:
+        columns = [[float(cell or "nan") for cell in column] for column in zip(*rows, strict=True)]
+    except ValueError as error:
+        raise ValueError(f"{path} holds what is no number ({error}): restore it, or start a new run") from error
+    history = {name: np.array(column) for name, column in zip(header, columns, strict=False)}
+    if history and not np.isfinite([history["epoch"], history["lr"]]).all():
+        raise ValueError(f"{path} has an epoch or a learning rate that is no number: restore it, or start a new run")
+    return history
 
 
 def best_epoch(figures: dict, history: dict[str, np.ndarray]) -> int | None:
@@ -72,14 +81,21 @@ def read_certificate(run: Run) -> dict:
         model = onnx.load(run.path("model.onnx"), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         return {"model.onnx": f"can't be read: {error}"}
-    return json.loads({p.key: p.value for p in model.metadata_props}.get("verification", "null")) or {}
+    said = {prop.key: prop.value for prop in model.metadata_props}.get("verification", "{}")
+    try:
+        certificate = parse_json(said)
+    except ValueError as error:
+        return {"model.onnx": f"its verification is not JSON: {error}"}
+    return certificate if isinstance(certificate, dict) else {"model.onnx": "its verification is no certificate"}
 
 
 def per_class_csv(predictions: Predictions) -> str:
     "class,precision,recall,f1,support in index order; what is undefined is empty."
     figures = metrics.per_class(predictions.confusion)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Python 3.11 leaves a lone carriage return unquoted, and then can't read it back
+    quoting = csv.QUOTE_ALL if any("\r" in name for name in predictions.classes) else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
     writer.writerow(["class", *figures])
     for name, *values, support in zip(predictions.classes, *figures.values(), strict=True):
         writer.writerow([name, *("" if np.isnan(value) else float(value) for value in values), support])
@@ -91,7 +107,7 @@ def per_class_csv(predictions: Predictions) -> str:
 
 def command_line(recipe: dict) -> list[str]:
     "What to type to run the recipe again, into a new folder, with the options it resolved to; one option an item."
-    words = [f"python -m recipes.{recipe['recipe']}"]
+    words = [shlex.join(["python", "-m", f"recipes.{recipe['recipe']}"])]
     for name, value in recipe["options"].items():
         if name in ("out", "resume") or value is None or value is False:
             continue

@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from toolkit.outside import classes_fault as classes_fault  # export, which reads this module, goes by it too
+from toolkit.outside import metrics_fault, parse_json, recipe_fault
+
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
@@ -120,19 +123,29 @@ class Run:
         "Content of a JSON file of this run. Raises FileNotFoundError, or ValueError naming a file that is not JSON."
         path = self.path(name)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error}): restore it, or start a new run") from error
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        "recipe.json: recipe, options, classes (in index order), preprocess, model, weights, versions, git, data."
+        """recipe.json: recipe, created, options, classes (in index order), preprocess, augment, model, data, weights,
+        versions, git. Raises ValueError where one of the first eight can't be followed.
+        """
         recipe = self.read_json("recipe.json")
-        wanted = ("recipe", "options", "classes", "preprocess", "model", "data")
-        missing = [key for key in wanted if not isinstance(recipe, dict) or key not in recipe]
-        if missing:
-            raise ValueError(f"{self.path('recipe.json')} lacks {', '.join(missing)}: it was not written by a recipe")
+        if fault := recipe_fault(recipe):
+            raise ValueError(f"{self.path('recipe.json')} {fault}: it was not written by a recipe of this version")
         return recipe
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        "metrics.json; empty before the run has been evaluated. Raises ValueError where a figure is none."
+        if not self.path("metrics.json").exists():
+            return {}
+        figures = self.read_json("metrics.json")
+        if fault := metrics_fault(figures):
+            raise ValueError(f"{self.path('metrics.json')} {fault}: it was not written by a recipe")
+        return figures
 
     def learner(self, device: str = "auto") -> "Learner":
         "The trained fastai Learner of this run, best weights; nothing is unpickled. See `toolkit.learner.rebuild`."
