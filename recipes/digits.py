@@ -10,13 +10,14 @@ predictions for the test folder 99.6, 99.6, 98.9 %.
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from fastai.learner import Learner
+from fastai.torch_core import set_seed
 
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
 from toolkit.callbacks import Accumulate
+from toolkit.check import readable
 from toolkit.command import command
 from toolkit.data import find_data
 from toolkit.device import pick_device, pick_precision, pick_workers
@@ -44,15 +45,16 @@ def learner(
     device: str = "auto",
     precision: str = "fp32",
     seed: int = 0,
+    skip_unreadable: bool = False,
 ) -> Learner:
     """The digits as a fastai Learner; parameters as `main` has them. Writes the data set where it is not there yet.
 
     Small shifts, scalings and turns to train, never a flip; one-cycle AdamW.
     """
     place = pick_device(device)
-    photos = find_data(write_digits(Path(data)), seed)
+    photos = readable(find_data(write_digits(Path(data)), seed), skip_unreadable)
     criterion = make_loss(loss)
-    torch.manual_seed(seed)
+    set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.1, image_size=image_size)
     preprocess = for_size(image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     augment = {"scale": [0.6, 1.0], "flip": 0.0, "degrees": 10}
@@ -77,6 +79,7 @@ def main(
         str, {"choices": ["auto", "fp16", "bf16", "fp32"]}
     ] = "fp32",  # of the forward pass; half gains nothing here
     seed: int = 0,  # of the weights, the order and the augmentation
+    skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
     out: Path | None = None,  # run folder (default: runs/digits/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
@@ -84,7 +87,9 @@ def main(
     "Train on scikit-learn's digits and write report, model.onnx and predictions.csv for the test folder."
     options = dict(locals())
     folder = new_folder("digits", loss, out, resume)
-    learn = learner(data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed)
+    learn = learner(
+        data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed, skip_unreadable
+    )
     run = train.begin(folder, "digits", options, learn)
     train.fit(learn, run, epochs, save_every)
     train.evaluate(learn, run)

@@ -12,13 +12,14 @@ classes of groceries (930 photos to train, 104 to validate, 500 to test), --arch
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from fastai.learner import Learner
+from fastai.torch_core import set_seed
 
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
 from toolkit.callbacks import Accumulate
+from toolkit.check import readable
 from toolkit.command import command
 from toolkit.data import find_data
 from toolkit.device import pick_device, pick_precision, pick_workers
@@ -45,6 +46,7 @@ def learner(
     device: str = "auto",
     precision: str = "auto",
     seed: int = 0,
+    skip_unreadable: bool = False,
 ) -> Learner:
     """The homework as a fastai Learner, to `fit`, `lr_find`, `show_results` and so on; parameters as `main` has them.
 
@@ -53,9 +55,9 @@ def learner(
     `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the validation loss.
     """
     place = pick_device(device)
-    photos = find_data(data, seed)
+    photos = readable(find_data(data, seed), skip_unreadable)
     criterion = make_loss(loss)
-    torch.manual_seed(seed)
+    set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
     dls = make_loaders(photos, for_size(image_size), augment, bs, pick_workers(workers), place, seed)
@@ -78,6 +80,7 @@ def main(
     device: str = "auto",  # auto, cuda or cpu
     precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "auto",  # of the forward pass
     seed: int = 0,  # of the head, the split, the order and the augmentation
+    skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
     out: Path | None = None,  # run folder (default: runs/hw1/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
@@ -85,7 +88,9 @@ def main(
     "Train the homework's model and write report, model.onnx and, for a test folder, predictions.csv."
     options = dict(locals())
     folder = new_folder("hw1", loss, out, resume)
-    learn = learner(data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed)
+    learn = learner(
+        data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed, skip_unreadable
+    )
     run = train.begin(folder, "hw1", options, learn)
     train.fit(learn, run, epochs, save_every)
     train.evaluate(learn, run)

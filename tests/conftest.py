@@ -1,10 +1,19 @@
 """Where the tests find real photos and weights; a user's clone has none, and those tests skip with the reason."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory) -> Iterator[None]:
+    "What recipes remember of photos they checked, kept out of the user's cache folder."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def _present(path: Path) -> Path:

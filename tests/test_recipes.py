@@ -194,7 +194,7 @@ def test_a_run_taken_up_after_an_epoch_ends_as_one_never_interrupted(trained, ph
     assert command("recipes.hw1", *again, "--epochs", 2, "--workers", 2).returncode == 0
     done = command("recipes.hw1", *again, "--epochs", 6, "--workers", 0, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch 2 of 6" in done.stdout
+    assert "going on after 2 of 6 epochs" in done.stdout
     for one, other in zip(rows(whole.path("history.csv")), rows(out / "history.csv"), strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     ours, theirs = load_file(out / "best.safetensors"), load_file(whole.path("best.safetensors"))

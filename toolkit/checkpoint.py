@@ -39,8 +39,8 @@ class Checkpoint(Callback):
         self.inside = state["inside"]
 
     def _position(self) -> str:
-        seen = self.inside["seen"]
-        return f"epoch {self.finished + bool(seen)} of {self.epochs}" + (f" up to its photo {seen}" if seen else "")
+        inside = f" and {self.inside['seen']} photos of the next" if self.inside["seen"] else ""
+        return f"{self.finished} of {self.epochs} epochs{inside}"
 
     # The events of fastai's loop
 
@@ -106,6 +106,9 @@ class Checkpoint(Callback):
         except OSError as error:
             self.learn.end_with(error)
 
+    def after_cancel_fit(self) -> None:
+        self.halved = self._halve() if isinstance(self.learn.fault, torch.OutOfMemoryError) else None
+
     def write_history(self) -> None:
         "history.csv, as last.pt has it."
         write_csv(self.target.path("history.csv"), HISTORY, self.rows)
@@ -159,10 +162,10 @@ class Checkpoint(Callback):
         self.dls.train.bs = self.dls.valid.bs = state["bs"]  # smaller than asked for where memory ran out
         if hasattr(self.learn, "accumulate"):
             self.accumulate.n = state["accum"]
-        if self.inside["seen"]:
-            self.random = state["random"]
-        else:
+        if self.inside == BEGIN:
             set_random_state(state["random"])
+        else:
+            self.random = state["random"]
 
     def _parts(self) -> dict[str, Any]:
         "What else keeps state from step to step: the schedule and the loss scale."
@@ -171,11 +174,11 @@ class Checkpoint(Callback):
 
     # Out of memory
 
-    def halve(self) -> str | None:
+    def _halve(self) -> str | None:
         """Have the next fit begin at the last optimiser step, the same photos to a step in mini-batches half as large.
 
-        What it says about that; None where it can't be done: one photo a mini-batch, a learner without Accumulate, or
-        an optimiser that stopped half-way.
+        What to say about that; None where it can't be done: one photo a mini-batch, a learner without Accumulate, or an
+        optimiser that stopped half-way.
         """
         photos, bs = self.group * self.dls.train.bs, self.dls.train.bs
         if self.mark is None or self.stepping or bs == 1 or not hasattr(self.learn, "accumulate"):

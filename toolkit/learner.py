@@ -114,6 +114,9 @@ def _photos(run: Run) -> DataSet:
     said = run.recipe["data"]
     try:
         data = find_data(said["path"], run.recipe["options"]["seed"])
+        reasons = said.get("left_out", {})
+        photos = {data.relative(photo): photo for photo in (*data.train, *data.valid)}
+        data = data.without({photo: reasons[name] for name, photo in photos.items() if name in reasons})
         trouble = None if data.fingerprint == said["fingerprint"] else "have changed since"
     except (OSError, ValueError) as error:
         trouble = f"can't be used ({error})"

@@ -1,8 +1,10 @@
 """A DataSet -> fastai DataLoaders, whose order and augmentation follow from (seed, epoch, sample) and nothing else."""
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -19,9 +21,6 @@ from toolkit.augment import reseed, train_transform
 from toolkit.data import DataSet
 from toolkit.photo import read_photo, to_rgb
 from toolkit.preprocess import prepare
-
-WORKER_GRACE = 20
-"Seconds for which a worker told to terminate reads on, so that the optimiser step under way can be finished and saved."
 
 
 class Photo(np.ndarray):
@@ -139,14 +138,22 @@ class PhotoLoader(TfmdDL):
     def wif(self) -> None:
         cv2.setNumThreads(0)  # the workers are the parallelism
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the workers too, a cluster SIGTERM
-        if hasattr(signal, "alarm"):
-            signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            Thread(target=_end_for, args=[os.getppid()], daemon=True).start()
 
     def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
         "fastai's, but a loss or metric stays on its device: the host asks for it once an epoch, not every batch."
         if isinstance(batch, torch.Tensor) and batch.dim() == 0:
             return batch.detach()
         return to_detach(batch, cpu=cpu, gather=gather)
+
+
+def _end_for(parent: int) -> None:
+    "End this worker at a SIGTERM from its parent only: at others, the step being trained needs its photos to be saved."
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def make_loaders(

@@ -91,14 +91,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    "Write `content` to `path`, whole or not at all. Text is written as UTF-8 with its newlines as they are."
+    """Write `content` to `path`, whole or not at all. Text is written as UTF-8 with its newlines as they are; a file
+    name in it that is not UTF-8 keeps its bytes.
+    """
     with replacing(path) as beside:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        beside.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
     "Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN and infinity, which are not JSON."
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # of a file name that is not UTF-8: escapes keep it
+        text = json.dumps(value, indent=2, allow_nan=False)
+    write_atomic(path, text + "\n")
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

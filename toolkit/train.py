@@ -71,6 +71,7 @@ def _recipe(recipe: str, options: dict[str, Any], learn: Learner) -> dict[str, A
             "valid": len(data.valid),
             "test": len(data.test),
             "counts": data.counts,
+            "left_out": {data.relative(photo): reason for photo, reason in data.left_out.items()},
         },
     }
 
@@ -125,7 +126,7 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
             if checkpoint.stop:
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(checkpoint)}") from None
+            raise KeyboardInterrupt(f"interrupted; {_how_to_go_on(checkpoint)}") from None
         except Exception as error:
             error.add_note(_how_to_go_on(checkpoint))
             raise
@@ -138,17 +139,16 @@ def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
         learn.fit(checkpoint.epochs - checkpoint.finished, cbs=[FiniteLoss(), checkpoint])
         return
     except torch.OutOfMemoryError as error:
-        halved = checkpoint.halve()
-        if halved is None:
+        if checkpoint.halved is None:
             raise ValueError(f"{str(error).splitlines()[0]} Try a smaller --bs, --image_size or --arch") from error
-    print(halved, flush=True)
+    print(checkpoint.halved, flush=True)
     gc.collect()  # the error held on to all that the failed pass had computed
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _how_to_go_on(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.saved} is saved, go on with --out {checkpoint.target.folder} --resume"
+    return f"saved: {checkpoint.saved}; go on with --out {checkpoint.target.folder} --resume"
 
 
 def _draws_a_bar() -> bool:

@@ -1,0 +1,335 @@
+"""What goes wrong under a run: it says so, ends or goes on as it should, and what was written before still loads."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from fastai.callback.mixup import MixUp
+from safetensors.torch import load_file
+
+from recipes import hw1
+from toolkit import train
+from toolkit.learner import load_weights
+from toolkit.run import load, write_csv, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = {
+    "loss": "ce",
+    "arch": "test_resnet",
+    "weights": "none",
+    "lr": 0.01,
+    "image_size": 32,
+    "workers": 0,
+    "device": "cpu",
+    "precision": "fp32",
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    "Three classes of noise, 48 photos to train, 12 to validate."
+    root, draws = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, each in (("train", 16), ("val", 4)):
+        for label in range(3):
+            (root / split / f"c{label}").mkdir(parents=True)
+            for number in range(each):
+                pixels = draws.integers(0, 256, (40, 48, 3), np.uint8)
+                cv2.imwrite(str(root / split / f"c{label}" / f"{number}.png"), pixels)
+    return root
+
+
+def begin(photos, out, bs=4, accum=2, **changed):
+    "(run, learner) of hw1 on those photos."
+    options = OPTIONS | {"bs": bs, "accum": accum} | changed
+    learn = hw1.learner(photos, **options)
+    return train.begin(out, "hw1", options, learn), learn
+
+
+def fail(learn, calls, error):
+    "Have the model's forward pass raise `error` at these calls, counted from 1 over training and validation."
+    forward, count = learn.model.forward, 0
+
+    def failing(x):
+        nonlocal count
+        count += 1
+        output = forward(x)  # batch norm has seen the batch by now
+        if count in calls:
+            raise error
+        return output
+
+    learn.model.forward = failing
+
+
+def history(run):
+    return [line.rpartition(",")[0] for line in run.path("history.csv").read_text().splitlines()]
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+def test_out_of_memory_in_a_first_step_gives_the_bits_of_a_run_begun_with_the_smaller_mini_batch(
+    photos, tmp_path, capsys
+):
+    "Twice: 16 to 8 to 4, the second time with batch norm's averages moved and half a gradient there."
+    run, learn = begin(photos, tmp_path / "halved", bs=16, accum=1)
+    fail(learn, {1, 3}, OUT_OF_MEMORY)
+    train.fit(learn, run, 2)
+    said = capsys.readouterr().out
+    assert "out of memory: going on with 2 mini-batches of 8 to a step, not 1 of 16" in said
+    assert "out of memory: going on with 4 mini-batches of 4 to a step, not 2 of 8" in said
+    small, other = begin(photos, tmp_path / "small", bs=4, accum=4)
+    train.fit(other, small, 2)
+    assert history(run) == history(small)
+    ours, theirs = (load_file(one.path("best.safetensors")) for one in (run, small))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    found = train.evaluate(learn, run)
+    assert (found["bs"], found["accum"]) == (4, 4)
+
+
+@pytest.mark.parametrize("call", [6, 14])  # in the middle of a step, and in validation
+def test_out_of_memory_later_on_changes_no_step_of_a_model_without_batch_norm(call, photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "halved", arch="test_vit", lr=1e-3)
+    fail(learn, {call}, OUT_OF_MEMORY)
+    train.fit(learn, run, 2)
+    whole, other = begin(photos, tmp_path / "whole", arch="test_vit", lr=1e-3)
+    for one in (learn, other):
+        assert not [part for part in one.model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    train.fit(other, whole, 2)
+    ours, theirs = (
+        [[float(figure) for figure in line.split(",")] for line in history(one)[1:]] for one in (run, whole)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+    assert (learn.dls.train.bs, learn.accumulate.n) == (2, 4)
+
+
+def test_out_of_memory_with_one_photo_is_an_error_that_says_what_to_do(photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run", arch="test_vit", bs=1, accum=1)
+    fail(learn, {3}, OUT_OF_MEMORY)
+    with pytest.raises(
+        ValueError, match="out of memory. Tried .* Try a smaller --bs, --image_size or --arch"
+    ) as caught:
+        train.fit(learn, run, 1)
+    assert caught.value.__notes__ == [f"saved: 0 of 1 epochs; go on with --out {run.folder} --resume"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_naming_epoch_step_and_photos(photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run")
+    train.fit(learn, run, 1)
+    before = run.path("last.pt").read_bytes()
+    run, learn = begin(photos, tmp_path / "run")
+    drawn = []
+
+    def forward(x, forward=learn.model.forward):
+        drawn.append(len(x))
+        return forward(x) * (float("nan") if len(drawn) == 7 else 1.0)
+
+    learn.model.forward = forward
+    with pytest.raises(ValueError, match="the loss is not finite in epoch 2, step 4: ") as caught:
+        train.fit(learn, run, 3)
+    order = np.random.default_rng((0, 1)).permutation(48)[24:28]  # the seventh four of the epoch's order
+    names = [learn.dls.data.relative(list(learn.dls.data.train)[index]) for index in order]
+    assert str(caught.value).splitlines()[1] == f"its photos: {', '.join(names)}"
+    assert run.path("last.pt").read_bytes() == before
+    assert all(bool(weight.isfinite().all()) for weight in learn.model.parameters())
+
+
+def test_gradients_that_overflow_in_fp16_are_no_fault(photos, tmp_path):
+    "The loss scaler begins at 65536, which the gradients of a loss times 1e6 do not survive; it halves until they do."
+    run, learn = begin(photos, tmp_path / "run", precision="fp16")
+    learn.loss_func.register_forward_hook(lambda module, inputs, loss: loss * 1e6)
+    train.fit(learn, run, 2)
+    assert learn.loss_scaler.scaler.get_scale() < 65536
+    assert len(history(run)) == 3
+
+
+def test_a_disk_that_is_full_is_an_error_naming_the_file_and_the_state_before_still_loads(photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run")
+    train.fit(learn, run, 1)
+    before = torch.load(run.path("last.pt"), weights_only=True)
+    run, learn = begin(photos, tmp_path / "run")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # a write beyond fails as on a full disk
+    try:
+        with pytest.raises(OSError, match="last.pt|best.safetensors") as caught:
+            train.fit(learn, run, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.__notes__ == [f"saved: 1 of 2 epochs; go on with --out {run.folder} --resume"]
+    after = torch.load(run.path("last.pt"), weights_only=True)
+    assert all(torch.equal(after["model"][name], before["model"][name]) for name in before["model"])
+    assert not [path for path in run.folder.glob(".*") if path.name != ".lock"]
+    train.fit(learn, run, 2)
+    assert len(history(run)) == 3
+
+
+def mounted(folder, options):
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("may not mount a file system here")
+
+
+@pytest.mark.parametrize(("options", "reason"), [("size=1m", "No space left"), ("ro", "Read-only file system")])
+def test_a_folder_that_takes_nothing_more_ends_the_command_with_2_and_the_reason(options, reason, photos, tmp_path):
+    folder = tmp_path / "small"
+    mounted(folder, options)
+    try:
+        done = command(photos, folder / "run", "--epochs", 2)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_photos_left_out_are_recorded_and_the_run_is_rebuilt_without_them(photos, tmp_path, recwarn):
+    shutil.copytree(photos, tmp_path / "data")
+    for name in ("train/c1/3.png", "val/c2/0.png"):
+        (tmp_path / "data" / name).write_bytes(b"no photo")
+    with pytest.raises(
+        ValueError, match="2 photos .* can't be read: train/c1/3.png: not a photo.*\n.*--skip_unreadable"
+    ):
+        begin(tmp_path / "data", tmp_path / "run")
+    run, learn = begin(tmp_path / "data", tmp_path / "run", skip_unreadable=True)
+    train.fit(learn, run, 1)
+    assert sorted(run.recipe["data"]["left_out"]) == ["train/c1/3.png", "val/c2/0.png"]
+    assert (run.recipe["data"]["train"], run.recipe["data"]["valid"]) == (47, 11)
+    again = run.learner("cpu")
+    assert (len(again.dls.train_ds), len(again.dls.valid_ds)) == (47, 11)
+    assert not [said for said in recwarn if "have changed" in str(said.message)]
+
+
+def test_a_run_folder_keeps_a_file_name_that_is_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    write_json(tmp_path / "a.json", {"file": name, "class": "Käse"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"file": name, "class": "Käse"}
+    write_csv(tmp_path / "a.csv", ["file"], [[name]])
+    assert (tmp_path / "a.csv").read_bytes() == b"file\ncaf\xe9.jpg\n"
+
+
+# Under the real command
+
+
+def words(photos, out, *arguments):
+    flags = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
+    given = ["--data", photos, "--out", out, "--bs", 4, *flags, *arguments]  # of two values the last one counts
+    return [sys.executable, "-m", "recipes.hw1", *map(str, given)]
+
+
+def command(photos, out, *arguments, **options):
+    said = {} if options else {"capture_output": True}
+    return subprocess.run(words(photos, out, *arguments), cwd=ROOT, text=True, check=False, **said, **options)
+
+
+def started(photos, out, *arguments):
+    "A process that has finished its first epoch."
+    process = subprocess.Popen(
+        words(photos, out, "--epochs", 500, *arguments),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert any(line.startswith("epoch 1/") for line in process.stdout), process.stderr.read()
+    return process
+
+
+def test_a_learning_rate_that_blows_up_ends_the_command_with_2(photos, tmp_path):
+    done = command(photos, tmp_path / "run", "--lr", "1e30")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the loss is not finite in epoch 1, ")
+    assert done.stderr.splitlines()[1].startswith("its photos: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_photos_that_vanish_end_the_command_with_2_and_the_run_goes_on_when_they_are_back(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "data")
+    process = started(tmp_path / "data", tmp_path / "run", "--workers", 2)
+    (tmp_path / "data").rename(tmp_path / "away")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    lines = stderr.splitlines()
+    assert lines[0].endswith(".png: no such file")
+    assert lines[1].startswith("saved: ")
+    (tmp_path / "away").rename(tmp_path / "data")
+    finished = len(history(load(tmp_path / "run"))) - 1
+    done = command(tmp_path / "data", tmp_path / "run", "--epochs", finished + 1, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(history(load(tmp_path / "run"))) - 1 == finished + 1
+
+
+def test_a_worker_killed_by_the_system_is_reported_within_seconds(photos, tmp_path):
+    process = started(photos, tmp_path / "run", "--workers", 2)
+    children = []
+    while not children:  # between two epochs there are none
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    killed = time.monotonic()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - killed < 20
+    assert process.returncode == 2
+    assert "a process that reads photos is gone, as where memory runs out; try fewer --workers" in stderr
+    assert "go on with --out" in stderr
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["epoch"] >= 1
+
+
+def test_with_stdin_stdout_and_stderr_closed_a_run_is_complete(photos, tmp_path):
+    line = " ".join(words(photos, tmp_path / "run", "--epochs", 1, "--workers", 2)) + " <&- >&- 2>&-"
+    assert subprocess.run(line, shell=True, cwd=ROOT, check=False).returncode == 0
+    run = load(tmp_path / "run")
+    assert len(history(run)) == 2
+    assert json.loads(run.path("metrics.json").read_text())["best_epoch"] == 1
+    assert run.path("model.onnx").is_file()
+
+
+def test_a_reader_that_leaves_the_pipe_ends_the_command_saying_what_is_saved(photos, tmp_path):
+    process = started(photos, tmp_path / "run")
+    process.stdout.close()
+    stderr = process.stderr.read()
+    assert process.wait(timeout=60) == 141
+    assert stderr.startswith("saved: ")
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["epoch"] >= 2
+
+
+# In a notebook
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("broken")])
+@pytest.mark.parametrize("call", [3, 13])  # in training, in validation
+def test_an_interrupted_fit_leaves_the_learner_as_it_was(error, call, photos):
+    learn = hw1.learner(photos, **OPTIONS | {"precision": "bf16"}, bs=4)
+    before, callbacks = learn.loss_func, {cb.name for cb in learn.cbs}
+    fail(learn, {call}, error)
+    with learn.no_bar(), pytest.raises(type(error)) as caught:
+        learn.fit(2, cbs=MixUp())
+    assert caught.value is error
+    assert learn.loss_func is before  # MixUp puts its own in its place
+    assert {cb.name for cb in learn.cbs} == callbacks
+    assert not learn.model.training
+    assert not torch.is_autocast_enabled("cpu")
+    assert all(weight.grad is None or not weight.grad.any() for weight in learn.model.parameters())
+    with learn.no_bar(), learn.no_logging():
+        assert learn.predict(photos / "val/c0/0.png")[0] in learn.dls.vocab
+        learn.fit(1)
+    assert len(learn.recorder.values) == 1
+
+
+def test_the_best_weights_can_be_restored_after_an_interruption(photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run")
+    fail(learn, {20}, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt, match="saved: 1 of 3 epochs"):
+        train.fit(learn, run, 3)
+    load_weights(learn.model, run.path("best.safetensors"))
+    best = load_file(run.path("best.safetensors"))
+    assert all(torch.equal(tensor, best[name]) for name, tensor in learn.model.state_dict().items())

@@ -1,0 +1,170 @@
+"""A run that is killed, interrupted or refused: what it goes on with, to the bit."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from toolkit.run import Run, load
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCHS = 6
+FIXED = "--arch test_resnet --weights none --image_size 32 --bs 4 --device cpu --precision fp32 --lr 0.01".split()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    "Three classes of noise, 48 photos to train, 15 to validate: the validation loss rises, and the schedule acts."
+    root, draws = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, each in (("train", 16), ("val", 5)):
+        for label in range(3):
+            (root / split / f"c{label}").mkdir(parents=True)
+            for number in range(each):
+                pixels = draws.integers(0, 256, (40, 48, 3), np.uint8)
+                cv2.imwrite(str(root / split / f"c{label}" / f"{number}.jpg"), pixels)
+    return root
+
+
+def start(photos, out, *arguments, stderr=subprocess.PIPE):
+    words = ["-m", "recipes.hw1", "--data", photos, "--out", out, "--epochs", EPOCHS, *FIXED, *arguments]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # two such processes with two each stall on two cores
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env=one_thread,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    )
+
+
+def finish(photos, out, *arguments, status=0):
+    "(stdout, stderr) of a run to its end."
+    process = start(photos, out, *arguments)
+    said = process.communicate(timeout=300)
+    assert process.returncode == status, said
+    return said
+
+
+def read_until(process, beginning):
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"ended without {beginning!r}: {process.stderr.read()}")
+
+
+def same(one, other):
+    "Whether two nests of dicts, lists and tensors agree to the bit."
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def without_times(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def assert_same_run(run: Run, whole: Run):
+    "Final and best weights, optimiser, schedule, generators, history, best epoch, metrics; times and memory aside."
+    histories = [list(csv.DictReader(one.path("history.csv").open())) for one in (run, whole)]
+    assert without_times(histories[0]) == without_times(histories[1])
+    assert [row["epoch"] for row in histories[0]] == [str(number + 1) for number in range(EPOCHS)]
+    states = [torch.load(one.path("last.pt"), weights_only=True) for one in (run, whole)]
+    for state in states:
+        state["history"] = [row[:-1] for row in state["history"]]
+    for name in states[1]:
+        assert same(states[0][name], states[1][name]), name
+    assert same(load_file(run.path("best.safetensors")), load_file(whole.path("best.safetensors")))
+    machine = {"seconds": 0, "images_per_second": 0, "peak_memory_bytes": 0}
+    assert run.read_json("metrics.json") | machine == whole.read_json("metrics.json") | machine
+    assert run.path("valid_predictions.csv").read_bytes() == whole.path("valid_predictions.csv").read_bytes()
+
+
+CASES = {"ce": (0, 0), "focal": (2, 0), "smoothing": (0, 2)}  # by loss: workers to begin with, and from then on
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    "By loss, a run never interrupted, read by one process."
+    root = tmp_path_factory.mktemp("whole")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda loss: finish(photos, root / loss, "--loss", loss, "--workers", 0), CASES))
+    return {loss: load(root / loss) for loss in CASES}
+
+
+def kill_and_go_on(photos, out, loss, kills, draws):
+    "Kill a run at random moments, each time taking up the same one, then let it end."
+    for number in range(kills):
+        options = ["--loss", loss, "--workers", CASES[loss][number % 2], "--save_every", draws.choice([1, 2])]
+        process = start(photos, out, *options, "--resume", stderr=subprocess.DEVNULL)
+        read_until(process, "on cpu")
+        time.sleep(draws.uniform(0, 1.2))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    finish(photos, out, "--loss", loss, "--workers", CASES[loss][kills % 2], "--resume")
+
+
+def assert_killed_runs_end_as_whole_ones(photos, whole, folder, kills):
+    chains = [(folder / loss, loss, kills, random.Random(f"{loss} {kills}")) for loss in CASES]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda chain: kill_and_go_on(photos, *chain), chains))
+    for out, loss, *_ in chains:
+        assert_same_run(load(out), whole[loss])
+        assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock"]
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(photos, whole, tmp_path):
+    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, kills=2)
+
+
+@pytest.mark.slow
+def test_runs_killed_at_24_random_moments_end_with_the_same_bits(photos, whole, tmp_path):
+    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, kills=8)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_at_the_next_step_and_exits_130_and_resume_goes_on_inside_the_epoch(
+    number, photos, whole, tmp_path
+):
+    process = start(photos, tmp_path / "run", "--loss", "ce", "--workers", 2)
+    read_until(process, "epoch 2/")
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - sent < 20
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    saved = f"{state['epoch']} of {EPOCHS} epochs and {state['inside']['seen']} photos of the next"
+    said = f"interrupted; saved: {saved}; go on with --out {tmp_path / 'run'} --resume\n"
+    assert stderr == f"stopping after this optimiser step; once more to stop at once\n{said}"
+    assert state["epoch"] >= 2
+    assert 0 < state["inside"]["seen"] <= 48
+    assert state["inside"]["seen"] % 8 == 0  # an optimiser step takes 2 mini-batches of 4
+    stdout, _ = finish(photos, tmp_path / "run", "--loss", "ce", "--workers", 0, "--resume")
+    assert f"going on after {saved}" in stdout
+    assert_same_run(load(tmp_path / "run"), whole["ce"])
+
+
+def test_the_second_of_two_runs_in_one_folder_is_refused(photos, whole, tmp_path):
+    first = start(photos, tmp_path / "run", "--loss", "ce", "--epochs", 500)
+    read_until(first, "on cpu")
+    _, stderr = finish(photos, tmp_path / "run", "--loss", "ce", "--resume", status=2)
+    assert stderr == f"error: {tmp_path / 'run'} is in use by a run that has not ended: give another --out, or wait\n"
+    first.kill()
+    first.communicate()
