@@ -2,167 +2,115 @@
 
     python -m export.predict model.onnx photos --out predictions.csv
 
-IMAGES is one of
-    a folder      every photo below it; image_name is the path relative to it
-    a photo       image_name is its file name
-    a glob        quoted, "photos/*/front*.jpg", ** for any depth; image_name is relative to its part without wildcards
-    a .txt file   one path a line, relative to the file's own folder (never to where you are); image_name is the path as
-                  the line gives it. A line whose file does not exist keeps its row, as an unreadable photo does.
+IMAGES is a folder, a photo, a quoted glob or a .txt file of paths; `export.photos` says how each photo is named. Rows
+are in natural order of the name.
 
-image_name goes without the file's suffix, except where two would then be the same. Rows are in natural order of it.
+While it runs, what is done stands in predictions.csv.partial: killed at any moment, the same command with --resume goes
+on from there, and ends with the same files, byte for byte, as a run that was not. predictions.csv appears whole, at the
+end. Without --resume an unfinished run's partial is replaced, and a line says so.
 """
 
 import contextlib
-import csv
-import glob
+import hashlib
 import itertools
-import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import cv2
 
+from export import journal, table
+from export.bar import tell, with_bar
 from export.device import DEVICES, cores
+from export.journal import Row
+from export.photos import Named, named_photos
+from export.resume import START_ANEW, check_asked, check_unchanged, file_size, same_photos, some
 from export.session import Classifier
 from toolkit.command import command
-from toolkit.photo import SUFFIXES, find_photos, natural_key
-from toolkit.run import replacing
-
-CLEAR = "\r\033[K"
-"Takes the bar off a terminal's line."
 
 
-# Which photos, under which names
+def _answered(photos: Named, classifier: Classifier, workers: int, probabilities: bool) -> Iterator[Row]:
+    "The row of each photo; one that can't be read is told on stderr."
+    answers = classifier.stream((path for _, path in photos), workers)
+    with contextlib.closing(answers):
+        for (name, path), answer in zip(photos, answers, strict=True):
+            if isinstance(answer, Exception):
+                reason = " ".join(str(answer).removeprefix(f"{path}: ").split())
+                tell(f"{path}: {reason}")
+                yield Row(name, [], "", file_size(path), reason)
+            else:
+                label, figures = answer
+                kept = journal.packed([figures.max(), *figures]) if probabilities else ""
+                yield Row(name, [label], kept, file_size(path), None)
 
 
-def named_photos(images: str | Path | dict[str, Path]) -> list[tuple[str, Path]]:
-    """(image_name, path) of every photo that `images` stands for, in natural order of the name.
-
-    From Python, `images` may also be the paths themselves by their full names, with suffix.
-    Raises FileNotFoundError where there is nothing of that name, ValueError where there is no photo in it.
-    """
-    found = images if isinstance(images, dict) else _found(Path(images))
-    if not found:
-        raise ValueError(f"{images}: no images found in it (files ending in {', '.join(sorted(SUFFIXES))})")
-    return sorted(zip(_names(list(found)), found.values(), strict=True), key=lambda pair: natural_key(pair[0]))
-
-
-def _found(images: Path) -> dict[str, Path]:
-    "Each photo's path by its full name, the one with the suffix."
-    if images.is_dir():
-        return {path.relative_to(images).as_posix(): path for path in find_photos(images)}
-    if images.suffix.lower() == ".txt" and images.is_file():
-        return {_tidy(line): images.parent / line for line in _lines(images)}
-    if images.is_file():
-        return {images.name: images}
-    if glob.has_magic(str(images)):
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), images.parts))
-        matches = (Path(match) for match in glob.glob(str(images), recursive=True))
-        photos = [path for path in matches if path.suffix.lower() in SUFFIXES and path.is_file()]
-        return {path.relative_to(root).as_posix(): path for path in photos}
-    raise FileNotFoundError(
-        f"{images}: no such file or folder; give a folder, a photo, a quoted glob or a .txt of paths"
-    )
+def _begun(partial: Path, before: dict, asked: dict, photos: Named, bs: int) -> int:
+    "How many rows the journal has: those of the run `before`, if it was asked for the same; else a new one's, none."
+    if before:
+        check_asked(before, asked, partial)
+        check_unchanged(photos, partial)
+        return journal.cut(partial, bs)
+    if partial.exists():
+        tell(f"{partial}, of a run that was not finished, is replaced: --resume would have gone on with it")
+    journal.begin(partial, asked, photos)
+    return 0
 
 
-def _lines(file: Path) -> list[str]:
+@contextlib.contextmanager
+def _resumable(partial: Path) -> Iterator[None]:
+    "Whatever ends the block before its time tells how to go on."
+    goes_on = f"what is done is in {partial}: the same command with --resume goes on from there"
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error.reason}): save it as UTF-8, one path a line") from error
-    return [line.rstrip("\r") for line in lines if line.strip()]
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{str(interrupt) or 'interrupted'}; {goes_on}") from None
+    except (OSError, ValueError) as error:
+        error.add_note(goes_on)
+        raise
 
 
-def _tidy(line: str) -> str:
-    return Path(os.path.normpath(line)).as_posix()
-
-
-def _names(paths: list[str]) -> list[str]:
-    "Each path without its suffix; with it where two would be the same."
-    names = [os.path.splitext(path)[0] for path in paths]
-    while shared := {name for name, count in Counter(names).items() if count > 1}:
-        names = [path if name in shared else name for path, name in zip(paths, names, strict=True)]
-    return names
-
-
-# Their predictions
-
-
-def _table(file, cells: Iterable[str]):
-    "A csv writer on `file`. Python 3.11 leaves a lone carriage return unquoted, and then can't read it back."
-    quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
-    return csv.writer(file, lineterminator="\n", quoting=quoting)
-
-
-def _open_csv(path: Path):
-    "For writing; a file name that is not UTF-8 keeps its bytes."
-    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-
-
-def _on_terminal() -> bool:
-    return bool(sys.stderr) and sys.stderr.isatty()
-
-
-def _with_bar(items: Iterable, total: int) -> Iterator:
-    "The items, with a bar on stderr while it is a terminal."
-    if not _on_terminal():
-        yield from items
-        return
-    started = drawn = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - drawn > 0.1 or done == total:
-            filled = 30 * done // total
-            rate = done / (now - started)
-            bar = f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} {rate:.0f} images/s"
-            print(CLEAR + (bar if done < total else ""), end="", file=sys.stderr, flush=True)
-            drawn = now
-
-
-def _write(
-    out: Path, named: list[tuple[str, Path]], classifier: Classifier, workers: int, probabilities: bool, fallback: str
-) -> list[tuple[str, Path, str]]:
-    "Streams a row for each photo into `out`, and the photos that can't be read into its errors file; gives the latter."
-    classes, unread = classifier.card.classes, []
-    header = ["image_name", "pred_label", *(["confidence", *classes] if probabilities else [])]
-    answers = classifier.stream((path for _, path in named), workers)
-    with _one_thread_each(), replacing(out) as beside:
-        with _open_csv(beside) as file, contextlib.closing(answers):
-            table = _table(file, [*classes, fallback, *(name for name, _ in named)])
-            table.writerow(header)
-            for (name, path), answer in zip(named, _with_bar(answers, len(named)), strict=True):
-                if isinstance(answer, Exception):
-                    unread.append((name, path, _note(path, answer)))
-                    table.writerow([name, fallback] + [""] * (len(header) - 2))
-                else:
-                    label, row = answer
-                    figures = (row.max(), *row) if probabilities else ()
-                    table.writerow([name, label, *(f"{figure:.7g}" for figure in figures)])
-        _write_errors(out.with_name(f"{out.stem}.errors.csv"), unread)
+def _write(out: Path, partial: Path, photos: Named, header: list[str], fallback: str) -> table.Unread:
+    "The tables, from a journal that is complete, which then goes."
+    unread = [
+        (row.name, path, row.reason)
+        for (_, path), row in zip(photos, journal.rows(partial), strict=True)
+        if row.reason is not None
+    ]
+    quoted = table.has_return(itertools.chain(header, [fallback], (name for name, _ in photos)))
+    table.write_errors(out, unread)
+    table.write_table(out, header, journal.rows(partial), quoted, fallback)
+    partial.unlink()
     return unread
 
 
-def _write_errors(path: Path, unread: list[tuple[str, Path, str]]) -> None:
-    "The photos that can't be read; an earlier run's file goes where there are none."
-    if not unread:
-        path.unlink(missing_ok=True)
-        return
-    print(f"not read: {len(unread)}; which and why: {path}", file=sys.stderr)
-    with replacing(path) as beside, _open_csv(beside) as file:
-        table = _table(file, [str(cell) for cells in unread for cell in cells])
-        table.writerows([("image_name", "file", "reason"), *unread])
+def _finished(out: Path, model: Path, photos: Named, probabilities: bool) -> table.Unread:
+    "The photos that a finished run could not read. Raises ValueError where `out` can't be what was asked for."
+    header, names = table.read_names(out)
+    if model.stat().st_mtime > out.stat().st_mtime:
+        raise ValueError(f"{out} is finished, but {model} is newer: {START_ANEW}")
+    if new := set(dict(photos)) - set(names):
+        raise ValueError(f"{out} is finished, but of other images: it lacks {some(sorted(new))}; {START_ANEW}")
+    if (len(header) > 2) != probabilities:
+        raise ValueError(f"{out} is finished, but with the columns {some(header)}; {START_ANEW}")
+    print(f"{out} is finished already, {len(names)} images: nothing is left to do ({START_ANEW})")
+    return table.read_errors(out)
 
 
-def _note(path: Path, error: Exception) -> str:
-    "Why the photo can't be read, in one line, which is shown on stderr."
-    reason = " ".join(str(error).removeprefix(f"{path}: ").split())
-    print(f"{CLEAR if _on_terminal() else ''}{path}: {reason}", file=sys.stderr)
-    return reason
+def _asked(model: Path, classifier: Classifier, probabilities: bool) -> dict:
+    "All that the rows depend on, the photos apart. The fallback is not among it: a journal holds none."
+    with model.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    import onnxruntime
+
+    return {
+        "model": checksum,
+        "onnxruntime": onnxruntime.__version__,
+        "device": classifier.device,
+        "--bs": classifier.bs,
+        "--probabilities": probabilities,
+    }
 
 
 @contextlib.contextmanager
@@ -199,13 +147,15 @@ def predict(
     workers: int | None = None,  # threads that decode; one a core unless given
     probabilities: bool = False,  # add confidence and a column a class
     fallback: str = "",  # pred_label of a photo that can't be read
+    resume: bool = False,  # go on with a run that was killed; the file becomes the same
 ) -> list[tuple[str, Path, str]]:
     """Label photos with a model.onnx and write predictions.csv.
 
     From Python, `images` may be a dict, path by name. Returns the photos that can't be read, as (image_name, path,
     reason): they keep their row, are listed on stderr and in predictions.errors.csv beside it, and make the command's
     exit status 2.
-    Raises ValueError or OSError, and leaves `out` as it was, where model, device, images or `out` itself are no good.
+    Raises ValueError or OSError, and leaves `out` as it was, where model, device, images or `out` itself are no good,
+    and where `resume` finds the work of another model, other images or other options, which it names.
     """
     started = time.monotonic()
     model, out = Path(model), Path(out)
@@ -213,11 +163,24 @@ def predict(
     if bs < 1 or workers < 0:
         raise ValueError(f"--bs {bs} --workers {workers}: give at least 1 image a batch and 0 threads")
     _check_out(out, model, *([] if isinstance(images, dict) else [Path(images)]))
-    named = named_photos(images)
-    classifier = Classifier(model, device, bs=min(bs, len(named)))
-    unread = _write(out, named, classifier, workers, probabilities, fallback)
-    seconds = time.monotonic() - started
-    print(
-        f"{len(named)} images in {seconds:.1f} s, {len(named) / seconds:.0f} a second on {classifier.device} -> {out}"
-    )
+    photos, partial = named_photos(images), out.with_name(f"{out.name}.partial")
+    with journal.held(partial):
+        journal.clear_half_written([out, partial, table.errors_file(out)])
+        if resume and out.exists() and not partial.exists():
+            return _finished(out, model, photos, probabilities)
+        before, recorded = journal.read_head(partial) if resume and partial.exists() else ({}, [])
+        photos = same_photos(recorded, photos, partial) if before else photos
+        classifier = Classifier(model, device, bs=min(bs, len(photos)))
+        asked = _asked(model, classifier, probabilities)
+        done = _begun(partial, before, asked, photos, classifier.bs)
+        with _resumable(partial):
+            rows = _answered(photos[done:], classifier, workers, probabilities)
+            with contextlib.closing(rows), _one_thread_each():
+                journal.extend(partial, with_bar(rows, done, len(photos)), classifier.bs)
+            unread = _write(out, partial, photos, table.columns(classifier.card.classes, probabilities), fallback)
+    seconds, count = time.monotonic() - started, len(photos) - done
+    if unread:
+        print(f"not read: {len(unread)}; which and why: {table.errors_file(out)}", file=sys.stderr)
+    earlier = f" (and {done} earlier)" if done else ""
+    print(f"{count} images{earlier} in {seconds:.1f} s, {count / seconds:.0f} a second on {classifier.device} -> {out}")
     return unread

@@ -1,0 +1,34 @@
+"A bar on stderr while it is a terminal, and lines that do not run into it."
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+CLEAR = "\r\033[K"
+"Takes the bar off a terminal's line."
+
+
+def tell(line: str) -> None:
+    "Prints `line` on stderr, over the bar where there is one."
+    print(f"{CLEAR if _on_terminal() else ''}{line}", file=sys.stderr)
+
+
+def with_bar(items: Iterable, done: int, total: int) -> Iterator:
+    "The items, the first of which is number `done` + 1 of `total`, with a bar on stderr while it is a terminal."
+    if not _on_terminal():
+        yield from items
+        return
+    started = drawn = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - drawn > 0.1 or done + count == total:
+            filled = 30 * (done + count) // total
+            rate = count / (now - started)
+            bar = f"[{'#' * filled}{'.' * (30 - filled)}] {done + count}/{total} {rate:.0f} images/s"
+            print(CLEAR + (bar if done + count < total else ""), end="", file=sys.stderr, flush=True)
+            drawn = now
+
+
+def _on_terminal() -> bool:
+    return bool(sys.stderr) and sys.stderr.isatty()
