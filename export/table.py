@@ -21,7 +21,7 @@ def write_table(out: Path, header: list[str], rows: Iterable[Row], quoted: bool,
         table = _csv_writer(file, quoted)
         table.writerow(header)
         for row in rows:
-            figures = [f"{figure:.7g}" for figure in unpacked(row.figures)] or [""] * (len(header) - 2)
+            figures = [f"{figure:.7g}" for figure in unpacked(row.figures).tolist()] or [""] * (len(header) - 2)
             table.writerow([row.name, *(row.labels or [fallback]), *figures])
 
 

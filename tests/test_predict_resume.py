@@ -140,9 +140,17 @@ def test_interrupted_it_ends_in_seconds_tells_how_to_go_on_and_goes_on(model, tm
     assert [row[0] for row in rows(out)[1:]] == [str(number) for number in range(500)]
 
 
-@pytest.mark.parametrize(
-    "tail", [b"", b'["9", ["4"], "", 12', b"\0" * 90, b'["9"]\n["10", ["4"], "", 1, null]\n', b"[]\n"]
+TORN = (
+    b"",
+    b'["7", ["4"], "", 12',
+    b"\0" * 90,
+    b'["7"]\n["8", ["4"], "", 1, null]\n',
+    b"[]\n",
+    b'["8", [], "", 1, ""]\n',
 )
+
+
+@pytest.mark.parametrize("tail", TORN)
 def test_what_a_kill_or_a_power_cut_tore_is_done_again(model, photos, tmp_path, interrupted_at, tail):
     options = {"device": "cpu", "bs": 4, "probabilities": True}
     predict(model, photos, tmp_path / "whole" / "p.csv", **options)
