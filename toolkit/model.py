@@ -1,6 +1,7 @@
 """A timm model with a fresh head, and its weights: from the hub, from a file, or none."""
 
 import difflib
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -151,7 +152,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # a damaged or malicious file may make the readers raise anything
-        raise ValueError(f"{path} holds no weights that can be read safely ({_first_line(error)})") from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch goes on to say how to run it
+        reason = f"more than tensors: {named[1]}" if named else _first_line(error)
+        raise ValueError(
+            f"{path} holds no weights that can be read safely ({reason}): save model.state_dict(), or as .safetensors"
+        ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
