@@ -364,6 +364,15 @@ def test_more_pixels_than_the_limit_are_refused(monkeypatch):
             read_photo(encoded(picture(), kind))
 
 
+def test_a_file_too_large_for_any_photo_is_not_opened(tmp_path):
+    with (tmp_path / "film.tif").open("wb") as file:
+        file.truncate(2**40)  # sparse: it takes no space
+    with pytest.raises(
+        ValueError, match="film.tif: not a readable photo .1,099,511,627,776 bytes; at most 1,431,655,760"
+    ):
+        read_photo(tmp_path / "film.tif")
+
+
 def test_too_little_memory_for_the_pixels_is_said(monkeypatch):
     def full(*_):
         raise MemoryError

@@ -21,6 +21,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 MAX_PIXELS = 178_956_970
 """The most pixels, height times width, that are decoded: Pillow's limit against decompression bombs; 512 MiB as RGB."""
 
+MAX_BYTES = 8 * MAX_PIXELS
+"""The largest file that is opened: MAX_PIXELS of four channels of 16 bits, uncompressed."""
+
 MAX_SCANNED = 10 * MAX_PIXELS
 """The most pixels, times the scans they are spread over, of a JPEG: a progressive one has about 10. A scan may take a
 dozen bytes and visit the whole photo: a file of a megabyte could keep a decoder busy for half an hour."""
@@ -92,6 +95,8 @@ def _file_bytes(path: Path) -> bytes:
             raise ValueError(f"{path}: not a file, where one photo is needed")
         raise FileNotFoundError(f"{path}: no such file")
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"{path}: not a readable photo ({size:,} bytes; at most {MAX_BYTES:,} are read)")
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
