@@ -193,13 +193,34 @@ def test_a_folder_that_takes_nothing_more_ends_the_command_with_2_and_the_reason
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("inside"),  # as an earlier version wrote it
+        lambda state: state["history"].append("row"),
+        lambda state: state["model"].popitem(),
+        lambda state: state["opt"].update(param_groups=[]),
+        lambda state: state["random"].update(torch=torch.zeros(3)),
+    ],
+)
+def test_a_last_state_that_does_not_fit_is_refused_and_left_as_it_is(change, photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run")
+    train.fit(learn, run, 1)
+    state = torch.load(run.path("last.pt"), weights_only=True)
+    change(state)
+    torch.save(state, run.path("last.pt"))
+    before = run.path("last.pt").read_bytes()
+    run, learn = begin(photos, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"last.pt is not a state .*: begin a new "):
+        train.fit(learn, run, 2)
+    assert run.path("last.pt").read_bytes() == before
+
+
 def test_photos_left_out_are_recorded_and_the_run_is_rebuilt_without_them(photos, tmp_path, recwarn):
     shutil.copytree(photos, tmp_path / "data")
     for name in ("train/c1/3.png", "val/c2/0.png"):
         (tmp_path / "data" / name).write_bytes(b"no photo")
-    with pytest.raises(
-        ValueError, match="2 photos .* can't be read: train/c1/3.png: not a photo.*\n.*--skip_unreadable"
-    ):
+    with pytest.raises(ValueError, match="2 photos .* read: train/c1/3.png: not a photo.*\n.*--skip_unreadable"):
         begin(tmp_path / "data", tmp_path / "run")
     run, learn = begin(tmp_path / "data", tmp_path / "run", skip_unreadable=True)
     train.fit(learn, run, 1)

@@ -13,7 +13,7 @@ from toolkit.command import parsed
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^ +python -m ((?:recipes|toolkit|export)\.\S+.*)$", README, re.MULTILINE)
-FUNCTIONS = {"recipes": "main", "toolkit.doctor": "main", "toolkit.report": "main"}
+FUNCTIONS = {"recipes": "main", "toolkit.doctor": "main", "toolkit.report": "main", "toolkit.check": "main"}
 
 
 def function_of(module):

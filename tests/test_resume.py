@@ -46,6 +46,7 @@ def start(photos, out, *arguments, stderr=subprocess.PIPE):
         text=True,
         stdout=subprocess.PIPE,
         stderr=stderr,
+        start_new_session=True,
     )
 
 
@@ -145,7 +146,7 @@ def test_a_signal_saves_at_the_next_step_and_exits_130_and_resume_goes_on_inside
     process = start(photos, tmp_path / "run", "--loss", "ce", "--workers", 2)
     read_until(process, "epoch 2/")
     sent = time.monotonic()
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # its workers too, as a terminal and a cluster do
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - sent < 20

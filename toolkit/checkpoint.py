@@ -15,6 +15,7 @@ from toolkit.run import Run, replacing, write_atomic, write_csv
 
 HISTORY = "epoch train_loss valid_loss accuracy lr seconds".split()
 BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0}  # of an epoch: photos trained on, the sum of their losses, time
+STATE = set("epoch history best inside bs accum model opt callbacks random".split())  # what last.pt holds
 
 
 class Checkpoint(Callback):
@@ -193,14 +194,29 @@ class Checkpoint(Callback):
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    "What last.pt holds, nothing of it run; None where there is none. Raises ValueError where it can't be read."
+    "What last.pt holds, nothing of it run; None where there is none. Raises ValueError where it is none of ours."
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch.load raise anything
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} can't be read ({reason}): restore it, or begin a new run") from error
+    if not _is_state(state):
+        raise ValueError(f"{path} is not a state that this version writes: begin a new run")
+    return state
+
+
+def _is_state(state: object) -> bool:
+    return (
+        isinstance(state, dict)
+        and state.keys() == STATE
+        and type(state["epoch"]) is int
+        and isinstance(state["history"], list)
+        and [type(row) is list and len(row) for row in state["history"]] == [len(HISTORY)] * state["epoch"]
+        and all(isinstance(state[name], dict) for name in ("best", "inside"))
+        and (state["best"].keys(), state["inside"].keys()) == ({"epoch", "accuracy"}, BEGIN.keys())
+    )
 
 
 def random_state() -> dict[str, Any]:
