@@ -2,8 +2,10 @@
 
 import base64
 import csv
+import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -150,6 +152,23 @@ def test_how_to_run_it_again_is_the_resolved_command(tmp_path):
         == "python -m recipes.hw1 --data 'my data' --loss focal --arch resnet18 --epochs 30 --lr 0.001 --bs 128 "
         "--accum 2 --seed 0"
     )
+
+
+def test_what_a_reader_may_paste_runs_nothing_out_of_a_name(tmp_path):
+    folder = tmp_path / "a'; touch b; \"$(touch c)"
+    make_run(folder, list("ab"))
+    said = load(folder).recipe | {"recipe": "hw1; touch d"}
+    said["options"]["e`touch e`"] = "$(touch f)"
+    write_json(folder / "recipe.json", said)
+    (folder / "model.onnx").write_bytes(b"")
+    page = html.unescape(re.sub("</?span>", "", page_of(folder)))
+    command = re.search("<pre>(.*?)</pre>", page, re.DOTALL)[1]
+    assert shlex.split(command)[:3] == ["python", "-m", "recipes.hw1; touch d"]
+    assert shlex.split(command)[-2:] == ["--e`touch e`", "$(touch f)"]
+    predict, python, again = re.findall("<code>((?:python -m|toolkit).*?)</code>", page)[-3:]
+    assert shlex.split(predict)[3] == str(folder / "model.onnx")
+    assert eval(python.removeprefix("toolkit.run.load(").removesuffix(").learner()")) == str(folder)
+    assert shlex.split(again)[3] == str(folder)
 
 
 # Runs that lack something

@@ -220,7 +220,7 @@ def render(run: Run, history: dict, predictions: Predictions | None, figures: di
     environment = Environment(loader=PackageLoader("toolkit", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(percent=percent, number=number)
-    environment.globals.update(shown=shown)
+    environment.globals.update(shown=shown, repr=repr, quoted=lambda path: shlex.quote(str(path)))  # to be pasted
     counts = run.recipe["data"].get("counts")
     return environment.get_template("report.html").render(
         run=run,
