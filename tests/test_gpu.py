@@ -57,3 +57,52 @@ def test_a_file_verified_on_cuda_runs_there(data, tmp_path):
     to_onnx(tmp_path / "run", device="cuda")
     assert Classifier(tmp_path / "run/model.onnx", "cuda").device == "cuda"
     assert run.load(tmp_path / "run").path("model.onnx").is_file()
+
+
+def begun(data, out, **changed):
+    "(run, learner) of the digits on the GPU."
+    from toolkit import train
+
+    options = {
+        "loss": "ce",
+        "arch": "test_resnet",
+        "bs": 64,
+        "accum": 1,
+        "lr": 4e-3,
+        "seed": 0,
+        "image_size": 32,
+    } | changed
+    learn = digits.learner(data, device="cuda", **options)
+    return train.begin(out, "digits", options | {"data": data}, learn), learn
+
+
+def test_where_memory_runs_out_the_mini_batch_is_halved_and_training_goes_on(data, tmp_path):
+    "resnet18 keeps about 25 MB a photo of 224 pixels for its backward pass: 6 GB for 256 of them, and 3 are allowed."
+    from toolkit import train
+
+    run, learn = begun(data, tmp_path / "run", arch="resnet18", image_size=224, bs=256)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(3 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        train.fit(learn, run, 1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert learn.dls.train.bs < 256
+    assert learn.dls.train.bs * learn.accumulate.n == 256
+    assert run.path("best.safetensors").is_file()
+
+
+def test_a_loss_that_is_not_finite_on_cuda_ends_the_run_by_the_end_of_its_epoch(data, tmp_path):
+    from toolkit import train
+
+    run, learn = begun(data, tmp_path / "run")
+    calls = []
+
+    def forward(x, forward=learn.model.forward):
+        calls.append(len(x))
+        return forward(x) * (float("nan") if len(calls) == 5 else 1.0)
+
+    learn.model.forward = forward
+    with pytest.raises(ValueError, match="the loss is not finite in epoch 1, step 5: .*\nits photos: "):
+        train.fit(learn, run, 1)
+    assert not run.path("last.pt").exists()
