@@ -23,6 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from export.photos import Named
+from export.stopwatch import Watch, unwatched
 from toolkit.run import replacing
 
 SYNCED_EVERY = 5.0
@@ -118,17 +119,18 @@ def cut(path: Path, bs: int) -> int:
     return kept
 
 
-def extend(path: Path, rows: Iterator[Row], bs: int) -> None:
+def extend(path: Path, rows: Iterator[Row], bs: int, watch: Watch = unwatched) -> None:
     "Appends the rows, `bs` at a time. Raises OSError, naming the journal, where that fails: the disk is full."
     synced = time.monotonic()
     try:
         with path.open("ab") as file:
             while batch := list(itertools.islice(rows, bs)):
-                file.write(b"".join(json.dumps(row).encode() + b"\n" for row in batch))
-                file.flush()
-                if time.monotonic() - synced > SYNCED_EVERY:
-                    os.fsync(file.fileno())
-                    synced = time.monotonic()
+                with watch("write"):
+                    file.write(b"".join(json.dumps(row).encode() + b"\n" for row in batch))
+                    file.flush()
+                    if time.monotonic() - synced > SYNCED_EVERY:
+                        os.fsync(file.fileno())
+                        synced = time.monotonic()
     except OSError as error:
         error.filename = error.filename or str(path)
         raise

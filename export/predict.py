@@ -3,11 +3,11 @@
     python -m export.predict model.onnx photos --out predictions.csv
 
 IMAGES is a folder, a photo, a quoted glob or a .txt file of paths; `export.photos` says how each photo is named. Rows
-are in natural order of the name.
+are in natural order of the name. `export.columns` says which columns there are.
 
 While it runs, what is done stands in predictions.csv.partial: killed at any moment, the same command with --resume goes
 on from there, and ends with the same files, byte for byte, as a run that was not. predictions.csv appears whole, at the
-end. Without --resume an unfinished run's partial is replaced, and a line says so.
+end. Without --resume an unfinished run is begun anew, and a line says so.
 """
 
 import contextlib
@@ -23,17 +23,21 @@ import cv2
 
 from export import journal, table
 from export.bar import tell, with_bar
+from export.columns import Columns, check_distinct, labels_alone, of_sample, with_probabilities, with_top
 from export.device import DEVICES, cores
 from export.journal import Row
 from export.photos import Named, named_photos
-from export.resume import START_ANEW, check_asked, check_unchanged, file_size, same_photos, some
-from export.session import Classifier
+from export.resume import begun, file_size, finished, resumable, same_photos
+from export.sample import in_order, read_sample
+from export.session import TTA, Classifier
+from export.stopwatch import Stopwatch, Watch, unwatched
+from export.table import Unread
 from toolkit.command import command
 
 
-def _answered(photos: Named, classifier: Classifier, workers: int, probabilities: bool) -> Iterator[Row]:
+def _answered(photos: Named, classifier: Classifier, columns: Columns, workers: int, watch: Watch) -> Iterator[Row]:
     "The row of each photo; one that can't be read is told on stderr."
-    answers = classifier.stream((path for _, path in photos), workers)
+    answers = classifier.stream((path for _, path in photos), workers, watch)
     with contextlib.closing(answers):
         for (name, path), answer in zip(photos, answers, strict=True):
             if isinstance(answer, Exception):
@@ -41,75 +45,62 @@ def _answered(photos: Named, classifier: Classifier, workers: int, probabilities
                 tell(f"{path}: {reason}")
                 yield Row(name, [], "", file_size(path), reason)
             else:
-                label, figures = answer
-                kept = journal.packed([figures.max(), *figures]) if probabilities else ""
-                yield Row(name, [label], kept, file_size(path), None)
+                labels, figures = columns.keep(*answer)
+                yield Row(name, labels, journal.packed(figures), file_size(path), None)
 
 
-def _begun(partial: Path, before: dict, asked: dict, photos: Named, bs: int) -> int:
-    "How many rows the journal has: those of the run `before`, if it was asked for the same; else a new one's, none."
-    if before:
-        check_asked(before, asked, partial)
-        check_unchanged(photos, partial)
-        return journal.cut(partial, bs)
-    if partial.exists():
-        tell(f"{partial}, of a run that was not finished, is replaced: --resume would have gone on with it")
-    journal.begin(partial, asked, photos)
-    return 0
+def _photos(images: Path | dict[str, Path], sample: Path | None) -> tuple[list[str], Named]:
+    "The sample's header, empty without one, and the photos: in its order, under its ids."
+    photos = named_photos(images)
+    if sample is None:
+        return [], photos
+    header, ids = read_sample(Path(sample))
+    return header, in_order(photos, ids, Path(sample))
 
 
-@contextlib.contextmanager
-def _resumable(partial: Path) -> Iterator[None]:
-    "Whatever ends the block before its time tells how to go on."
-    goes_on = f"what is done is in {partial}: the same command with --resume goes on from there"
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{str(interrupt) or 'interrupted'}; {goes_on}") from None
-    except (OSError, ValueError) as error:
-        error.add_note(goes_on)
-        raise
+def _columns(classes: list[str], probabilities: bool, top: int, header: list[str]) -> Columns:
+    "What the options ask for; `header` is the sample's."
+    if (top != 0) + probabilities + bool(header) > 1:
+        raise ValueError("--top, --probabilities and --sample each say which columns there are: give one of them")
+    if header:
+        return of_sample(header, classes)
+    if probabilities:
+        return with_probabilities(classes)
+    return with_top(classes, top) if top else labels_alone()
 
 
-def _write(out: Path, partial: Path, photos: Named, header: list[str], fallback: str) -> table.Unread:
-    "The tables, from a journal that is complete, which then goes."
+def _write(out: Path, kind: str, partial: Path, photos: Named, columns: Columns, quoted: bool, fallback: str) -> Unread:
+    "The tables, from a journal that is complete."
     unread = [
         (row.name, path, row.reason)
         for (_, path), row in zip(photos, journal.rows(partial), strict=True)
         if row.reason is not None
     ]
-    quoted = table.has_return(itertools.chain(header, [fallback], (name for name, _ in photos)))
     table.write_errors(out, unread)
-    table.write_table(out, header, journal.rows(partial), quoted, fallback)
-    partial.unlink()
+    table.write_table(out, kind, columns, journal.rows(partial), quoted, fallback)
     return unread
 
 
-def _finished(out: Path, model: Path, photos: Named, probabilities: bool) -> table.Unread:
-    "The photos that a finished run could not read. Raises ValueError where `out` can't be what was asked for."
-    header, names = table.read_names(out)
-    if model.stat().st_mtime > out.stat().st_mtime:
-        raise ValueError(f"{out} is finished, but {model} is newer: {START_ANEW}")
-    if new := set(dict(photos)) - set(names):
-        raise ValueError(f"{out} is finished, but of other images: it lacks {some(sorted(new))}; {START_ANEW}")
-    if (len(header) > 2) != probabilities:
-        raise ValueError(f"{out} is finished, but with the columns {some(header)}; {START_ANEW}")
-    print(f"{out} is finished already, {len(names)} images: nothing is left to do ({START_ANEW})")
-    return table.read_errors(out)
+def _texts(columns: Columns, classes: list[str], fallback: str, photos: Named) -> Iterator[str]:
+    "All text that the table may hold."
+    return itertools.chain(columns.header, classes, [fallback], (name for name, _ in photos))
 
 
-def _asked(model: Path, classifier: Classifier, probabilities: bool) -> dict:
-    "All that the rows depend on, the photos apart. The fallback is not among it: a journal holds none."
-    with model.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+def _asked(classifier: Classifier, probabilities: bool, top: int, header: list[str]) -> dict:
+    "All that the rows depend on, the photos apart. The fallback and the format are not: a journal holds neither."
     import onnxruntime
 
+    with classifier.model.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": checksum,
         "onnxruntime": onnxruntime.__version__,
         "device": classifier.device,
         "--bs": classifier.bs,
+        "--tta": classifier.tta,
         "--probabilities": probabilities,
+        "--top": top,
+        "columns of --sample": header,
     }
 
 
@@ -124,12 +115,22 @@ def _one_thread_each():
         cv2.setNumThreads(before)
 
 
-def _check_out(out: Path, *inputs: Path) -> None:
+def _check_out(out: Path, zipped: bool, inputs: list[Path]) -> None:
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder: give the file, as in {out / 'predictions.csv'}")
     for path in inputs:
         if out.resolve() == path.resolve():
             raise FileExistsError(f"--out {out} is what is being read: give another file")
+    if zipped and out == table.zip_file(out):
+        raise ValueError(f"--out {out} --zip: give the name of the file that is zipped, as in predictions.csv")
+
+
+def _tell(out: Path, unread: Unread, done: int, total: int, seconds: float, device: str) -> None:
+    if unread:
+        print(f"not read: {len(unread)}; which and why: {table.errors_file(out)}", file=sys.stderr)
+    earlier = f" (and {done} earlier)" if done else ""
+    rate = (total - done) / seconds
+    print(f"{total - done} images{earlier} in {seconds:.1f} s, {rate:.0f} a second on {device} -> {out}")
 
 
 def exit_status(unread: list) -> int:
@@ -141,13 +142,19 @@ def exit_status(unread: list) -> int:
 def predict(
     model: Path,  # model.onnx; nothing else is needed
     images: Path,  # a folder, a photo, a quoted glob, or a .txt file of paths
-    out: Path = Path("predictions.csv"),  # the CSV to write: image_name,pred_label
+    out: Path | None = None,  # the file to write: image_name,pred_label (default: predictions.csv)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the model runs; auto says what it chose
     bs: int = 32,  # images a batch
     workers: int | None = None,  # threads that decode; one a core unless given
     probabilities: bool = False,  # add confidence and a column a class
     fallback: str = "",  # pred_label of a photo that can't be read
     resume: bool = False,  # go on with a run that was killed; the file becomes the same
+    top: int = 0,  # add so many of the likeliest classes, each with its confidence
+    tta: Annotated[str, {"choices": TTA}] = "none",  # flip: mean of a photo and its mirror, at twice the time
+    format: Annotated[str, {"choices": ["auto", *table.KINDS]}] = "auto",  # of the file; auto: what its suffix says
+    sample: Path | None = None,  # sample_submission.csv: its ids, in its order, in its columns
+    zip: bool = False,  # also write the file into a .zip beside it
+    profile: bool = False,  # tell the seconds of each stage, and what bounds the run
 ) -> list[tuple[str, Path, str]]:
     """Label photos with a model.onnx and write predictions.csv.
 
@@ -158,29 +165,39 @@ def predict(
     and where `resume` finds the work of another model, other images or other options, which it names.
     """
     started = time.monotonic()
-    model, out = Path(model), Path(out)
+    model, out = Path(model), Path(out or f"predictions.{'csv' if format == 'auto' else format}")
     workers = cores() if workers is None else workers
     if bs < 1 or workers < 0:
         raise ValueError(f"--bs {bs} --workers {workers}: give at least 1 image a batch and 0 threads")
-    _check_out(out, model, *([] if isinstance(images, dict) else [Path(images)]))
-    photos, partial = named_photos(images), out.with_name(f"{out.name}.partial")
+    _check_out(out, zip, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
+    kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
+    header, photos = _photos(images, sample)
+    classifier, watch = Classifier(model, device, bs, tta=tta), Stopwatch() if profile else unwatched
+    classes, asked = classifier.card.classes, _asked(classifier, probabilities, top, header)
+    columns = _columns(classes, probabilities, top, header)
+    check_distinct(columns, kind)
+    table.check_kind(kind, _texts(columns, classes, fallback, photos))
     with journal.held(partial):
-        journal.clear_half_written([out, partial, table.errors_file(out)])
+        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
         if resume and out.exists() and not partial.exists():
-            return _finished(out, model, photos, probabilities)
+            unread = finished(out, kind, model, photos, columns)
+            if zip:  # it may be asked for only now
+                table.write_zip(out)
+            return unread
         before, recorded = journal.read_head(partial) if resume and partial.exists() else ({}, [])
         photos = same_photos(recorded, photos, partial) if before else photos
-        classifier = Classifier(model, device, bs=min(bs, len(photos)))
-        asked = _asked(model, classifier, probabilities)
-        done = _begun(partial, before, asked, photos, classifier.bs)
-        with _resumable(partial):
-            rows = _answered(photos[done:], classifier, workers, probabilities)
+        done = begun(partial, before, asked, photos)
+        with resumable(partial):
+            rows = _answered(photos[done:], classifier, columns, workers, watch)
             with contextlib.closing(rows), _one_thread_each():
-                journal.extend(partial, with_bar(rows, done, len(photos)), classifier.bs)
-            unread = _write(out, partial, photos, table.columns(classifier.card.classes, probabilities), fallback)
-    seconds, count = time.monotonic() - started, len(photos) - done
-    if unread:
-        print(f"not read: {len(unread)}; which and why: {table.errors_file(out)}", file=sys.stderr)
-    earlier = f" (and {done} earlier)" if done else ""
-    print(f"{count} images{earlier} in {seconds:.1f} s, {count / seconds:.0f} a second on {classifier.device} -> {out}")
+                journal.extend(partial, with_bar(rows, done, len(photos)), bs, watch)
+            with watch("write"):
+                quoted = table.has_return(_texts(columns, classes, fallback, photos))
+                unread = _write(out, kind, partial, photos, columns, quoted, fallback)
+                if zip:
+                    table.write_zip(out)
+        partial.unlink()
+    _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
+    if profile:
+        print(watch.report(len(photos) - done, workers))
     return unread

@@ -1,12 +1,54 @@
 "What `--resume` goes on with, and what it refuses to, naming what differs."
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from export import journal
+from export import journal, table
+from export.bar import tell
+from export.columns import Columns
 from export.photos import Named
 
 START_ANEW = "leave out --resume to start anew"
+
+
+def begun(partial: Path, before: dict, asked: dict, photos: Named) -> int:
+    "How many rows the journal has: those of the run `before`, if it was asked for the same; else a new one's, none."
+    if before:
+        check_asked(before, asked, partial)
+        check_unchanged(photos, partial)
+        return journal.cut(partial, asked["--bs"])
+    if partial.exists():
+        tell(f"{partial}, of a run that was not finished, is begun anew: export.predict --resume would go on with it")
+    journal.begin(partial, asked, photos)
+    return 0
+
+
+@contextmanager
+def resumable(partial: Path) -> Iterator[None]:
+    "Whatever ends the block before its time tells how to go on."
+    goes_on = f"what is done is in {partial}: the same command with --resume goes on from there"
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{str(interrupt) or 'interrupted'}; {goes_on}") from None
+    except (OSError, ValueError) as error:
+        error.add_note(goes_on)
+        raise
+
+
+def finished(out: Path, kind: str, model: Path, photos: Named, columns: Columns) -> table.Unread:
+    "The photos that a finished run could not read. Raises ValueError where `out` can't be what was asked for."
+    header, names = table.read_names(out, kind)
+    if model.stat().st_mtime > out.stat().st_mtime:
+        raise ValueError(f"{out} is finished, but {model} is newer: {START_ANEW}")
+    if header != columns.header:
+        raise ValueError(f"{out} is finished, but with the columns {some(header)}; {START_ANEW}")
+    if new := set(dict(photos)) - set(names):
+        raise ValueError(f"{out} is finished, but of other images: it lacks {some(sorted(new))}; {START_ANEW}")
+    print(f"{out} is finished already, {len(names)} images: nothing is left to do ({START_ANEW})")
+    return table.read_errors(out)
 
 
 def same_photos(recorded: Named, found: Named, partial: Path) -> Named:
@@ -63,4 +105,5 @@ def _changed(path: Path, size: int | None) -> bool:
 
 def _short(value: object) -> str:
     "A checksum by its beginning."
-    return str(value)[:12]
+    text = str(value)
+    return text if len(text) <= 40 else text[:12]

@@ -4,6 +4,7 @@ Needs onnxruntime, numpy and the toolkit's photo reading: no torch.
 """
 
 import contextlib
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +16,14 @@ import numpy as np
 
 from export.card import check_interface, content, first_line, read_card
 from export.device import PROVIDERS, choose_device, cores
+from export.stopwatch import Watch, unwatched
 from toolkit.photo import read_photo
 from toolkit.preprocess import prepare
 
 if TYPE_CHECKING:
     import onnxruntime
+
+TTA = ["none", "flip"]
 
 
 def open_session(model: str | Path, device: str = "auto", threads: int | None = None) -> "onnxruntime.InferenceSession":
@@ -64,8 +68,15 @@ class Classifier:
     Holds no state that a call changes: any number of threads may share one.
     """
 
-    def __init__(self, model: str | Path, device: str = "auto", bs: int = 32, threads: int | None = None):
-        self.model = Path(model)
+    def __init__(
+        self, model: str | Path, device: str = "auto", bs: int = 32, threads: int | None = None, tta: str = "none"
+    ):
+        """bs: images a batch. threads: how many the CPU computes with; None for one a core.
+        tta: flip for the mean of the probabilities of each image and of its mirror, at twice the time; or none.
+        """
+        if tta not in TTA:
+            raise ValueError(f"unknown tta {tta!r}: choose one of {', '.join(TTA)}")
+        self.model, self.tta = Path(model), tta
         self.session = open_session(model, device, threads)
         self.card = read_card(self.session, model)
         self.device = device_of(self.session)
@@ -87,21 +98,39 @@ class Classifier:
         return labels, np.array([row for _, row in answers], np.float32).reshape(len(labels), len(self.card.classes))
 
     def stream(
-        self, photos: Iterable[str | Path | bytes | np.ndarray], workers: int
+        self, photos: Iterable[str | Path | bytes | np.ndarray], workers: int, watch: Watch = unwatched
     ) -> Iterator[tuple[str, np.ndarray] | Exception]:
         """(class name, probabilities float32 [classes]) of each photo in turn, or what kept it from being read.
 
         `workers` threads decode and crop while the model runs; at most three batches are in memory.
         """
-        prepared = _in_order(self._prepared, photos, workers, ahead=2 * self.bs)
+        prepared = _in_order(functools.partial(self._prepared, watch=watch), photos, workers, ahead=2 * self.bs)
         with contextlib.closing(prepared):
-            while batch := list(itertools.islice(prepared, self.bs)):
+            while batch := self._next_batch(prepared, watch):
                 read = [photo for photo in batch if isinstance(photo, np.ndarray)]
-                answers = zip(*self.scores(np.stack(read)), strict=True) if read else iter(())
+                answers = zip(*self._scores_of(read, watch), strict=True) if read else iter(())
                 yield from (next(answers) if isinstance(photo, np.ndarray) else photo for photo in batch)
+
+    def _next_batch(self, prepared: Iterator, watch: Watch) -> list:
+        with watch("wait"):
+            return list(itertools.islice(prepared, self.bs))
+
+    def _scores_of(self, photos: list[np.ndarray], watch: Watch) -> tuple[list[str], np.ndarray]:
+        with watch("copy"):
+            images = np.stack(photos)
+        with watch("model"):
+            return self.scores(images)
 
     def scores(self, images: np.ndarray) -> tuple[list[str], np.ndarray]:
         "The class names and probabilities float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3] RGB."
+        logits, probabilities = self._run(images)
+        if self.tta == "flip":
+            probabilities = (probabilities + self._run(np.ascontiguousarray(images[:, :, ::-1]))[1]) / 2
+            logits = probabilities
+        return [self.card.classes[index] for index in logits.argmax(1)], probabilities
+
+    def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        "Logits and probabilities; raises ValueError where they are not what the card says."
         missing = self.bs - len(images) if self.pads else 0
         batch = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
         try:
@@ -117,18 +146,29 @@ class Classifier:
             raise ValueError(f"{self.model}: probabilities of shape {probabilities.shape}, expected {expected}")
         if not np.isfinite(probabilities).all():
             raise ValueError(f"{self.model} gives probabilities that are no numbers: export it again in fp32")
-        return [self.card.classes[index] for index in logits.argmax(1)], probabilities
+        return logits, probabilities
 
-    def _prepared(self, photo) -> np.ndarray | Exception:
+    def _prepared(self, photo, watch: Watch) -> np.ndarray | Exception:
         try:
             if isinstance(photo, np.ndarray):
                 if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or photo.size == 0:
                     raise ValueError(f"array {photo.dtype} {photo.shape}: expected uint8 [height, width, 3] RGB")
             else:
-                photo = read_photo(photo)
-            return prepare(photo, self.card.preprocess)
+                _warm(photo, watch)
+                with watch("decode"):
+                    photo = read_photo(photo)
+            with watch("crop"):
+                return prepare(photo, self.card.preprocess)
         except (ValueError, OSError) as error:
             return error
+
+
+def _warm(photo: str | Path | bytes, watch: Watch) -> None:
+    "While it is watched, reads the file a first time, so that reading and decoding can be told apart."
+    if watch is unwatched or isinstance(photo, bytes) or not Path(photo).is_file():
+        return
+    with watch("read"):
+        Path(photo).read_bytes()
 
 
 def _in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator:

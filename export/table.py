@@ -1,34 +1,134 @@
-"The table of predictions and the one of photos that can't be read, from the rows of a journal."
+"""The table of predictions, as CSV, JSON or Parquet, and the one of photos that can't be read; from a journal's rows.
+
+In JSON it is a list of objects, one a line; in Parquet labels are strings and figures float32. There what a photo that
+can't be read has no value for is null, in CSV empty.
+"""
 
 import csv
-from collections.abc import Iterable
+import itertools
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from export.columns import Columns
 from export.journal import Row, unpacked
 from toolkit.run import replacing
 
 Unread = list[tuple[str, Path, str]]
 "(image_name, path, reason) of each photo that can't be read."
 
-
-def columns(classes: list[str], probabilities: bool) -> list[str]:
-    return ["image_name", "pred_label", *(["confidence", *classes] if probabilities else [])]
+KINDS = ["csv", "json", "parquet"]
 
 
-def write_table(out: Path, header: list[str], rows: Iterable[Row], quoted: bool, fallback: str) -> None:
-    "The predictions: a row for each photo, the label `fallback` and the figures empty where it can't be read."
-    with replacing(out) as beside, _open_csv(beside) as file:
+def kind_of(out: Path, kind: str) -> str:
+    "csv, json or parquet: `kind`, or for auto what the suffix says, else csv. Raises ValueError where they differ."
+    suffix = out.suffix[1:].lower()
+    if kind != "auto" and suffix in KINDS and suffix != kind:
+        raise ValueError(f"--out {out} --format {kind}: name the file {out.with_suffix('.' + kind)}, or leave one out")
+    if kind != "auto":
+        return kind
+    return suffix if suffix in KINDS else "csv"
+
+
+def check_kind(kind: str, texts: Iterable[str]) -> None:
+    "Raises ImportError where a library is missing, ValueError for one of `texts` that the file could not hold."
+    if kind != "parquet":
+        return
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise ImportError("--format parquet needs pyarrow: pip install pyarrow") from None
+    for text in texts:
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"--format parquet: the name {text!r} is not Unicode; csv keeps its bytes")
+
+
+def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quoted: bool, fallback: str) -> None:
+    """The predictions: a row for each photo; where it can't be read, the label `fallback` and no figures.
+
+    quoted: see `has_return`.
+    """
+    cells = ([row.name, *_cells(row, columns, fallback)] for row in rows)
+    with replacing(out) as beside:
+        if kind == "csv":
+            _write_csv(beside, columns.header, cells, quoted)
+        elif kind == "json":
+            _write_json(beside, columns.header, cells)
+        else:
+            _write_parquet(beside, columns, cells)
+
+
+def _cells(row: Row, columns: Columns, fallback: str) -> Iterator[str | float | None]:
+    labels = row.labels or [fallback or None]
+    figures = unpacked(row.figures).tolist()
+    for kind, index in columns.cells:
+        values = labels if kind == "label" else figures
+        yield values[index] if index < len(values) else None
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[list], quoted: bool) -> None:
+    with _open_csv(path) as file:
         table = _csv_writer(file, quoted)
         table.writerow(header)
-        for row in rows:
-            figures = [f"{figure:.7g}" for figure in unpacked(row.figures).tolist()] or [""] * (len(header) - 2)
-            table.writerow([row.name, *(row.labels or [fallback]), *figures])
+        table.writerows([_text(cell) for cell in row] for row in rows)
 
 
-def read_names(out: Path) -> tuple[list[str], list[str]]:
-    "The header of a table of predictions, and the first cell of each row."
-    header, *rows = _read_csv(out) or [[]]
-    return header, [row[0] for row in rows]
+def _text(cell: str | float | None) -> str:
+    return f"{cell:.7g}" if isinstance(cell, float) else cell or ""
+
+
+def _write_json(path: Path, header: list[str], rows: Iterable[list]) -> None:
+    with path.open("w", encoding="ascii") as file:
+        for number, row in enumerate(rows):
+            values = [float(_text(cell)) if isinstance(cell, float) else cell for cell in row]
+            file.write((",\n" if number else "[\n") + json.dumps(dict(zip(header, values, strict=True))))
+        file.write("\n]\n")
+
+
+def _write_parquet(path: Path, columns: Columns, rows: Iterator[list]) -> None:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    kinds = ["label", *(kind for kind, _ in columns.cells)]
+    types = [pyarrow.string() if kind == "label" else pyarrow.float32() for kind in kinds]
+    schema = pyarrow.schema(list(zip(columns.header, types, strict=True)))
+    at_once = max(1, 2**20 // len(types))  # cells in memory, about a million
+    with ParquetWriter(path, schema) as writer:
+        while some := list(itertools.islice(rows, at_once)):
+            arrays = [pyarrow.array(values, kind) for values, kind in zip(zip(*some, strict=True), types, strict=True)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+
+
+def read_names(out: Path, kind: str) -> tuple[list[str], list[str]]:
+    "The header of a table of predictions, and the first cell of each row. Raises ValueError where it is none."
+    try:
+        if kind == "csv":
+            header, *rows = read_csv(out)
+            return header, [row[0] for row in rows]
+        if kind == "json":
+            objects = json.loads(out.read_text(encoding="ascii"))
+            return list(objects[0]), [next(iter(each.values())) for each in objects]
+        from pyarrow import parquet
+
+        header = parquet.read_schema(out).names
+        return header, parquet.read_table(out, columns=header[:1]).column(0).to_pylist()
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
+        raise ValueError(f"{out} is no table of predictions: leave out --resume to write it anew") from error
+
+
+def write_zip(out: Path) -> None:
+    "The file `out` in a zip beside it, the same bytes whenever it is written."
+    with replacing(zip_file(out)) as beside, zipfile.ZipFile(beside, "w") as archive:
+        entry = zipfile.ZipInfo(out.name)  # of 1980: no clock
+        entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+        with out.open("rb") as source, archive.open(entry, "w", force_zip64=out.stat().st_size > 2**31) as target:
+            while block := source.read(2**20):
+                target.write(block)
+
+
+def zip_file(out: Path) -> Path:
+    return out.with_suffix(".zip")
 
 
 def errors_file(out: Path) -> Path:
@@ -48,7 +148,7 @@ def write_errors(out: Path, unread: Unread) -> None:
 
 def read_errors(out: Path) -> Unread:
     path = errors_file(out)
-    return [(name, Path(file), reason) for name, file, reason in _read_csv(path)[1:]] if path.exists() else []
+    return [(name, Path(file), reason) for name, file, reason in read_csv(path)[1:]] if path.exists() else []
 
 
 def has_return(cells: Iterable[str]) -> bool:
@@ -60,11 +160,11 @@ def _csv_writer(file, quoted: bool):
     return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
 
 
-def _open_csv(path: Path, mode: str = "w"):
+def _open_csv(path: Path, mode: str = "w", encoding: str = "utf-8"):
     "A file name that is not UTF-8 keeps its bytes."
-    return path.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
+    return path.open(mode, newline="", encoding=encoding, errors="surrogateescape")
 
 
-def _read_csv(path: Path) -> list[list[str]]:
-    with _open_csv(path, "r") as file:
+def read_csv(path: Path) -> list[list[str]]:
+    with _open_csv(path, "r", "utf-8-sig") as file:
         return list(csv.reader(file))

@@ -179,7 +179,7 @@ def test_it_goes_on_at_a_batch_of_the_unbroken_run(model, photos, tmp_path, inte
 def test_killed_before_the_output_has_its_name_only_that_is_left_to_do(model, photos, tmp_path, monkeypatch):
     predict(model, photos, tmp_path / "whole" / "p.csv", "cpu", bs=4)
     with monkeypatch.context() as patch:
-        patch.setattr("export.table.write_table", lambda *given: signal.raise_signal(signal.SIGINT))
+        patch.setattr("export.table.write_table", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt, match="interrupted; what is done is in "):
             predict(model, photos, tmp_path / "cut" / "p.csv", "cpu", bs=4)
     monkeypatch.setattr(session, "read_photo", None)  # no photo is read again
@@ -252,6 +252,8 @@ def test_another_model_other_options_other_images_are_refused_by_name(model, pho
     refused(r"p.csv.partial was begun with model \w{12}, now \w{12}: ask for the same, or leave out --resume", other)
     refused(r"begun with --bs 4, now 5:", bs=5)
     refused(r"begun with --bs 4, now 5, --probabilities False, now True:", bs=5, probabilities=True)
+    refused(r"begun with --tta none, now flip:", tta="flip")
+    refused(r"begun with --top 0, now 2:", top=2)
     paths = {path.name: path for path in photos.iterdir()}
     refused(r"has other names for its images \(0, now x0\)", images={f"x{name}": path for name, path in paths.items()})
     save(photos.with_name("elsewhere") / "0.png", 0)
@@ -282,7 +284,8 @@ def test_a_photo_that_goes_or_breaks_between_kill_and_resume_keeps_its_row(model
 def test_without_resume_it_starts_anew_and_says_so(model, photos, half_done, capfd):
     predict(model, photos, half_done, "cpu", bs=5)
     assert capfd.readouterr().err.startswith(
-        f"{half_done}.partial, of a run that was not finished, is replaced: --resume would have gone on with it\n"
+        f"{half_done}.partial, of a run that was not finished, is begun anew: "
+        "export.predict --resume would go on with it\n"
     )
     assert len(rows(half_done)) == 24
 

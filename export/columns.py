@@ -1,0 +1,69 @@
+"""The columns of a table of predictions, and what of an answer is kept for them.
+
+(neither)         image_name, pred_label
+--probabilities   image_name, pred_label, confidence, and one named after each class
+--top 2           image_name, pred_label, label_1, confidence_1, label_2, confidence_2
+--sample FILE     that file's columns: the first for the id, then either one for the label or some named after classes
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Columns(NamedTuple):
+    "What stands in the table, and where it comes from."
+
+    header: list[str]
+    cells: list[tuple[str, int]]
+    'Of each column but the first: ("label", i) or ("figure", i), the i-th that `keep` gives.'
+    keep: Callable[[str, np.ndarray], tuple[list[str], list[float]]]
+    "The labels and figures that are kept, from an answer: a class name and probabilities [classes]."
+
+
+def labels_alone() -> Columns:
+    return Columns(["image_name", "pred_label"], [("label", 0)], lambda label, row: ([label], []))
+
+
+def with_probabilities(classes: list[str]) -> Columns:
+    header = ["image_name", "pred_label", "confidence", *classes]
+    cells = [("label", 0), *(("figure", index) for index in range(1 + len(classes)))]
+    return Columns(header, cells, lambda label, row: ([label], [row.max(), *row]))
+
+
+def with_top(classes: list[str], top: int) -> Columns:
+    "Raises ValueError for more than there are classes."
+    if not 1 <= top <= len(classes):
+        raise ValueError(f"--top {top}: the model has {len(classes)} classes; give 1 to {len(classes)}")
+
+    def keep(label, row):
+        order = np.argsort(-row, kind="stable")[:top]
+        return [label, *(classes[index] for index in order)], row[order]
+
+    ranks = range(1, top + 1)
+    header = ["image_name", "pred_label", *(name for rank in ranks for name in (f"label_{rank}", f"confidence_{rank}"))]
+    return Columns(
+        header, [("label", 0), *(cell for rank in ranks for cell in (("label", rank), ("figure", rank - 1)))], keep
+    )
+
+
+def of_sample(header: list[str], classes: list[str]) -> Columns:
+    "Raises ValueError for columns that are neither one for the label nor named after classes."
+    named, unknown = header[1:], [name for name in header[1:] if name not in classes]
+    if len(named) == 1 and unknown:
+        return labels_alone()._replace(header=header)
+    if unknown or not named:
+        raise ValueError(
+            f"--sample has the columns {', '.join(header[:6])}: expected an id and then one for the label, or some "
+            f"named after the model's classes ({', '.join(classes[:6])}{', ...' if len(classes) > 6 else ''})"
+        )
+    kept = [classes.index(name) for name in named]
+    return Columns(header, [("figure", index) for index in range(len(named))], lambda label, row: ([label], row[kept]))
+
+
+def check_distinct(columns: Columns, kind: str) -> None:
+    "Raises ValueError where two columns have one name, which only CSV can hold."
+    twice = [name for name in columns.header if columns.header.count(name) > 1]
+    if twice and kind != "csv":
+        raise ValueError(f"--format {kind}: two columns would be called {twice[0]!r}; csv can hold them")
