@@ -63,6 +63,20 @@ def kinds(report):
     return {finding.kind: finding for finding in report.findings}
 
 
+def test_a_class_of_one_photo_is_wrong_and_the_rest_is_looked_at_all_the_same(tmp_path):
+    for index in range(4):
+        put(tmp_path / f"many/{index}.jpg", encoded(index))
+    put(tmp_path / "many/broken.jpg", b"no photo")
+    put(tmp_path / "one/0.jpg", encoded(9))
+    report = check(tmp_path)
+    assert not report.sound
+    assert kinds(report)["lone"].text.startswith("class one has 1 photo: ")
+    assert kinds(report)["unreadable"].items[0]["file"] == "many/broken.jpg"
+    assert report.data.counts["one"] == 1
+    with pytest.raises(ValueError, match="class one has 1 photo"):
+        find_data(tmp_path)
+
+
 # Verdicts
 
 

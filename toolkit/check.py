@@ -144,9 +144,14 @@ class Report(NamedTuple):
 
 def check(data: str | Path, seed: int = 0, workers: int | None = None) -> Report:
     "What is amiss in the data set at `data`. Raises what `find_data` raises, and ValueError for fewer than one worker."
-    found = find_data(data, seed)
+    refusals = []
+    try:
+        found = find_data(data, seed)
+    except ValueError as error:  # the rest is looked at all the same, where that is possible
+        found = find_data(data, seed, lone=True)
+        refusals.append(Finding("wrong", "lone", str(error), [], []))
     paths = [*found.train, *found.valid, *found.test.values()]
-    return Report(found, find_faults(found, judged(found, _verdicts(paths, workers))))
+    return Report(found, [*refusals, *find_faults(found, judged(found, _verdicts(paths, workers)))])
 
 
 def as_json(report: Report) -> str:

@@ -69,11 +69,12 @@ class DataSet:
         return _checked(left)
 
 
-def find_data(data: str | Path, seed: int = 0) -> DataSet:
+def find_data(data: str | Path, seed: int = 0, lone: bool = False) -> DataSet:
     """The data set at `data`: a folder with train/ and val/ (or valid/) and perhaps a flat test/; a folder of class
     folders, of which a fifth of each class is drawn for validation by `seed`; or a CSV with columns path, label and
     perhaps split (train, val or valid, test), its paths relative to the CSV.
 
+    lone: where a split is drawn, let a class of one photo pass, to be looked at; it can't be validated.
     Raises FileNotFoundError for what is not there, ValueError for what cannot be trained on (says which and why).
     """
     root = Path(data)
@@ -82,13 +83,13 @@ def find_data(data: str | Path, seed: int = 0) -> DataSet:
             f"--data {data} does not exist: give a folder of photos or a CSV with columns path,label"
         )
     if root.is_file():
-        return _checked(_from_csv(root, seed))
+        return _checked(_from_csv(root, seed, lone))
     if (root / "train").is_dir():
         return _checked(_from_split_folders(root))
     labels = _class_folders(root)
     if not labels:
         raise ValueError(f"no photos in class folders below {root}: it takes train/<class>/*, or <class>/*")
-    return _checked(DataSet(root, *_stratified(labels, seed)))
+    return _checked(DataSet(root, *_stratified(labels, seed, lone)))
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -119,7 +120,7 @@ def _class_folders(folder: Path) -> dict[Path, str]:
     return labels
 
 
-def _from_csv(path: Path, seed: int) -> DataSet:
+def _from_csv(path: Path, seed: int, lone: bool) -> DataSet:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         try:
@@ -143,7 +144,7 @@ def _from_csv(path: Path, seed: int) -> DataSet:
         name: dict(sorted(held.items(), key=lambda pair: natural_key(str(pair[0])))) for name, held in splits.items()
     }
     if not ordered["valid"]:
-        ordered["train"], ordered["valid"] = _stratified(ordered["train"], seed)
+        ordered["train"], ordered["valid"] = _stratified(ordered["train"], seed, lone)
     test = {_relative(photo, path.parent): photo for photo in ordered["test"]}
     return DataSet(path, ordered["train"], ordered["valid"], test)
 
@@ -161,18 +162,23 @@ def _csv_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, 
     return SPLITS[split], photo, label
 
 
-def _stratified(labels: dict[Path, str], seed: int) -> tuple[dict[Path, str], dict[Path, str]]:
-    "Train and validation parts: a fifth of each class, at least one photo, drawn by `seed` alone."
+def _stratified(labels: dict[Path, str], seed: int, lone: bool) -> tuple[dict[Path, str], dict[Path, str]]:
+    "Train and validation parts: a fifth of each class, rounded (of two photos perhaps none), drawn by `seed` alone."
     from sklearn.model_selection import StratifiedShuffleSplit  # a second to import
 
     few = [name for name, count in Counter(labels.values()).items() if count < 2]
-    if few:
+    if few and not lone:
         raise ValueError(f"class {few[0]} has 1 photo: one to train on and one to validate on is the least")
-    photos, names = list(labels), list(labels.values())
+    alone = {photo: name for photo, name in labels.items() if name in few}
+    photos = [photo for photo in labels if photo not in alone]
+    names = [labels[photo] for photo in photos]
+    if not photos:
+        return alone, {}
     held_out = max(round(len(photos) * VALID_FRACTION), len(set(names)))
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=held_out, random_state=seed)
     parts = next(splitter.split(photos, names))
-    return tuple({photos[i]: names[i] for i in sorted(part)} for part in parts)
+    train, valid = ({photos[i]: names[i] for i in sorted(part)} for part in parts)
+    return train | alone, valid
 
 
 def _checked(data: DataSet) -> DataSet:
