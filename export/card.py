@@ -80,7 +80,12 @@ class Card:
 
 def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Card:
     "The metadata of an open session's file. Raises ValueError for what is missing or at odds with the graph."
-    found = session.get_modelmeta().custom_metadata_map
+    try:
+        found = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{model}: its metadata is no text ({error.reason} at {error.start}), the file is damaged"
+        ) from error
     names = ("classes", "preprocess", "recipe", "metrics", "verification")
     card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
     fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)

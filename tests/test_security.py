@@ -518,6 +518,12 @@ def test_a_model_file_of_a_million_classes_is_refused_though_it_has_them(tmp_pat
     refused("names 1,000,000 classes, at most 100,000 are read", Classifier, path, "cpu")
 
 
+def test_a_model_file_whose_metadata_is_no_text_is_refused(tmp_path):
+    path = tiny_onnx.write(tmp_path / "bad.onnx")
+    path.write_bytes(path.read_bytes().replace(b'"agreement"', b'"agree\xffent"'))
+    refused("its metadata is no text", Classifier, path, "cpu")
+
+
 # Through the commands
 
 
