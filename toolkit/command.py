@@ -83,8 +83,9 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
 
 def _tell_notes(error: Exception) -> None:
     "What was added to the error on its way, such as what is saved and how to go on."
-    for note in getattr(error, "__notes__", []):
-        print(note, file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # stderr may be the pipe whose reader left
+        for note in getattr(error, "__notes__", []):
+            print(note, file=sys.stderr)
 
 
 def _occupy_closed_streams() -> None:
