@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from fastai.callback.mixup import MixUp
+from noise import write_noise
 from safetensors.torch import load_file
 
 from recipes import hw1
@@ -38,15 +38,8 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    "Three classes of noise, 48 photos to train, 12 to validate."
-    root, draws = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for split, each in (("train", 16), ("val", 4)):
-        for label in range(3):
-            (root / split / f"c{label}").mkdir(parents=True)
-            for number in range(each):
-                pixels = draws.integers(0, 256, (40, 48, 3), np.uint8)
-                cv2.imwrite(str(root / split / f"c{label}" / f"{number}.png"), pixels)
-    return root
+    "48 photos of noise to train, 12 to validate."
+    return write_noise(tmp_path_factory.mktemp("data"), valid=4)
 
 
 def begin(photos, out, bs=4, accum=2, **changed):

@@ -10,10 +10,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from noise import write_noise
 from safetensors.torch import load_file
 
 from toolkit.run import Run, load
@@ -25,15 +24,8 @@ FIXED = "--arch test_resnet --weights none --image_size 32 --bs 4 --device cpu -
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    "Three classes of noise, 48 photos to train, 15 to validate: the validation loss rises, and the schedule acts."
-    root, draws = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for split, each in (("train", 16), ("val", 5)):
-        for label in range(3):
-            (root / split / f"c{label}").mkdir(parents=True)
-            for number in range(each):
-                pixels = draws.integers(0, 256, (40, 48, 3), np.uint8)
-                cv2.imwrite(str(root / split / f"c{label}" / f"{number}.jpg"), pixels)
-    return root
+    "48 photos of noise to train, 15 to validate: the validation loss rises, and the schedule acts."
+    return write_noise(tmp_path_factory.mktemp("data"), valid=5)
 
 
 def start(photos, out, *arguments, stderr=subprocess.PIPE):
