@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.outside import classes_fault, parse_json
 from toolkit.preprocess import check
-from toolkit.run import classes_fault, parse_json
 
 if TYPE_CHECKING:
     import onnxruntime

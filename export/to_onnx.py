@@ -94,7 +94,7 @@ def to_onnx(
     recipe, out = trained.recipe, Path(out) if out else trained.path("model.onnx")
     model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=recipe["preprocess"]["crop"])
     load_weights(model, trained.path("best.safetensors"))
-    metrics = trained.read_json("metrics.json") if trained.path("metrics.json").is_file() else {}
+    metrics = trained.metrics if trained.path("metrics.json").is_file() else {}
     with replacing(out) as beside:
         export_graph(model, recipe["preprocess"], beside)
         said = {name: recipe[name] for name in ("classes", "preprocess")}

@@ -133,5 +133,5 @@ def _file_scores(classifier: Classifier, photos: list[Path]) -> tuple[np.ndarray
 
 def _recorded(run: Run) -> dict[str, str]:
     "The label that valid_predictions.csv holds for each file. Raises FileNotFoundError where training wrote none yet."
-    with run.path("valid_predictions.csv").open(newline="", encoding="utf-8") as file:
+    with run.path("valid_predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return {row["file"]: row["prediction"] for row in csv.DictReader(file)}

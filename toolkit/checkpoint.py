@@ -11,9 +11,9 @@ import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import find_bs
 
+from toolkit.outside import HISTORY, reason_of
 from toolkit.run import Run, replacing, write_atomic, write_csv
 
-HISTORY = "epoch train_loss valid_loss accuracy lr seconds".split()
 BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0}  # of an epoch: photos trained on, the sum of their losses, time
 STATE = set("epoch history best inside bs accum model opt callbacks random".split())  # what last.pt holds
 
@@ -200,8 +200,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch.load raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} can't be read ({reason}): restore it, or begin a new run") from error
+        raise ValueError(f"{path} can't be read ({reason_of(error)}): restore it, or begin a new run") from error
     if not _is_state(state):
         raise ValueError(f"{path} is not a state that this version writes: begin a new run")
     return state

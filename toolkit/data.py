@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from toolkit.outside import classes_fault
 from toolkit.photo import find_photos, natural_key
 
 VALID_FRACTION = 0.2  # of each class, where the data does not come split
@@ -188,6 +189,8 @@ def _checked(data: DataSet) -> DataSet:
             raise ValueError(
                 f"no photos to {use} on in {data.path}: it takes photos in class folders, or a CSV that names some"
             )
+    if fault := classes_fault(data.classes):
+        raise ValueError(f"{data.path} can't be trained on: {fault}")
     unknown = sorted(set(data.valid.values()) - set(data.classes))
     if unknown:
         raise ValueError(

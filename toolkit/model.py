@@ -1,7 +1,6 @@
 """A timm model with a fresh head, and its weights: from the hub, from a file, or none."""
 
 import difflib
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +10,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from toolkit.outside import reason_of
 
 
 def make_model(
@@ -128,7 +129,7 @@ def load_body(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(body, strict=False)
     except RuntimeError as error:  # of that name and shape, and still no tensor to copy: sparse, quantised
-        raise ValueError(f"{path} does not fit {type(model).__name__}: {_first_line(error)}") from error
+        raise ValueError(f"{path} does not fit {type(model).__name__}: {reason_of(error)}") from error
     model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out}
 
 
@@ -152,10 +153,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # a damaged or malicious file may make the readers raise anything
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch goes on to say how to run it
-        reason = f"more than tensors: {named[1]}" if named else _first_line(error)
         raise ValueError(
-            f"{path} holds no weights that can be read safely ({reason}): save model.state_dict(), or as .safetensors"
+            f"{path} holds no weights that can be read safely ({reason_of(error)}): "
+            "save model.state_dict(), or as .safetensors"
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -164,11 +164,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not tensors or not state:
         raise ValueError(f"{path} is not a state dict (names to tensors): save model.state_dict()")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
 
 
 def _head_tensors(model: nn.Module) -> list[str]:

@@ -6,11 +6,19 @@ A fault is told in words that go on from the file's name; None stands for no fau
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from toolkit import preprocess
+
+
+def reason_of(error: Exception) -> str:
+    "Why torch.load refused a file of more than weights, in a few words; it goes on to say how to run it all the same."
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"more than tensors: {named[1]}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def parse_json(text: str) -> Any:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from toolkit.outside import classes_fault as classes_fault  # export, which reads this module, goes by it too
 from toolkit.outside import metrics_fault, parse_json, recipe_fault
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     except OSError as error:
-        if error.filename in (None, str(beside)):  # a disk that is full says so without a name
+        if error.errno is not None and error.filename in (None, str(beside)):  # a full disk says so without a name
             error.filename = str(path)
         raise
     finally:
@@ -108,8 +107,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     "Write a CSV, whole or not at all, as Python's csv module reads it back."
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    table, text = [list(row) for row in (header, *rows)], io.StringIO()
+    # Python 3.11 leaves a lone carriage return unquoted, and then can't read it back
+    quoting = csv.QUOTE_ALL if any("\r" in str(cell) for row in table for cell in row) else csv.QUOTE_MINIMAL
+    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(table)
     write_atomic(path, text.getvalue())
 
 

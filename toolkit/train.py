@@ -14,9 +14,10 @@ from fastcore.imports import IN_NOTEBOOK
 
 from toolkit import metrics
 from toolkit.callbacks import FiniteLoss
-from toolkit.checkpoint import HISTORY, Checkpoint, read_state
+from toolkit.checkpoint import Checkpoint, read_state
 from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
+from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
 from toolkit.run import Run, git_revision, lock, versions, write_csv, write_json
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
@@ -39,6 +40,8 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
     }
     options = {name: str(value) if isinstance(value, Path) else value for name, value in (options | chosen).items()}
     said = _recipe(recipe, options, learn)
+    if fault := recipe_fault(said):
+        raise ValueError(f"a recipe.json that {fault} could not be gone by: change it before the run begins")
     run = Run(folder, lock(folder))
     if run.path("recipe.json").is_file():
         if not options.get("resume", True):  # it was begun while this one got ready
@@ -186,7 +189,7 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
         [data.relative(photo), label, classes[index], f"{sure:.6f}"]
         for (photo, label), index, sure in zip(data.valid.items(), predicted, confidence, strict=True)
     ]
-    write_csv(run.path("valid_predictions.csv"), "file label prediction confidence".split(), rows)
+    write_csv(run.path("valid_predictions.csv"), PREDICTIONS, rows)
     state = read_state(run.path("last.pt"))
     seconds = [row[-1] for row in state["history"]]
     found = {
