@@ -346,11 +346,13 @@ def test_decoders_written_in_c_say_nothing_on_stderr(odd, sound):
 
 @ON_LINUX
 def test_hostile_names_stay_on_their_line_and_come_back_whole(sound):
-    names = ["new\nline", "quo\"te'", "日本 ünï", "-rf", "=cmd()", "<script>", "\x1b[31mred", os.fsdecode(b"\xff\xfe")]
+    names = ["new\nline", "quo\"te'", "日本 ünï", "-rf", "=cmd()", "<script>", "\x1b[31mred"]
     for index, name in enumerate(names):
         for number in range(2):
             put(sound / f"train/{name}/{number}.jpg", encoded(2000 + 2 * index + number))
         put(sound / f"train/{name}/{name}.jpg", b"")
+    not_utf8 = f"train/a/{os.fsdecode(bytes([255, 254]))}.jpg"
+    put(sound / not_utf8, b"")
     done = run(sound, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2, done.stderr
     assert done.stdout.isascii()
@@ -358,7 +360,16 @@ def test_hostile_names_stay_on_their_line_and_come_back_whole(sound):
     assert r"train/new\nline/new\nline.jpg: not a photo" in done.stdout
     said = json.loads(run(sound, "--json").stdout)
     assert {*names, "a", "b"} == set(said["classes"])
-    assert {item["file"] for item in said["findings"][0]["items"]} == {f"train/{name}/{name}.jpg" for name in names}
+    broken = {f"train/{name}/{name}.jpg" for name in names} | {not_utf8}
+    assert {item["file"] for item in said["findings"][0]["items"]} == broken
+
+
+@ON_LINUX
+def test_a_class_whose_name_is_not_utf8_is_refused_before_anything_is_trained(sound):
+    put(sound / f"train/{os.fsdecode(bytes([255]))}/0.jpg", encoded(1))
+    done = run(sound)
+    assert done.returncode == 2
+    assert done.stderr.endswith("can't be trained on: a name of its classes is not Unicode text\n")
 
 
 def test_a_wide_letter_takes_two_columns(sound, capsys):

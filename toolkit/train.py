@@ -113,8 +113,10 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
     KeyboardInterrupt. Where memory runs out, mini-batches are halved and twice as many of them accumulated.
     Raises ValueError for a loss that is not finite, naming the photos. Every error says what is saved, in a note.
     """
-    if epochs < 1 or save_every < 0:
-        raise ValueError(f"--epochs {epochs} --save_every {save_every}: give 1 or more epochs, 0 (off) or more steps")
+    if epochs < 1:
+        raise ValueError(f"--epochs {epochs}: give 1 or more")
+    if save_every < 0:
+        raise ValueError(f"--save_every {save_every}: give 0 (only after each epoch) or more optimiser steps")
     checkpoint = Checkpoint(run, epochs, save_every)
     if checkpoint.finished >= epochs:
         print(f"all {epochs} epochs are done", flush=True)
