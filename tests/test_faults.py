@@ -232,6 +232,31 @@ def test_a_run_folder_keeps_a_file_name_that_is_not_utf8(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b"file\ncaf\xe9.jpg\n"
 
 
+@pytest.mark.parametrize(("call", "seen"), [(3, 16), (13, 48)])  # in a step, in validation
+def test_a_run_stopped_in_a_step_or_in_validation_goes_on_from_there_with_the_same_bits(call, seen, photos, tmp_path):
+    whole, learn = begin(photos, tmp_path / "whole")
+    train.fit(learn, whole, 2)
+    run, learn = begin(photos, tmp_path / "run")
+
+    calls = []
+
+    def forward(x, forward=learn.model.forward):
+        calls.append(len(x))
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(x)
+
+    learn.model.forward = forward
+    with pytest.raises(KeyboardInterrupt, match=f"saved: 0 of 2 epochs and {seen} photos of the next"):
+        train.fit(learn, run, 2)
+    run, learn = begin(photos, tmp_path / "run")
+    train.fit(learn, run, 2)
+    assert history(run) == history(whole)
+    ours, theirs = (torch.load(one.path("last.pt"), weights_only=True) for one in (run, whole))
+    assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
+    assert torch.equal(ours["random"]["torch"], theirs["random"]["torch"])
+
+
 # Under the real command
 
 

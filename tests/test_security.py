@@ -221,8 +221,8 @@ def trap(kind: str, path: Path) -> Path:
     return marker
 
 
-def refused(message: str, call: Callable, *arguments: object, **options: object) -> None:
-    "The call ends in an error of ours, in a line or two: the command's exit status is 2."
+def refused(message: str, call: Callable, *arguments: object, **options: object) -> str:
+    "What the error of ours says that the call ends in, in a line or two: the command's exit status is 2."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises((ValueError, OSError), match=message) as caught:
@@ -230,6 +230,7 @@ def refused(message: str, call: Callable, *arguments: object, **options: object)
     told = user_message(caught.value)
     assert told is not None, "would be a traceback"
     assert len(told.splitlines()) <= 2
+    return told
 
 
 @pytest.fixture
@@ -262,14 +263,16 @@ def test_weights_that_are_a_trap_are_refused_and_not_run(tmp_path, kind, suffix)
 )
 def test_weights_that_are_no_state_dict_are_refused(tmp_path, state):
     torch.save(state, tmp_path / "w.pth")
-    refused("w.pth is not a state dict", make_model, "test_resnet", 3, str(tmp_path / "w.pth"))
+    assert "save model.state_dict()" in refused(
+        "w.pth is not a state dict", make_model, "test_resnet", 3, str(tmp_path / "w.pth")
+    )
 
 
 def test_weights_of_the_right_names_and_shapes_that_are_no_dense_tensors_are_refused(tmp_path):
     state = make_model("test_resnet", 3, "none").state_dict()
     state["conv1.0.weight"] = state["conv1.0.weight"].to_sparse()
     torch.save(state, tmp_path / "w.pth")
-    refused("w.pth", make_model, "test_resnet", 3, str(tmp_path / "w.pth"))
+    assert "w.pth" in refused("w.pth", make_model, "test_resnet", 3, str(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("kind", TRAPS)
@@ -369,7 +372,7 @@ def test_a_recipe_that_can_not_be_followed_is_refused_by_all_that_reads_a_run(ho
     before = sorted(path.name for path in copy.iterdir())
     refused(message, runs.load(copy).learner, "cpu")
     refused(message, to_onnx, copy, device="cpu")
-    refused(message, write_report, runs.load(copy))
+    assert str(copy) in refused(message, write_report, runs.load(copy))
     refused(message, hw1.main, house / "data/labels.csv", epochs=2, out=copy, resume=True, **METHOD)
     assert sorted({*before, ".lock"}) == sorted({*(path.name for path in copy.iterdir()), ".lock"})
 
@@ -397,7 +400,7 @@ METRICS = {
 def test_metrics_that_are_none_are_refused(copy, fault):
     change, message = METRICS[fault]
     spoil(copy / "metrics.json", change)
-    refused(message, write_report, runs.load(copy))
+    assert str(copy) in refused(message, write_report, runs.load(copy))
 
 
 def test_figures_that_no_recipe_writes_are_shown_as_they_are(copy):
@@ -439,7 +442,7 @@ def test_a_table_that_is_none_is_refused(copy, fault):
     name, content, message = TABLES[fault]
     header = (copy / name).read_bytes().splitlines(keepends=True)[0]
     (copy / name).write_bytes(content if message.endswith("table of epoch,train_loss") else header + content)
-    refused(message, write_report, runs.load(copy))
+    assert str(copy) in refused(message, write_report, runs.load(copy))
 
 
 def test_photos_named_in_a_run_folder_are_read_as_photos_or_not_at_all(copy):
@@ -511,18 +514,18 @@ def test_a_model_file_that_is_not_ours_is_refused(tmp_path, fault):
     model = onnx.load(tiny_onnx.write(tmp_path / "bad.onnx"))
     change(model)
     onnx.save(model, tmp_path / "bad.onnx")
-    refused(message, Classifier, tmp_path / "bad.onnx", "cpu")
+    assert "bad.onnx" in refused(message, Classifier, tmp_path / "bad.onnx", "cpu")
 
 
 def test_a_model_file_of_a_million_classes_is_refused_though_it_has_them(tmp_path):
     path = tiny_onnx.write(tmp_path / "bad.onnx", classes=[str(n) for n in range(10**6)])
-    refused("names 1,000,000 classes, at most 100,000 are read", Classifier, path, "cpu")
+    assert "bad.onnx" in refused("names 1,000,000 classes, at most 100,000 are read", Classifier, path, "cpu")
 
 
 def test_a_model_file_whose_metadata_is_no_text_is_refused(tmp_path):
     path = tiny_onnx.write(tmp_path / "bad.onnx")
     path.write_bytes(path.read_bytes().replace(b'"agreement"', b'"agree\xffent"'))
-    refused("its metadata is no text", Classifier, path, "cpu")
+    assert "bad.onnx" in refused("its metadata is no text", Classifier, path, "cpu")
 
 
 # Through the commands
