@@ -5,6 +5,7 @@ resize of a PIL image, on photos to within a grey level, in a fraction of the ti
 """
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -69,19 +70,26 @@ def check(preprocess: dict) -> None:
             )
 
 
-def prepare(photo: np.ndarray, preprocess: dict) -> np.ndarray:
+def prepare(photo: np.ndarray, preprocess: dict, whole: tuple[int, int] | None = None) -> np.ndarray:
     """The photo as the model takes it: what validation, test and the ONNX input are made by.
 
     photo: uint8 [height, width, 3], RGB. Returns uint8 [crop, crop, 3], RGB.
+    whole: its height and width before `toolkit.photo.read_reduced` reduced it; None where it is whole.
     Only the part of the photo that the crop shows is resized.
-    Raises ValueError for another kind of array, and as `check` does.
+    Raises ValueError for another kind of array, for one that isn't reduced from `whole`, and as `check` does.
     """
     check(preprocess)
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
         raise ValueError(f"photo is {photo.dtype} {list(photo.shape)}, expected uint8 [height, width, 3]")
-    crop, resized = preprocess["crop"], resized_shape(*photo.shape[:2], preprocess["resize"])
+    whole = whole or photo.shape[:2]
+    crop, resized = preprocess["crop"], resized_shape(*whole, preprocess["resize"])
     shown = [(max(_offset(length, crop), 0), min(length, crop)) for length in resized]
-    return center_crop(_resized_part(photo, resized, *shown), crop)
+    return center_crop(_resized_part(photo, _lengths(photo, whole), resized, *shown), crop)
+
+
+def smallest_side(preprocess: dict) -> int:
+    "The shorter side, in pixels, that a photo has to keep when it is reduced before `prepare`: `read_reduced` is given it."
+    return 2 * preprocess["resize"]
 
 
 def resize_shorter(photo: np.ndarray, size: int) -> np.ndarray:
@@ -112,18 +120,30 @@ def resize(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     return _scaled(photo, photo.shape[0] / height, photo.shape[1] / width)
 
 
+def _lengths(photo: np.ndarray, whole: tuple[int, int]) -> list[float]:
+    "Height and width of `whole` in pixels of `photo`, whose last ones may stand for less than the others."
+    for factor in (1, 2, 4, 8):
+        if photo.shape[:2] == tuple(math.ceil(length / factor) for length in whole):
+            return [length / factor for length in whole]
+    raise ValueError(f"photo is {list(photo.shape[:2])}, expected {list(whole)} at 1/1, 1/2, 1/4 or 1/8")
+
+
 def _resized_part(
-    photo: np.ndarray, resized: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+    photo: np.ndarray,
+    lengths: Sequence[float],
+    resized: tuple[int, int],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
 ) -> np.ndarray:
     "resize(photo, *resized)[top : top + height, left : left + width], near enough; rows: (top, height), columns alike."
     (down, skip_rows, vertical), (across, skip_columns, horizontal) = (
-        _source(length, new, *part) for length, new, part in zip(photo.shape, resized, (rows, columns), strict=False)
+        _source(length, new, *part) for length, new, part in zip(lengths, resized, (rows, columns), strict=True)
     )
     part = _scaled(photo[vertical, horizontal], down, across)
     return part[skip_rows : skip_rows + rows[1], skip_columns : skip_columns + columns[1]]
 
 
-def _source(length: int, resized: int, start: int, size: int) -> tuple[float, int, slice]:
+def _source(length: float, resized: int, start: int, size: int) -> tuple[float, int, slice]:
     """Which pixels along one axis to resize, to have `size` of the resized ones from `start` on.
 
     Returns the scale, how many resized pixels come before `start`, and the slice. cv2.resize takes no offset, so the
