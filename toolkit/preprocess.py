@@ -88,7 +88,7 @@ def prepare(photo: np.ndarray, preprocess: dict, whole: tuple[int, int] | None =
 
 
 def smallest_side(preprocess: dict) -> int:
-    "The shorter side, in pixels, that a photo has to keep when it is reduced before `prepare`: `read_reduced` is given it."
+    "The shorter side, in pixels, that a photo has to keep when it is reduced before `prepare`; for `read_reduced`."
     return 2 * preprocess["resize"]
 
 
