@@ -19,20 +19,43 @@ from PIL import Image, ImageOps
 
 from toolkit.augment import reseed, train_transform
 from toolkit.data import DataSet
-from toolkit.photo import read_photo, to_rgb
-from toolkit.preprocess import prepare
+from toolkit.photo import read_photo, read_reduced, to_rgb
+from toolkit.preprocess import prepare, smallest_side
 
 
 class Photo(np.ndarray):
     "A decoded photo, uint8 [height, width, 3] RGB; its own type, so that fastai's transforms tell it from a label."
 
+    whole: tuple[int, int] | None = None  # height and width, where this is a photo that `read_reduced` reduced
+
+
+SOURCES = (Path, str, bytes, Image.Image, np.ndarray)
+"""What `dls.test_dl` and `learn.predict` may be given; fastai looks for it under each transform's `input_types`."""
+
+
+class ReadReduced(Transform):
+    "Path or bytes of a file -> Photo, as large as `prepare` needs it: how validation, test and export read."
+
+    split_idx, input_types = 1, SOURCES
+
+    def __init__(self, preprocess: dict[str, Any]):
+        self.shorter = smallest_side(preprocess)
+
+    def encodes(self, source: Path | str | bytes) -> Photo:
+        photo, whole = read_reduced(source, self.shorter)
+        photo = photo.view(Photo)
+        photo.whole = whole
+        return photo
+
 
 class ReadPhoto(Transform):
-    "Path, bytes of a file, PIL image or uint8 RGB array -> Photo."
+    "Path, bytes of a file, PIL image or uint8 RGB array -> Photo, whole; one that was read before stays what it is."
 
-    input_types = (Path, str, bytes, Image.Image, np.ndarray)  # what `dls.test_dl` and `learn.predict` may be given
+    input_types = SOURCES
 
     def encodes(self, source: Path | str | bytes | Image.Image | np.ndarray) -> Photo:
+        if isinstance(source, Photo):
+            return source
         if isinstance(source, Image.Image):
             source = photo_of(source)
         if not isinstance(source, np.ndarray):
@@ -90,7 +113,7 @@ class Prepare(Transform):
         self.preprocess = preprocess
 
     def encodes(self, photo: Photo) -> TensorImage:
-        return _tensor(prepare(np.asarray(photo), self.preprocess))
+        return _tensor(prepare(np.asarray(photo), self.preprocess, photo.whole))
 
 
 def _tensor(photo: np.ndarray) -> TensorImage:
@@ -177,9 +200,9 @@ def make_loaders(
     categorize = Categorize(vocab=classes or data.classes, sort=False)
     datasets = Datasets(
         photos,
-        [[ReadPhoto()], [label, categorize]],
+        [[ReadReduced(preprocess), ReadPhoto()], [label, categorize]],
         splits=[list(part) for part in splits],
-        types=[ReadPhoto.input_types, Photo],  # fastai finds them out from a photo, and there may be none
+        types=[SOURCES, SOURCES, Photo],  # fastai finds them out from a photo, and there may be none
     )
     draws = Draws(seed)
     train = PhotoLoader(
