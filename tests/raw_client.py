@@ -17,19 +17,23 @@ def classify(model, photos) -> list[str]:
     said = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     names = []
     for photo in photos:
-        pixels = cv2.imread(str(photo), cv2.IMREAD_COLOR_RGB)
-        image = prepare_by_its_text(pixels, said["preprocess"]["resize"], said["preprocess"]["crop"])
+        image = prepare_by_its_text(str(photo), said["preprocess"]["resize"], said["preprocess"]["crop"])
         logits, _ = session.run(["logits", "probabilities"], {"image": image[None]})
         names.append(said["classes"][logits[0].argmax()])
     return names
 
 
-def prepare_by_its_text(photo: np.ndarray, resize: int, crop: int) -> np.ndarray:
-    "What the text under `interpolation` says, written again from it."
+def prepare_by_its_text(file: str, resize: int, crop: int) -> np.ndarray:
+    "What the text under `interpolation` says, written again from it, for photos that EXIF doesn't mirror."
+    photo = cv2.imread(file, cv2.IMREAD_COLOR_RGB)
     height, width = photo.shape[:2]
-    short = min(height, width)
+    short, k = min(height, width), 1
+    if file.endswith(".jpg"):
+        k = next((k for k in (8, 4, 2) if short >= 2 * k * resize), 1)
+    if k > 1:
+        photo = cv2.imread(file, getattr(cv2, f"IMREAD_REDUCED_COLOR_{k}"))[..., ::-1]
     resized = [int(resize * length / short) for length in (height, width)]
-    s = [length / new for length, new in zip((height, width), resized, strict=True)]
+    s = [length / k / new for length, new in zip((height, width), resized, strict=True)]
     slices, skips, shown = [], [], []
     for axis in range(2):
         start = max(round((resized[axis] - crop) / 2), 0)

@@ -8,16 +8,17 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from test_photo_fuzz import SEEDS, mutated
 
 from toolkit import photo
-from toolkit.photo import find_photos, natural_key, read_photo
+from toolkit.photo import find_photos, natural_key, read_photo, read_reduced
 
 UNREADABLE = ("identified_but_fails_to_load", "not_identified", "made_here_truncated_jpeg")
 
@@ -126,6 +127,93 @@ def test_an_ordinary_jpeg_is_decoded_by_opencv(monkeypatch):
 def test_cmyk_jpeg_is_as_pillow_reads_it():
     data = encoded(picture().convert("CMYK"))
     np.testing.assert_array_equal(read_photo(data), as_pillow(data))
+
+
+def drafted(data: bytes, factor: int) -> Image.Image:
+    "The JPEG at 1 / factor of its size, by libjpeg through Pillow."
+    image = Image.open(io.BytesIO(data))
+    image.draft(image.mode, [length // factor for length in image.size])
+    return image
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(("shorter", "factor"), [(62, 1), (61, 1), (31, 1), (30, 2), (15, 4), (7, 8), (1, 8)])
+def test_a_jpeg_is_reduced_as_pillows_draft_does_and_keeps_its_shorter_side(options, mode, shorter, factor):
+    data = encoded(picture(61, 87).convert(mode), **options)
+    photo, whole = read_reduced(data, shorter)
+    assert whole == (61, 87)
+    assert photo.shape == (-(-61 // factor), -(-87 // factor), 3)
+    np.testing.assert_array_equal(photo, np.asarray(drafted(data, factor).convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("size", [(64, 96), (61, 87), (64, 90), (60, 96)])
+def test_a_reduced_photo_is_upright_and_begins_where_the_whole_one_does(orientation, size):
+    "Mirrored, the pixel that stands for fewer than the others would come first: there, the factor divides the side."
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(*size), exif=exif)
+    photo, whole = read_reduced(data, 7)
+    assert whole == as_pillow(data).shape[:2]
+    mirrored = {2: "x", 3: "yx", 4: "y", 6: "y", 7: "yx", 8: "x"}.get(orientation, "")  # as the file has them
+    factor = next(k for k in (8, 4, 2, 1) if not any(size["yx".index(axis)] % k for axis in mirrored))
+    expected = np.asarray(ImageOps.exif_transpose(drafted(data, factor)))
+    np.testing.assert_array_equal(photo, expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP"])
+def test_what_is_no_jpeg_is_not_reduced(kind):
+    photo, whole = read_reduced(encoded(picture(), kind), 7)
+    assert whole == (61, 87)
+    np.testing.assert_array_equal(photo, read_photo(encoded(picture(), kind)))
+
+
+def test_a_cmyk_jpeg_is_not_reduced():
+    data = encoded(picture().convert("CMYK"))
+    np.testing.assert_array_equal(read_reduced(data, 7)[0], as_pillow(data))
+
+
+def said(read: Callable, *arguments: object) -> object:
+    "The height and width, or the reason why there are none."
+    try:
+        answer = read(*arguments)
+    except ValueError as error:
+        return str(error)
+    return answer[1] if isinstance(answer, tuple) else answer.shape[:2]
+
+
+def test_the_odd_files_that_are_refused_whole_are_refused_reduced_for_the_same_reason(odd):
+    answers = {path: (said(read_reduced, path, 1), said(read_photo, path)) for path in odd_files(odd)}
+    assert {path: pair for path, pair in answers.items() if pair[0] != pair[1]} == {}
+    assert sum(isinstance(whole, str) for _, whole in answers.values()) > 20
+
+
+def test_so_are_damaged_jpegs():
+    whole = SEEDS["JPEG"]()
+    damaged = [mutated(whole, (0, "reduced", index)) for index in range(700)]
+    damaged += [data[:at] for data in whole for at in range(0, len(data), 97)]
+    answers = [(said(read_reduced, data, 6), said(read_photo, data)) for data in damaged]
+    assert [pair for pair in answers if pair[0] != pair[1]] == []
+    assert 200 < sum(isinstance(reason, str) for _, reason in answers) < len(answers) - 200
+
+
+def test_a_size_that_stands_in_a_comment_is_not_taken_for_the_photos():
+    "A byte of filling before a marker: libjpeg skips it, whoever takes it for the marker lands in the comment."
+    frame = b"\xff\xc0\0\x11\x08" + struct.pack(">HH", 3000, 400) + b"\3" + bytes(9) + b"\xff\xda" + bytes(9)
+    comment = b"\xff\xff\xfe\xff\xff" + (bytes(65276) + frame).ljust(65533, b"\0")
+    data = encoded(picture())
+    data = data[:2] + comment + data[2:]
+    assert photo._jpeg_header(data)[0] == (3000, 400)
+    reduced, whole = read_reduced(data, 7)
+    assert whole == (61, 87)
+    np.testing.assert_array_equal(reduced, as_pillow(data))
+
+
+def test_errors_name_the_file_whose_bytes_were_given():
+    for read in (lambda data: read_reduced(data, 7, "cats/1.jpg"), lambda data: read_photo(data, name="cats/1.jpg")):
+        with pytest.raises(ValueError, match="^cats/1.jpg: not a readable photo .image file is truncated"):
+            read(encoded(picture())[:-100])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])

@@ -16,15 +16,21 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LARGEST = 8192
 """The most pixels `resize` and `crop` may ask for: a limit on what a model file from elsewhere can make us allocate."""
 
+SMALLEST_SIDE = 2
+"""The times `resize` that a reduced photo keeps. At 1.5 it may lie 1.3 grey levels from torchvision's; from 2 on it is
+as near as one that was decoded whole."""
+
 INTERPOLATION = (
-    "OpenCV. s of an axis = its length / its resized length. "
+    "OpenCV. A JPEG of 8 bits, grey or of 3 components, is decoded at 1 / k by IMREAD_REDUCED: k is the largest of "
+    f"8, 4, 2 for which its shorter side is {SMALLEST_SIDE} * k * resize or more and that divides what sides EXIF "
+    "mirrors, else 1, as for any other photo. s of an axis = its length / k / its resized length. "
     "An axis with s > 2 first goes to 2 / s of its length by INTER_AREA, and has s = 2 and a = 1/6 from there on. "
     "Others have a = 0 up to s = 1, else (s - 0.6) / 5 with INTER_CUBIC, (s - 1) / (s + 2) with INTER_LINEAR. "
     "sepFilter2D by [a, 1 - 2a, a], BORDER_REPLICATE, unless all a = 0; then resize by 1 / s, "
     "INTER_CUBIC where both axes had 1.09 < s <= 1.65, else INTER_LINEAR. "
     "What is resized starts at the last row (column) i at or before the crop's first with i * s within "
-    "0.03 * min(s, 1) of an integer, which is where it starts in the photo, "
-    "and has ceil(s * those up to the crop's end) + 3 of the photo's rows, as far as there are"
+    "0.03 * min(s, 1) of an integer, which is where it starts in the decoded photo, "
+    "and has ceil(s * those up to the crop's end) + 3 of the decoded photo's rows, as far as there are"
 )
 """How `prepare` resizes, exactly: enough to write it again from a model's metadata."""
 
@@ -89,7 +95,7 @@ def prepare(photo: np.ndarray, preprocess: dict, whole: tuple[int, int] | None =
 
 def smallest_side(preprocess: dict) -> int:
     "The shorter side, in pixels, that a photo has to keep when it is reduced before `prepare`; for `read_reduced`."
-    return 2 * preprocess["resize"]
+    return SMALLEST_SIDE * preprocess["resize"]
 
 
 def resize_shorter(photo: np.ndarray, size: int) -> np.ndarray:
