@@ -1,0 +1,126 @@
+"""What each actor of a cluster does: a shard of photos in, one Parquet file out.
+
+It is loaded by Ray on every node: the node needs this package, and the versions of the machine that started the run.
+"""
+
+import io
+import json
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from export.columns import Columns
+from export.journal import Row, packed
+from export.objects import AT_ONCE, Objects, is_uri, read_object, write_object
+from export.predict import _columns
+from export.session import Classifier, _in_order
+from export.shards import run_of, shard_file
+from export.table import _cells, _write_parquet
+from toolkit.command import user_message
+
+
+class Job(NamedTuple):
+    "What all actors of a run have in common."
+
+    asked: dict
+    "All that the rows depend on: onnxruntime (its version), device, --bs, --tta, --probabilities, --top, --fallback."
+    model: str
+    "Its name, for messages; the content comes from the node's object store."
+    out: str
+    cpus: int
+    "Threads the model computes with."
+    workers: int
+    "Threads that decode."
+
+
+class Labeller:
+    "Labels shards one after another, with a classifier that is loaded once."
+
+    def __init__(self, model, job: Job):
+        "model: a reference to the file's bytes, uint8 [n], of which each node has one copy."
+        self.model, self.job, self.classifier = model, job, None
+
+    def __call__(self, row: dict) -> dict:
+        """row: {shard: its number, photos: JSON of its Objects}; gives {rows, fault}, of which fault is for the user.
+
+        Ray would tell an exception with the traceback of its own workings; what is a bug of ours goes that way.
+        """
+        number, photos = int(row["shard"]), json.loads(row["photos"])
+        try:
+            self.classifier = self.classifier or _loaded(self.model, self.job)
+            columns = columns_of(self.classifier.card.classes, self.job.asked)
+            rows = list(_rows(self.classifier, photos, columns, self.job.workers))
+            write_object(shard_file(self.job.out, number), _shard(rows, columns, self.job))
+        except (ValueError, ImportError, OSError) as error:
+            if (message := user_message(error)) is None:
+                raise
+            return {"rows": 0, "fault": f"{message} (on {socket.gethostname()})"}
+        return {"rows": len(rows), "fault": ""}
+
+
+def _loaded(model, job: Job) -> Classifier:
+    import cv2
+    import onnxruntime
+    import ray
+
+    asked = job.asked
+    if onnxruntime.__version__ != asked["onnxruntime"]:
+        raise ImportError(
+            f"onnxruntime {onnxruntime.__version__} here, {asked['onnxruntime']} where the run was started: "
+            "install one version on all nodes"
+        )
+    cv2.setNumThreads(0)  # the decoding threads already fill this actor's share
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, Path(job.model).name)
+        path.write_bytes(ray.get(model))
+        return Classifier(path, asked["device"], asked["--bs"], job.cpus, asked["--tta"])
+
+
+def columns_of(classes: list[str], asked: dict) -> Columns:
+    return _columns(classes, asked["--probabilities"], asked["--top"], [])
+
+
+def _rows(classifier: Classifier, photos: Objects, columns: Columns, workers: int) -> Iterator[Row]:
+    "The row of each photo, as `export.predict` has it."
+    failed: dict[int, OSError] = {}
+    answers = classifier.stream(_contents([where for _, where in photos], classifier.bs, failed), workers)
+    for number, ((name, where), answer) in enumerate(zip(photos, answers, strict=True)):
+        answer = failed.pop(number, answer)
+        if isinstance(answer, Exception):
+            reason = str(answer).removeprefix(f"{where}: ").removeprefix("<bytes>: ")
+            yield Row(name, [], "", None, " ".join(reason.split()))
+        else:
+            labels, figures = columns.keep(*answer)
+            yield Row(name, labels, packed(figures), None, None)
+
+
+def _contents(places: list[str], bs: int, failed: dict[int, OSError]) -> Iterator[str | bytes]:
+    "Paths as they are, URIs' objects, read ahead; nothing, and why in `failed`, for one that can't be read."
+    read_ahead = _in_order(_content, places, AT_ONCE if any(map(is_uri, places)) else 0, ahead=2 * bs)
+    for number, content in enumerate(read_ahead):
+        if isinstance(content, OSError):
+            failed[number], content = content, b""
+        yield content
+
+
+def _content(where: str) -> str | bytes | OSError:
+    if not is_uri(where):
+        return where
+    try:
+        return read_object(where)
+    except OSError as error:
+        return error
+
+
+def _shard(rows: list[Row], columns: Columns, job: Job) -> bytes:
+    "The Parquet file, with the note that `export.shards` reads in its footer."
+    from pyarrow import parquet
+
+    plain, noted = io.BytesIO(), io.BytesIO()
+    _write_parquet(plain, columns, ([row.name, *_cells(row, columns, job.asked["--fallback"])] for row in rows))
+    unread = [(number, row.reason) for number, row in enumerate(rows) if row.reason is not None]
+    note = {"run": run_of(job.asked), "unread": json.dumps(unread)}
+    parquet.write_table(parquet.read_table(plain).replace_schema_metadata(note), noted)
+    return noted.getvalue()

@@ -1,0 +1,160 @@
+"""Photos and results by path or by URI: s3://bucket/photos, gs://, https://, whatever fsspec opens.
+
+A path is a file on a disk that every node sees under the same name; what holds "://" is a URI. Objects are read and
+written whole, never in ranges: one request each. Credentials are what each library finds by itself on the node.
+"""
+
+import glob
+import os
+import posixpath
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
+
+from export.card import first_line
+from export.photos import _tidy, named_photos
+from toolkit.photo import SUFFIXES
+from toolkit.run import write_atomic
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+Objects = list[tuple[str, str]]
+"(image_name, path or URI) of each photo."
+
+PAUSES = (0.5, 2.0)
+"Seconds before a request that failed is made a second and a third time."
+
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"What a second request will not mend."
+
+AT_ONCE = 16
+"Requests under way in one process: an object store takes tens of milliseconds for each, however small."
+
+
+def is_uri(where: object) -> bool:
+    return "://" in str(where)
+
+
+def named_objects(images: str | Path | dict[str, str | Path]) -> Objects:
+    """(image_name, path or URI) of each photo, named and sorted as `export.photos.named_photos` does it.
+
+    images: what that takes, or a URI: of a prefix, a photo, a glob or a .txt of paths and URIs, in which a path is
+    relative to the .txt and a URI is its own name.
+    Raises FileNotFoundError or ValueError where there is no photo, ImportError where the library for a URI is missing.
+    """
+    if isinstance(images, dict):
+        found = images
+    elif str(images).lower().endswith(".txt") and (is_uri(images) or Path(images).is_file()):
+        found = _in_list(str(images))
+    else:
+        found = _below(str(images)) if is_uri(images) else None
+    photos = named_photos(images if found is None else found or {})
+    objects = [(name, str(where)) for name, where in photos]
+    for start in {where.partition("://")[0] for _, where in objects if is_uri(where)}:
+        opened(f"{start}://")  # a missing library is told before anything begins
+    return objects
+
+
+def opened(where: str) -> "tuple[AbstractFileSystem, str]":
+    "The file system of a path or URI, and its path there. Raises ImportError or ValueError where there is none for it."
+    if not is_uri(where):
+        return LocalFileSystem(), os.path.abspath(where)
+    protocol = where.partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(where)
+    except ImportError as error:
+        module = known_implementations.get(protocol, {}).get("class", "").partition(".")[0]
+        package = f"'fsspec[{protocol}]'" if module in ("", "fsspec") else module
+        raise ImportError(f"{where}: {protocol}:// needs a library: pip install {package}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: can't be opened ({first_line(error)}); give a path, s3://, gs://, ...") from error
+
+
+def read_object(where: str) -> bytes:
+    "All of it, by one request. Raises OSError, naming it, where that can't be had at the third time of asking."
+    fs, path = opened(where)
+    return _patiently(where, lambda: fs.cat_file(path))
+
+
+def write_object(where: str, data: bytes) -> None:
+    "Whole or not at all: beside and renamed on a disk, by one PUT in an object store."
+    fs, path = opened(where)
+    if isinstance(fs, LocalFileSystem):
+        write_atomic(Path(path), data)
+    else:
+        _patiently(where, lambda: fs.pipe_file(path, data))
+
+
+def remove_object(where: str) -> None:
+    fs, path = opened(where)
+    _patiently(where, lambda: fs.rm_file(path))
+
+
+def names_in(folder: str) -> list[str]:
+    "The names of the files in a folder, sorted; none where there is no folder."
+    fs, path = opened(folder)
+    fs.invalidate_cache()
+    found = _patiently(folder, lambda: fs.ls(path, detail=True) if fs.isdir(path) else [])
+    return sorted(posixpath.basename(entry["name"]) for entry in found if entry["type"] == "file")
+
+
+def at_once(function: Callable, items: Iterable) -> list:
+    "function(item) of each, in order, several requests at a time."
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, items))
+
+
+def _patiently(where: str, request: Callable):
+    for pause in (*PAUSES, None):
+        try:
+            return request()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{where}: no such file") from None
+        except Exception as error:  # every store's library has exceptions of its own
+            refused = 400 <= (getattr(error, "status", None) or 0) < 429  # by HTTP, and for good
+            if pause is None or refused or isinstance(error, LASTING):
+                raise OSError(f"{where}: can't be reached ({type(error).__name__}: {first_line(error)})") from error
+            time.sleep(pause)
+
+
+def _below(images: str) -> dict[str, str]:
+    "Each photo's URI by its full name."
+    fs, path = opened(images)
+    is_glob = glob.has_magic(path) and not _patiently(images, lambda: fs.exists(path))
+    if is_glob:
+        root = path[: glob.magic_check.search(path).start()].rpartition("/")[0]
+        paths = _patiently(images, lambda: fs.glob(path))
+    elif _patiently(images, lambda: fs.isfile(path)) and not images.endswith("/"):
+        return {posixpath.basename(path): images}
+    else:
+        root, paths = path.rstrip("/"), _patiently(images, lambda: fs.find(path))
+    if not paths and not is_glob:
+        raise FileNotFoundError(f"{images}: nothing is there; give a prefix, a photo, a glob or a .txt of URIs")
+    names = {each: each[len(root) :].lstrip("/") for each in paths}
+    chain = images[len(images.partition("::")[0]) :]  # what a zip:// stands on
+    return {name: fs.unstrip_protocol(each) + chain for each, name in names.items() if _is_photo(name)}
+
+
+def _is_photo(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return posixpath.splitext(name)[1].lower() in SUFFIXES and not hidden
+
+
+def _in_list(listing: str) -> dict[str, str]:
+    "What the lines of a .txt stand for, by their full names."
+    try:
+        lines = read_object(listing).decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listing} is not UTF-8 text ({error.reason}): save it as UTF-8, one path a line") from error
+    lines = [line.rstrip("\r") for line in lines if line.strip()]
+    folder = posixpath.dirname(listing)
+    return {
+        line if is_uri(line) else _tidy(line): line if is_uri(line) else os.path.join(folder, line) for line in lines
+    }
