@@ -9,8 +9,8 @@ import torch
 
 from toolkit.data import DataSet, find_data
 from toolkit.loaders import make_loaders
-from toolkit.photo import read_photo
-from toolkit.preprocess import for_size, prepare
+from toolkit.photo import read_photo, read_reduced
+from toolkit.preprocess import for_size, prepare, smallest_side
 
 AUGMENT = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
 
@@ -91,6 +91,26 @@ def test_validation_is_in_order_and_whole_and_is_what_prepare_gives(data):
     for photo, path in zip(back, data.valid, strict=True):
         np.testing.assert_array_equal(photo.permute(1, 2, 0).numpy(), prepare(read_photo(path), preprocess))
     assert [dls.vocab[index] for index in torch.cat([y for _, y in batches])] == list(data.valid.values())
+
+
+def test_a_big_jpeg_is_validated_as_export_prepares_it_and_trained_on_whole(tmp_path):
+    draws, preprocess = np.random.default_rng(0), for_size(32)
+    for folder in ("train/a", "train/b", "val/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        pixels = cv2.resize(draws.integers(0, 255, (300, 400, 3), np.uint8), (4000, 3000))
+        cv2.imwrite(str(tmp_path / folder / "1.jpg"), pixels)
+    data = find_data(tmp_path)
+    dls, path = loaders(data), next(iter(data.valid))
+    photo, whole = read_reduced(path, smallest_side(preprocess))
+    assert (photo.shape, whole) == ((375, 500, 3), (3000, 4000))
+    expected = torch.from_numpy(prepare(photo, preprocess, whole)).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(preprocess[name]).view(3, 1, 1) for name in ("mean", "std"))
+    for loader in (dls.valid, dls.test_dl([str(path)]), dls.test_dl([path.read_bytes()])):
+        image = loader.one_batch()[0][0].as_subclass(torch.Tensor)
+        assert torch.equal(image, (expected - mean) / std)
+    assert dls.train_ds[0][0].shape == (3000, 4000, 3)
+    of_pixels = dls.test_dl([read_photo(path)]).one_batch()[0]
+    assert 0 < (of_pixels - dls.valid.one_batch()[0]).abs().mean() < 1.1 / 255 / 0.22
 
 
 def test_test_dl_takes_paths_bytes_arrays_and_pil_images_alike(data):

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import tracemalloc
@@ -5,13 +6,13 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from raw_client import prepare_by_its_text
 from sklearn.datasets import load_sample_images
 from torchvision import transforms as T
 
-from toolkit.photo import find_photos, read_photo
-from toolkit.preprocess import center_crop, check, for_size, prepare, resize, resize_shorter
+from toolkit.photo import find_photos, read_photo, read_reduced
+from toolkit.preprocess import center_crop, check, for_size, prepare, resize, resize_shorter, smallest_side
 
 # (height, width): portrait, landscape, odd, upscaled, tiny, extreme, just above 1, integer factors, the usual, 12 MP
 SIZES = [
@@ -112,6 +113,97 @@ def test_one_side_may_shrink_while_the_other_grows(photos):
         photo = photo_of(photos[2], height, width)
         theirs = np.asarray(Image.fromarray(photo).resize((224, 224), Image.BILINEAR))
         assert difference(resize(photo, 224, 224), theirs) < 0.9
+
+
+def big_jpeg(height: int, width: int, mode: str = "RGB", **options: object) -> bytes:
+    "Scikit-learn's two photos side by side as often as they fit: as sharp at any size."
+    both = np.concatenate(load_sample_images().images, axis=1)
+    times = (-(-height // both.shape[0]), -(-width // both.shape[1]), 1)
+    return as_jpeg(np.tile(both, times)[:height, :width], mode, **options)
+
+
+def as_jpeg(photo: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(photo).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+
+def reduced(data: bytes, preprocess: dict) -> tuple[np.ndarray, int]:
+    "The photo prepared from its JPEG, and by how much libjpeg reduced it."
+    photo, whole = read_reduced(data, smallest_side(preprocess))
+    return prepare(photo, preprocess, whole), round(whole[0] / photo.shape[0])
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "options"),
+    [
+        (3001, 2003, {"subsampling": "4:2:0", "quality": 90}),
+        (2003, 3001, {"subsampling": "4:4:4", "quality": 95}),
+        (3000, 4000, {"subsampling": "4:2:2", "progressive": True}),
+        (3024, 4032, {"subsampling": "4:2:0", "exif": turned(6)}),
+        (1029, 1543, {"subsampling": "4:2:0", "quality": 50}),
+        (1203, 4801, {"mode": "L"}),
+    ],
+)
+def test_a_reduced_jpeg_is_torchvisions_of_the_whole_one_to_about_a_grey_level(height, width, options):
+    data = big_jpeg(height, width, **options)
+    photo, factors = decoded(data), set()
+    for image_size in (64, 112, 224, 384):
+        preprocess = for_size(image_size)
+        image, factor = reduced(data, preprocess)
+        factors.add(factor)
+        assert difference(image, by_torchvision(photo, preprocess["resize"], image_size)) < 1.1, (image_size, factor)
+    assert len(factors) > 1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "orientation"),
+    [
+        (1203, 1801, 1),
+        (1601, 1203, 5),
+        (2055, 2049, 1),
+        (1999, 1037, 1),
+        (1025, 3001, 5),
+        (1202, 1801, 6),
+        (999, 1504, 8),
+    ],
+)
+def test_a_reduced_jpeg_lies_where_the_whole_one_does_to_the_pixel(height, width, orientation):
+    "As on a slope above; of sides that are no multiples, the last pixel stands for fewer than the others."
+    down, across = np.mgrid[:height, :width] * 128 / min(height, width)
+    photo = np.stack([down % 256, across % 256, (down + across) / 8 % 256], 2).astype(np.uint8)
+    data = as_jpeg(np.minimum(photo, 255 - photo) * 2, subsampling=0, quality=98, exif=turned(orientation))
+    for image_size in (32, 56, 112):
+        preprocess = for_size(image_size)
+        image, factor = reduced(data, preprocess)
+        assert factor > 1
+        theirs = by_torchvision(decoded(data), preprocess["resize"], image_size)
+        assert difference(image, theirs) < 0.4
+
+
+@pytest.mark.parametrize(("height", "width"), [(1203, 1801), (1025, 777), (600, 3001), (584, 600), (583, 600)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_interpolation_text_is_enough_for_reduced_jpegs_too(height, width, mode, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(big_jpeg(height, width, mode))
+    image, _ = reduced((tmp_path / "photo.jpg").read_bytes(), for_size(64))
+    np.testing.assert_array_equal(image, prepare_by_its_text(f"{tmp_path}/photo.jpg", 73, 64))
+
+
+def test_a_photo_that_is_not_reduced_from_what_it_is_said_to_be_is_refused(photos):
+    height, width, _ = photos[0].shape
+    np.testing.assert_array_equal(prepare(photos[0], for_size(64), (height, width)), prepare(photos[0], for_size(64)))
+    with pytest.raises(ValueError, match=rf"photo is \[{height}, {width}\], expected \[{3 * height}, {width}\] at 1/1"):
+        prepare(photos[0], for_size(64), (3 * height, width))
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

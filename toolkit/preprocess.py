@@ -17,8 +17,8 @@ LARGEST = 8192
 """The most pixels `resize` and `crop` may ask for: a limit on what a model file from elsewhere can make us allocate."""
 
 SMALLEST_SIDE = 2
-"""The times `resize` that a reduced photo keeps. At 1.5 it may lie 1.3 grey levels from torchvision's; from 2 on it is
-as near as one that was decoded whole."""
+"""The times `resize` that a reduced photo keeps. Sharp ones of 12 megapixels came within 1.43 grey levels of
+torchvision's at 1.5, within 1.03 at 2, and within 0.86 whole."""
 
 INTERPOLATION = (
     "OpenCV. A JPEG of 8 bits, grey or of 3 components, is decoded at 1 / k by IMREAD_REDUCED: k is the largest of "
