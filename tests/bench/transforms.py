@@ -2,11 +2,12 @@
 
     python tests/bench/transforms.py [--images 60] [--rounds 9]
 
-Both sides start from the same 500 x 375 JPEGs (phone photos resized, quality 90) and take turns, round by round; the
-ratio is the median over the rounds, of processor time. "pixels" leaves ToTensor out on both sides: ours ends with a
-uint8 array, torchvision's with a PIL image. "tensors" ends with what each training loop's collate function is given:
-ours a uint8 tensor, which the model normalises, torchvision's the float tensor of ToTensor. The photos come from the
-shared material, else scikit-learn's two.
+Both sides start from the same 500 x 375 JPEGs (phone photos resized, quality 90) and take turns, round by round; then
+from four of 12 megapixels (the same photos side by side, as sharp as a camera's). The ratio is the median over the
+rounds, of processor time. "pixels" leaves ToTensor out on both sides: ours ends with a uint8 array, torchvision's with
+a PIL image. "tensors" ends with what each training loop's collate function is given: ours a uint8 tensor, which the
+model normalises, torchvision's the float tensor of ToTensor. How far apart the pixels are, in grey levels, is printed
+last. The photos come from the shared material, else scikit-learn's two.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from torchvision import transforms as T
 from torchvision.datasets.folder import default_loader
 
 from toolkit.augment import reseed, train_transform
-from toolkit.photo import find_photos, read_photo
-from toolkit.preprocess import for_size, prepare
+from toolkit.photo import find_photos, read_photo, read_reduced
+from toolkit.preprocess import for_size, prepare, smallest_side
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "grocery20" / "train"
 
@@ -45,20 +46,37 @@ def main(images: int, rounds: int) -> None:
         return compose(image=read_photo(path))["image"]
 
     def ours_valid(path: str) -> np.ndarray:
-        return prepare(read_photo(path), preprocess)
+        photo, whole = read_reduced(path, smallest_side(preprocess))
+        return prepare(photo, preprocess, whole)
 
     with tempfile.TemporaryDirectory() as folder:
         paths = write_jpegs(Path(folder), images)
-        print(f"{len(paths)} JPEGs of 500 x 375, {rounds} rounds in turn, one process")
-        for name, ours, theirs in (("train", ours_train, train), ("eval", ours_valid, valid)):
-            compare(f"{name}, pixels", paths, rounds, ours, chain(default_loader, theirs))
+        big = write_big_jpegs(Path(folder), paths)
+        size = sum(Path(path).stat().st_size for path in big) / len(big) / 1e6
+        print(f"{len(paths)} JPEGs of 500 x 375, {len(big)} of 4000 x 3000 ({size:.1f} MB), {rounds} rounds in turn")
+        for name, files, ours, theirs in (
+            ("train", paths, ours_train, train),
+            ("eval", paths, ours_valid, valid),
+            ("eval 12 MP", big, ours_valid, valid),
+        ):
+            compare(f"{name}, pixels", files, rounds, ours, chain(default_loader, theirs))
             compare(
                 f"{name}, tensors",
-                paths,
+                files,
                 rounds,
                 chain(ours, torch.from_numpy),
                 chain(default_loader, theirs, to_tensor),
             )
+        for name, files in (("eval", paths), ("eval 12 MP", big)):
+            apart = [differences(ours_valid(path), valid(default_loader(path))) for path in files]
+            mean, worst, largest = np.mean(apart, 0)[0], *np.max(apart, 0)
+            print(f"{name:20}  apart by {mean:.2f}, worst photo {worst:.2f}, largest of a pixel {largest:.0f}")
+
+
+def differences(ours: np.ndarray, theirs: Image.Image) -> tuple[float, int]:
+    "The mean and the largest one, in grey levels."
+    apart = np.abs(ours.astype(int) - np.asarray(theirs))
+    return apart.mean(), apart.max()
 
 
 def chain(*functions: Callable) -> Callable:
@@ -76,13 +94,25 @@ def write_jpegs(folder: Path, images: int) -> list[str]:
     return paths
 
 
+def write_big_jpegs(folder: Path, paths: list[str]) -> list[str]:
+    "Four photos of 8 x 8 of the small ones each, quality 90."
+    big = [str(folder / f"big{index}.jpg") for index in range(4)]
+    for index, path in enumerate(big):
+        photo = Image.new("RGB", (4000, 3000))
+        for place in range(64):
+            part = Image.open(paths[(16 * index + place) % len(paths)])
+            photo.paste(part, (place % 8 * 500, place // 8 * 375))
+        photo.save(path, quality=90)
+    return big
+
+
 def compare(name: str, paths: list[str], rounds: int, ours: Callable, theirs: Callable) -> None:
     ours(paths[0]), theirs(paths[0])
     pairs = [(images_per_second(ours, paths), images_per_second(theirs, paths)) for _ in range(rounds)]
     ratios = sorted(our / their for our, their in pairs)
     our, their = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(
-        f"{name:14}  ours {our:5.0f} images/s  torchvision+PIL {their:5.0f} images/s  "
+        f"{name:20}  ours {our:6.1f} images/s  torchvision+PIL {their:6.1f} images/s  "
         f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
 
