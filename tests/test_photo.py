@@ -203,11 +203,10 @@ def test_a_size_that_stands_in_a_comment_is_not_taken_for_the_photos():
     frame = b"\xff\xc0\0\x11\x08" + struct.pack(">HH", 3000, 400) + b"\3" + bytes(9) + b"\xff\xda" + bytes(9)
     comment = b"\xff\xff\xfe\xff\xff" + (bytes(65276) + frame).ljust(65533, b"\0")
     data = encoded(picture())
-    data = data[:2] + comment + data[2:]
-    assert photo._jpeg_header(data)[0] == (3000, 400)
-    reduced, whole = read_reduced(data, 7)
-    assert whole == (61, 87)
-    np.testing.assert_array_equal(reduced, as_pillow(data))
+    strange = data[:2] + comment + data[2:]
+    np.testing.assert_array_equal(read_photo(strange), as_pillow(data))
+    reduced, whole = read_reduced(strange, 7)
+    assert (reduced.shape, whole) == ((8, 11, 3), (61, 87))
 
 
 def test_errors_name_the_file_whose_bytes_were_given():
@@ -437,6 +436,32 @@ def test_a_jpeg_of_endless_scans_is_refused_at_once():
         read_photo(with_scans(100_000, 1000))
     assert time.perf_counter() - started < 2
     assert read_photo(with_scans(100, 200)).shape == (200, 200, 3)
+
+
+@pytest.mark.parametrize("odd_start", [b"\xff\0", b"\xff\xff", b"\xff\xff\xff\xfe\0\4ab"])
+def test_nor_do_strange_headers_hide_them(odd_start):
+    data = with_scans(100_000, 1000)
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="100006 scans of 1000000 pixels"):
+        read_photo(data[:2] + odd_start + data[2:])
+    assert time.perf_counter() - started < 2
+
+
+def test_the_one_scan_of_a_baseline_jpeg_said_again_is_no_work():
+    data = encoded(picture(1000, 1000), quality=1)
+    scan = data[data.index(b"\xff\xda") : -2]
+    started = time.perf_counter()
+    np.testing.assert_array_equal(read_photo(data[:-2] + scan * 2000 + data[-2:]), read_photo(data))
+    assert time.perf_counter() - started < 2
+
+
+def test_scans_of_a_component_each_are_counted(monkeypatch):
+    monkeypatch.setattr(photo, "MAX_SCANNED", 61 * 87 * 2)
+    data = bytearray(encoded(picture()))
+    at = data.index(b"\xff\xda")
+    scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    with pytest.raises(ValueError, match="3 scans of 5307 pixels"):
+        read_photo(bytes(data[:at]) + scan * 3 + b"\xff\xd9")
 
 
 def test_what_looks_like_a_scan_after_the_photos_end_is_none(monkeypatch):

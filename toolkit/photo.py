@@ -136,17 +136,22 @@ def _jpeg_header(data: bytes) -> tuple[tuple[int, int] | None, bool]:
     Tagged: it has an APP1 segment, where EXIF and XMP stand.
     Source: ITU-T T.81, annex B, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
     """
-    at, pixels, size, tagged = 2, 0, None, False
-    while data.startswith(b"\xff\xd8") and at + 10 < len(data) and data[at] == 0xFF:
+    at, size, tagged = 2, None, False
+    pixels, components, progressive = 0, 0, True
+    while data.startswith(b"\xff\xd8") and at + 10 < len(data) and data[at] == 0xFF and data[at + 1] >= 0xC0:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xFF:  # filling before a marker
+            at += 1
+            continue
         if marker == 0xDA:  # start of scan: the compressed data
-            if pixels <= MAX_PIXELS:  # else it is refused for its size
+            several = progressive or data[at + 4] < components  # else libjpeg stops after one
+            if several and pixels <= MAX_PIXELS:  # else it is refused for its size
                 _check_scans(data, at, pixels)
             return size, tagged
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             bits, components = data[at + 4], data[at + 9]
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            pixels = height * width
+            pixels, progressive = height * width, marker & 3 == 2
             ordinary = marker <= 0xC2 and bits == 8 and components in (1, 3) and 0 < pixels <= MAX_PIXELS
             size = (height, width) if ordinary else None
         tagged |= marker == 0xE1
@@ -198,8 +203,6 @@ def _read(data: bytes, lenient: bool, shorter: float) -> tuple[np.ndarray, tuple
     if photo is None:  # also where OpenCV gave up, as on a file cut short: Pillow has the last word, and the reason
         photo = _read_with_pillow(data, lenient)
         return photo, photo.shape[:2]
-    if factor > 1 and photo.shape[:2] != tuple(math.ceil(length / factor) for length in size):
-        return _read(data, lenient, math.inf)  # a header so strange that its size was another
     whole = size if factor > 1 else photo.shape[:2]
     return _upright(photo, orientation), whole[::-1] if orientation in TRANSPOSED else whole
 
@@ -240,6 +243,8 @@ def _read_with_pillow(data: bytes, lenient: bool) -> np.ndarray:
         raise _Unreadable(
             f"not a readable photo ({image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read)"
         )
+    if data.startswith(b"\xff\xd8"):
+        _check_scans(data, 2, image.width * image.height)  # its headers may have been too strange for _jpeg_header
     with _decoder():
         image.load()
         orientation = _orientation(image)  # after load(), which turns a TIFF upright
