@@ -29,7 +29,7 @@ def prepare_by_its_text(file: str, resize: int, crop: int) -> np.ndarray:
     height, width = photo.shape[:2]
     short, k = min(height, width), 1
     if file.endswith(".jpg"):
-        k = next((k for k in (8, 4, 2) if short >= 2 * k * resize), 1)
+        k = next((k for k in (8, 4, 2) if short >= k * math.ceil(2.75 * resize)), 1)
     if k > 1:
         photo = cv2.imread(file, getattr(cv2, f"IMREAD_REDUCED_COLOR_{k}"))[..., ::-1]
     resized = [int(resize * length / short) for length in (height, width)]
@@ -38,11 +38,11 @@ def prepare_by_its_text(file: str, resize: int, crop: int) -> np.ndarray:
     for axis in range(2):
         start = max(round((resized[axis] - crop) / 2), 0)
         shown.append(min(crop, resized[axis]))
-        i = start
+        i = max(start - 1, 0)
         while abs(i * s[axis] - round(i * s[axis])) > 0.03 * min(s[axis], 1):
             i -= 1
         begin = round(i * s[axis])
-        slices.append(slice(begin, begin + math.ceil(s[axis] * (start + shown[axis] - i)) + 3))
+        slices.append(slice(begin, begin + math.ceil(s[axis] * (start + shown[axis] + 1 - i)) + 3))
         skips.append(start - i)
     photo, largest = photo[slices[0], slices[1]], max(s)
     cubic = all(1.09 < x <= 1.65 for x in s)

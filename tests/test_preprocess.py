@@ -108,6 +108,13 @@ def test_resizing_the_part_the_crop_shows_is_resizing_all_of_it(photos):
             assert difference(prepare(resized, for_size(224)), whole) < 0.4
 
 
+@pytest.mark.parametrize("times", [2, 3, 4, 6])
+def test_what_lies_around_the_crop_counts_at_its_edge_too(times):
+    photo = np.random.default_rng(0).integers(0, 256, (64 * times, 80 * times, 3), np.uint8)
+    whole = center_crop(resize_shorter(photo, 64), 56)
+    np.testing.assert_array_equal(prepare(photo, {**for_size(56), "resize": 64}), whole)
+
+
 def test_one_side_may_shrink_while_the_other_grows(photos):
     for height, width in [(100, 900), (900, 100), (150, 300), (230, 460), (224, 1000)]:
         photo = photo_of(photos[2], height, width)
@@ -191,7 +198,9 @@ def test_a_reduced_jpeg_lies_where_the_whole_one_does_to_the_pixel(height, width
         assert difference(image, theirs) < 0.4
 
 
-@pytest.mark.parametrize(("height", "width"), [(1203, 1801), (1025, 777), (600, 3001), (584, 600), (583, 600)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1203, 1801), (1025, 777), (1608, 1701), (1607, 1701), (804, 3001), (803, 900), (401, 600)]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_the_interpolation_text_is_enough_for_reduced_jpegs_too(height, width, mode, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(big_jpeg(height, width, mode))
