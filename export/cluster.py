@@ -11,38 +11,28 @@ import hashlib
 import json
 import math
 import os
+import posixpath
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from export import journal, shards, table
-from export.bar import tell, with_bar
+from export.bar import tell
 from export.card import content as content_of
-from export.card import first_line
 from export.columns import check_distinct
-from export.labeller import Job, Labeller, columns_of
+from export.labeller import Job, columns_of
 from export.nodes import Share, connected, share_of
-from export.objects import Objects, is_uri, named_objects, write_object
+from export.objects import Objects, is_uri, named_objects, names_in, remove_object, write_object
+from export.pipeline import labelled
 from export.resume import resumable
 from export.session import Classifier
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
 
 Unread = list[tuple[str, str, str]]
 "(image_name, path or URI, reason) of each photo that can't be read."
 
 SHARDS, FEWEST, MOST = 1000, 256, 4096
 "A run has about SHARDS of them, each of FEWEST to MOST photos: what is lost where an actor dies."
-
-ATTEMPTS = 5
-"How often a shard is begun, before a photo in it is held to be what kills the actors."
 
 
 def predict_on_cluster(
@@ -85,73 +75,23 @@ def predict_on_cluster(
         with _held(out):
             shards.begun(place, asked, resume)
             with resumable(out):
-                unread, earlier = _completed(job, content, parts, given)
+                done, earlier = _completed(job, content, parts, given)
+                unread = [(*parts[number][row], why) for number, note in done.items() for row, why in note.unread]
                 _write_errors(out, unread)
+                shards.finish(place, asked, done, [len(part) for part in parts])
     _tell(out, unread, earlier, len(photos), time.monotonic() - started, given)
     return unread
 
 
-def _completed(job: Job, content: bytes, parts: list[Objects], share: Share) -> tuple[Unread, int]:
-    "The photos that can't be read, once all shards are there; and of how many images the rows were there before."
+def _completed(job: Job, content: bytes, parts: list[Objects], share: Share) -> tuple[dict[int, shards.Note], int]:
+    "What the shards say once they are all there, by number; and of how many images the rows were there before."
     sizes = [len(part) for part in parts]
     done = shards.notes(job.out, job.asked, sizes)
     earlier = sum(note.rows for note in done.values())
     if missing := {number: part for number, part in enumerate(parts) if number not in done}:
-        _label(missing, content, job, share, earlier)
+        labelled(missing, content, job, share, earlier)
         done = shards.notes(job.out, job.asked, sizes)
-    shards.finish(job.out, job.asked, done, sizes)
-    return [(*parts[number][row], reason) for number, note in done.items() for row, reason in note.unread], earlier
-
-
-def _label(missing: dict[int, Objects], content: bytes, job: Job, share: Share, earlier: int) -> None:
-    "Has each shard written. Raises RuntimeError with a node's message, or where the actors die of one."
-    import ray
-    from ray.data import DataContext
-
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.max_consecutive_actor_init_deaths = 2 * share.actors  # where a node goes while its actors start
-    total = earlier + sum(map(len, missing.values()))
-    try:
-        with DataContext.current(context):
-            answers = _pipeline(missing, ray.put(np.frombuffer(content, np.uint8)), job, share).iter_rows()
-            for _ in with_bar(_each_row(answers), earlier, total):
-                pass
-    except ray.exceptions.RayActorError as error:
-        raise RuntimeError(
-            f"actors died {ATTEMPTS} times over one shard: of a photo in it, or for want of memory, where a smaller "
-            f"--bs or fewer --actors help ({first_line(error)})\nwhat is done is kept, for --resume to go on with"
-        ) from error
-
-
-def _pipeline(missing: dict[int, Objects], model, job: Job, share: Share) -> "Dataset":
-    "A row for each shard, through the actors."
-    import ray.data
-    from ray.util.annotations import RayDeprecationWarning
-
-    rows = [{"shard": number, "photos": _packed(photos)} for number, photos in missing.items()]
-    with warnings.catch_warnings():  # Ray 2.64 is to drop `max_task_retries`, and has nothing in its place yet
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            Labeller,
-            fn_constructor_args=(model, job),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(share.actors, len(rows))),
-            num_cpus=share.cpus,
-            num_gpus=share.gpus,
-            max_task_retries=ATTEMPTS - 1,
-        )
-
-
-def _packed(photos: Objects) -> str:
-    "As JSON, which holds a file name of any bytes; paths from the root, as the nodes see them."
-    return json.dumps([(name, where if is_uri(where) else os.path.abspath(where)) for name, where in photos])
-
-
-def _each_row(answers: Iterable[dict]) -> Iterator[None]:
-    for answer in answers:
-        if answer["fault"]:
-            raise RuntimeError(answer["fault"])
-        yield from [None] * answer["rows"]
+    return done, earlier
 
 
 def _asked(content: bytes, photos: Objects, bs: int) -> dict:
@@ -189,25 +129,29 @@ def _held(out: str) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if is_uri(out) else journal.held(Path(out))
 
 
-def _write_errors(out: str, unread: Unread) -> None:
+def _errors_file(out: str) -> str:
     "predictions.errors.csv beside the folder predictions, on a disk or in the store."
+    return f"{out}.errors.csv" if is_uri(out) else str(table.errors_file(Path(out)))
+
+
+def _write_errors(out: str, unread: Unread) -> None:
+    "An earlier run's go where there are none."
     if not is_uri(out):
         table.write_errors(Path(out), unread)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        table.write_errors(Path(folder, "shards"), unread)
-        if unread:
-            write_object(f"{out}.errors.csv", table.errors_file(Path(folder, "shards")).read_bytes())
+    elif unread:
+        with tempfile.TemporaryDirectory() as folder:
+            table.write_errors(Path(folder, "shards"), unread)
+            write_object(_errors_file(out), table.errors_file(Path(folder, "shards")).read_bytes())
+    elif posixpath.basename(_errors_file(out)) in names_in(posixpath.dirname(out)):
+        remove_object(_errors_file(out))
 
 
 def _tell(out: str, unread: Unread, earlier: int, total: int, seconds: float, share: Share) -> None:
     for _, where, reason in unread:
         tell(f"{where}: {reason}")
     if unread:
-        print(f"not read: {len(unread)}; which and why: {out}.errors.csv", file=sys.stderr)
-    before = f" (and {earlier} earlier)" if earlier else ""
+        print(f"not read: {len(unread)}; which and why: {_errors_file(out)}", file=sys.stderr)
+    earlier_ones = f" (and {earlier} earlier)" if earlier else ""
+    took = f"{seconds:.1f} s, {(total - earlier) / seconds:.0f} a second"
     actors = f"{share.actors} actor{'s' if share.actors > 1 else ''}"
-    rate = (total - earlier) / seconds
-    print(
-        f"{total - earlier} images{before} in {seconds:.1f} s, {rate:.0f} a second on {share.device}, {actors} -> {out}"
-    )
+    print(f"{total - earlier} images{earlier_ones} in {took} on {share.device}, {actors} -> {out}")

@@ -75,7 +75,9 @@ def _loaded(model, job: Job) -> Classifier:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, Path(job.model).name)
         path.write_bytes(ray.get(model))
-        return Classifier(path, asked["device"], asked["--bs"], job.cpus, asked["--tta"])
+        classifier = Classifier(path, asked["device"], asked["--bs"], job.cpus, asked["--tta"])
+    classifier.model = Path(job.model)  # what its messages name
+    return classifier
 
 
 def columns_of(classes: list[str], asked: dict) -> Columns:

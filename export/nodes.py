@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -53,6 +54,9 @@ def _connect(address: str) -> None:
 
     alone = {"include_dashboard": False} if address == "local" else {}
     try:
+        host, colon, port = address.removeprefix("ray://").rpartition(":")
+        if colon:
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would wait for ever
         ray.init(address, log_to_driver=False, logging_level="fatal", **alone)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(

@@ -49,16 +49,14 @@ def named_objects(images: str | Path | dict[str, str | Path]) -> Objects:
     relative to the .txt and a URI is its own name.
     Raises FileNotFoundError or ValueError where there is no photo, ImportError where the library for a URI is missing.
     """
-    if isinstance(images, dict):
-        found = images
-    elif str(images).lower().endswith(".txt") and (is_uri(images) or Path(images).is_file()):
-        found = _in_list(str(images))
-    else:
-        found = _below(str(images)) if is_uri(images) else None
-    photos = named_photos(images if found is None else found or {})
+    if isinstance(images, str | Path) and str(images).lower().endswith(".txt"):
+        images = _in_list(str(images)) if is_uri(images) or Path(images).is_file() else images
+    elif is_uri(images):
+        images = _below(str(images))
+    photos = named_photos(images)
     objects = [(name, str(where)) for name, where in photos]
-    for start in {where.partition("://")[0] for _, where in objects if is_uri(where)}:
-        opened(f"{start}://")  # a missing library is told before anything begins
+    for one in {where.partition("://")[0]: where for _, where in objects if is_uri(where)}.values():
+        opened(one)  # a missing library is told before anything begins
     return objects
 
 
@@ -139,7 +137,10 @@ def _below(images: str) -> dict[str, str]:
         raise FileNotFoundError(f"{images}: nothing is there; give a prefix, a photo, a glob or a .txt of URIs")
     names = {each: each[len(root) :].lstrip("/") for each in paths}
     chain = images[len(images.partition("::")[0]) :]  # what a zip:// stands on
-    return {name: fs.unstrip_protocol(each) + chain for each, name in names.items() if _is_photo(name)}
+    found = {name: fs.unstrip_protocol(each) + chain for each, name in names.items() if _is_photo(name)}
+    if not found:
+        raise ValueError(f"{images}: no images found in it (files ending in {', '.join(sorted(SUFFIXES))})")
+    return found
 
 
 def _is_photo(name: str) -> bool:
@@ -155,6 +156,8 @@ def _in_list(listing: str) -> dict[str, str]:
         raise ValueError(f"{listing} is not UTF-8 text ({error.reason}): save it as UTF-8, one path a line") from error
     lines = [line.rstrip("\r") for line in lines if line.strip()]
     folder = posixpath.dirname(listing)
+    if not lines:
+        raise ValueError(f"{listing}: no images found in it, one path or URI a line")
     return {
         line if is_uri(line) else _tidy(line): line if is_uri(line) else os.path.join(folder, line) for line in lines
     }

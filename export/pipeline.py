@@ -1,0 +1,92 @@
+"""The Ray Data pipeline: shards of photos through actors, each of which writes a shard's file and answers in a line.
+
+Ray sees to back-pressure, to new actors in the place of those that die, and to shards that were lost with them.
+"""
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.bar import with_bar
+from export.card import first_line
+from export.labeller import Job, Labeller
+from export.nodes import Share
+from export.objects import Objects, is_uri
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+ATTEMPTS = 5
+"How often a shard is begun, before a photo in it is held to be what kills the actors."
+
+
+def labelled(missing: dict[int, Objects], content: bytes, job: Job, share: Share, earlier: int) -> None:
+    "Has each shard written. Raises RuntimeError with a node's message, or where the actors die of one."
+    import ray
+
+    total = earlier + sum(map(len, missing.values()))
+    deaths = 2 * share.actors  # where a node goes while its actors start
+    try:
+        with _settings(enable_progress_bars=False, max_consecutive_actor_init_deaths=deaths):
+            answers = _pipeline(missing, ray.put(np.frombuffer(content, np.uint8)), job, share).iter_rows()
+            for _ in with_bar(_each_row(answers), earlier, total):
+                pass
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+        raise RuntimeError(
+            f"actors died {ATTEMPTS} times over one shard: of a photo in it, or for want of memory, where a smaller "
+            f"--bs or fewer --actors help ({first_line(error)})\nwhat is done is kept, for --resume to go on with"
+        ) from error
+
+
+@contextlib.contextmanager
+def _settings(**wanted: bool | int) -> Iterator[None]:
+    "Of Ray Data, in the block."
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    before = {name: getattr(context, name) for name in wanted}
+    _set(context, wanted)
+    try:
+        yield
+    finally:
+        _set(context, before)
+
+
+def _set(context, values: dict) -> None:
+    for name, value in values.items():
+        setattr(context, name, value)
+
+
+def _pipeline(missing: dict[int, Objects], model, job: Job, share: Share) -> "Dataset":
+    "A row for each shard, through the actors."
+    import ray.data
+    from ray.util.annotations import RayDeprecationWarning
+
+    rows = [{"shard": number, "photos": _packed(photos)} for number, photos in missing.items()]
+    with warnings.catch_warnings():  # Ray 2.64 is to drop `max_task_retries`, and has nothing in its place yet
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            Labeller,
+            fn_constructor_args=(model, job),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(share.actors, len(rows))),
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_task_retries=ATTEMPTS - 1,
+        )
+
+
+def _packed(photos: Objects) -> str:
+    "As JSON, which holds a file name of any bytes; paths from the root, as the nodes see them."
+    return json.dumps([(name, where if is_uri(where) else os.path.abspath(where)) for name, where in photos])
+
+
+def _each_row(answers: Iterable[dict]) -> Iterator[None]:
+    for answer in answers:
+        if answer["fault"]:
+            raise RuntimeError(answer["fault"])
+        yield from [None] * answer["rows"]
