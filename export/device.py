@@ -60,6 +60,16 @@ def obstacle(device: str) -> str | None:
     return f"{missing} can't be loaded: {line_that_brings(missing)}" if missing else None
 
 
+def tensorrt_version() -> int:
+    "Of the TensorRT that onnxruntime loads: 101400 for 10.14.0."
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    # Linux looks a symbol up in what a library depends on, too
+    name = "nvinfer_10.dll" if os.name == "nt" else str(folder / "libonnxruntime_providers_tensorrt.so")
+    return ctypes.CDLL(name).getInferLibVersion()
+
+
 def missing_library(device: str) -> str | None:
     """The library that keeps onnxruntime's part for `device` from loading, as the system's loader names it.
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
+from export.batch_size import checked_bs
 from export.photos import Named
 from export.stopwatch import Watch, unwatched
 from toolkit.run import replacing
@@ -96,8 +97,21 @@ def read_head(path: Path) -> tuple[dict, Named]:
             pairs = [json.loads(line) for line in itertools.islice(file, count)]
             photos = [(name, Path(photo)) for name, photo in pairs]
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
-        raise ValueError(f"{path} was not begun by this version: remove it, or leave out --resume") from error
+        raise _not_ours(path) from error
     return asked, photos
+
+
+def read_bs(path: Path) -> int:
+    "How many images a batch has. Raises ValueError where `path` is no journal."
+    try:
+        with path.open("rb") as file:
+            return checked_bs(json.loads(next(file))["--bs"])
+    except (ValueError, TypeError, KeyError, StopIteration) as error:
+        raise _not_ours(path) from error
+
+
+def _not_ours(path: Path) -> ValueError:
+    return ValueError(f"{path} was not begun by this version: remove it, or leave out --resume")
 
 
 def rows(path: Path) -> Iterator[Row]:

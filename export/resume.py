@@ -13,16 +13,21 @@ from export.photos import Named
 START_ANEW = "leave out --resume to start anew"
 
 
-def begun(partial: Path, before: dict, asked: dict, photos: Named) -> int:
-    "How many rows the journal has: those of the run `before`, if it was asked for the same; else a new one's, none."
-    if before:
-        check_asked(before, asked, partial)
-        check_unchanged(photos, partial)
-        return journal.cut(partial, asked["--bs"])
+def gone_on_with(partial: Path, asked: dict, photos: Named) -> tuple[Named, int]:
+    "The photos of the run that `partial` is of, if it was asked for the same, and how many rows there are."
+    before, recorded = journal.read_head(partial)
+    photos = same_photos(recorded, photos, partial)
+    check_asked(before, asked, partial)
+    check_unchanged(photos, partial)
+    return photos, journal.cut(partial, asked["--bs"])
+
+
+def begun(partial: Path, asked: dict, photos: Named) -> tuple[Named, int]:
+    "The photos of a new run, which has no rows."
     if partial.exists():
         tell(f"{partial}, of a run that was not finished, is begun anew: export.predict --resume would go on with it")
     journal.begin(partial, asked, photos)
-    return 0
+    return photos, 0
 
 
 @contextmanager

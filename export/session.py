@@ -3,10 +3,8 @@
 Needs onnxruntime, numpy and the toolkit's photo reading: no torch.
 """
 
-import contextlib
 import functools
-import itertools
-from collections import deque
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,16 +12,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.card import check_interface, content, first_line, read_card
-from export.device import PROVIDERS, choose_device, cores
+from export.batch_size import choose_bs
+from export.batches import in_batches
+from export.batches import in_order as _in_order  # noqa: F401  export.labeller takes it from here
+from export.buffers import BoundBuffer, Buffer, MemoryBuffer
+from export.card import content, first_line, read_card
+from export.device import choose_device, cores
+from export.opening import device_of, opened
 from export.stopwatch import Watch, unwatched
-from toolkit.photo import read_photo
-from toolkit.preprocess import prepare
+from toolkit.photo import file_bytes, read_reduced
+from toolkit.preprocess import prepare, smallest_side
 
 if TYPE_CHECKING:
     import onnxruntime
 
+Photo = Path | str | bytes | np.ndarray
+"A path, a file's bytes, or uint8 [height, width, 3] RGB of any size."
+
 TTA = ["none", "flip"]
+
+ON_GPU = 3
+"Batches begun there: two that are computed, in a stream each, while the next is filled."
 
 
 def open_session(model: str | Path, device: str = "auto", threads: int | None = None) -> "onnxruntime.InferenceSession":
@@ -33,33 +42,26 @@ def open_session(model: str | Path, device: str = "auto", threads: int | None = 
     Raises ValueError for a device that is not to be had, with the line that brings a missing library, and for a file
     that is not a model of ours; OSError where it can't be read.
     """
-    import onnxruntime
-
-    data, device = content(Path(model)), choose_device(device)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; the log would say it a second time
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    # threads that spin while they wait take the cores from those that decode: 145 images/s, not 108, on 2 cores
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(data, options, PROVIDERS[device], enable_fallback=0)
-    except Exception as error:  # onnxruntime's exceptions have no base of their own
-        raise ValueError(
-            f"{model} is not a model that onnxruntime can load on {device}: {first_line(error)}"
-        ) from error
-    if session.get_providers()[0] != PROVIDERS[device][0]:  # it falls back without an error
-        raise ValueError(f"device {device}: onnxruntime loaded the model on {session.get_providers()[0]} instead")
-    check_interface(session, model)
-    return session
+    return opened(model, content(Path(model)), choose_device(device), threads)
 
 
-def device_of(session: "onnxruntime.InferenceSession") -> str:
-    "cpu, cuda or tensorrt: where the session really runs."
-    return next(device for device, names in PROVIDERS.items() if names[0] == session.get_providers()[0])
+def prepared(photo: Photo, preprocess: dict, watch: Watch = unwatched) -> np.ndarray:
+    """A photo as the model takes it, uint8 [crop, crop, 3] RGB.
 
-
-# Photos -> labels
+    Raises FileNotFoundError or ValueError, naming the file, where it can't be read; ValueError for other arrays.
+    """
+    whole = None
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or photo.size == 0:
+            raise ValueError(f"array {photo.dtype} {photo.shape}: expected uint8 [height, width, 3] RGB")
+    else:
+        name = "<bytes>" if isinstance(photo, bytes) else str(photo)
+        with watch("read"):
+            data = photo if isinstance(photo, bytes) else file_bytes(Path(photo))
+        with watch("decode"):
+            photo, whole = read_reduced(data, smallest_side(preprocess), name)
+    with watch("crop"):
+        return prepare(photo, preprocess, whole)
 
 
 class Classifier:
@@ -69,27 +71,35 @@ class Classifier:
     """
 
     def __init__(
-        self, model: str | Path, device: str = "auto", bs: int = 32, threads: int | None = None, tta: str = "none"
+        self,
+        model: str | Path,
+        device: str = "auto",
+        bs: int | str = "auto",
+        threads: int | None = None,
+        tta: str = "none",
     ):
-        """bs: images a batch. threads: how many the CPU computes with; None for one a core.
+        """bs: images a batch; auto: what suits the model and the memory there is.
+        threads: how many the CPU computes a batch with; None for one a core.
         tta: flip for the mean of the probabilities of each image and of its mirror, at twice the time; or none.
         """
         if tta not in TTA:
             raise ValueError(f"unknown tta {tta!r}: choose one of {', '.join(TTA)}")
         self.model, self.tta = Path(model), tta
-        self.session = open_session(model, device, threads)
-        self.card = read_card(self.session, model)
-        self.device = device_of(self.session)
-        self.bs = bs
+        data, device = content(self.model), choose_device(device)
+        with ThreadPoolExecutor(1) as pool:  # 0.13 s for 236 MB, while the session is made
+            checksum = pool.submit(hashlib.sha256, data)
+            self.session = opened(model, data, device, threads)
+        self.checksum = checksum.result().hexdigest()
+        self.card, self.device = read_card(self.session, model), device_of(self.session)
         self.pads = self.device != "cpu"  # CUDA searches its convolutions again for every new shape
+        self.bs = choose_bs(bs, self.device, len(data), self.card.preprocess["crop"], self.in_flight(cores()))
 
-    def __call__(self, photos: Path | str | Sequence[Path | str | bytes | np.ndarray]) -> tuple[list[str], np.ndarray]:
+    def __call__(self, photos: Photo | Sequence[Photo]) -> tuple[list[str], np.ndarray]:
         """The class name of each photo, and probabilities float32 [n, classes] in the order of `card.classes`.
 
-        photos: paths, file contents, or uint8 [height, width, 3] RGB arrays of any size; or one path.
         Raises FileNotFoundError or ValueError for the first one that can't be read.
         """
-        photos = [photos] if isinstance(photos, str | Path) else photos
+        photos = [photos] if isinstance(photos, str | Path | bytes) else photos
         answers = list(self.stream(photos, workers=0 if len(photos) == 1 else min(len(photos), cores())))
         for answer in answers:
             if isinstance(answer, Exception):
@@ -98,49 +108,74 @@ class Classifier:
         return labels, np.array([row for _, row in answers], np.float32).reshape(len(labels), len(self.card.classes))
 
     def stream(
-        self, photos: Iterable[str | Path | bytes | np.ndarray], workers: int, watch: Watch = unwatched
+        self, photos: Iterable[Photo], workers: int, watch: Watch = unwatched
     ) -> Iterator[tuple[str, np.ndarray] | Exception]:
         """(class name, probabilities float32 [classes]) of each photo in turn, or what kept it from being read.
 
-        `workers` threads decode and crop while the model runs; at most three batches are in memory.
+        `workers` threads read, decode, crop and run the model, as `export.batches` tells; 0 for the one that asks.
+        In memory are `in_flight` batches. Closed early, it breaks off what the model computes.
         """
-        prepared = _in_order(functools.partial(self._prepared, watch=watch), photos, workers, ahead=2 * self.bs)
-        with contextlib.closing(prepared):
-            while batch := self._next_batch(prepared, watch):
-                read = [photo for photo in batch if isinstance(photo, np.ndarray)]
-                answers = zip(*self._scores_of(read, watch), strict=True) if read else iter(())
-                yield from (next(answers) if isinstance(photo, np.ndarray) else photo for photo in batch)
+        import onnxruntime
 
-    def _next_batch(self, prepared: Iterator, watch: Watch) -> list:
-        with watch("wait"):
-            return list(itertools.islice(prepared, self.bs))
-
-    def _scores_of(self, photos: list[np.ndarray], watch: Watch) -> tuple[list[str], np.ndarray]:
-        with watch("copy"):
-            images = np.stack(photos)
-        with watch("model"):
-            return self.scores(images)
+        stop = onnxruntime.RunOptions()
+        buffers = [self._buffer(workers) for _ in range(self.in_flight(workers))]
+        place, answers = functools.partial(self._place, watch), functools.partial(self._answers, watch, stop)
+        batches = in_batches(photos, buffers, self.bs, place, answers, workers)
+        try:
+            while batch := _next(batches, watch):
+                yield from batch
+        finally:
+            stop.terminate = True
+            batches.close()
 
     def scores(self, images: np.ndarray) -> tuple[list[str], np.ndarray]:
         "The class names and probabilities float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3] RGB."
-        logits, probabilities = self._run(images)
+        return self._scores(images, self._buffer(workers=0).run)
+
+    def in_flight(self, workers: int) -> int:
+        "How many batches `workers` threads have begun, at most. On a CPU each computes one, and two more wait."
+        return ON_GPU if self.device != "cpu" else workers + 2 if workers else 1
+
+    def _buffer(self, workers: int) -> Buffer:
+        shape = (self.bs, self.card.preprocess["crop"], self.card.preprocess["crop"], 3)
+        if self.device != "cpu" and workers:
+            return BoundBuffer(self.session, shape)
+        return MemoryBuffer(self.session, shape, self.pads)
+
+    def _place(self, watch: Watch, buffer: Buffer, place: int, photo: Photo) -> Exception | None:
+        "Puts a photo into its place of a batch; what keeps it from being read, whose place is black."
+        try:
+            image = prepared(photo, self.card.preprocess, watch)
+        except (ValueError, OSError) as error:
+            buffer.images[place] = 0
+            return error
+        with watch("copy"):
+            buffer.images[place] = image
+
+    def _answers(self, watch: Watch, stop: "onnxruntime.RunOptions", buffer: Buffer, faults: list) -> list:
+        "Of each photo of a batch, its class name and probabilities, or what kept it from being read."
+        if all(faults):
+            return faults
+        with watch("model"):
+            scores = self._scores(buffer.images[: len(faults)], functools.partial(buffer.run, options=stop))
+        return [fault or answer for fault, answer in zip(faults, zip(*scores, strict=True), strict=True)]
+
+    def _scores(self, images: np.ndarray, run: Callable) -> tuple[list[str], np.ndarray]:
+        logits, probabilities = self._outputs(images, run)
         if self.tta == "flip":
-            probabilities = (probabilities + self._run(np.ascontiguousarray(images[:, :, ::-1]))[1]) / 2
-            logits = probabilities
+            mirrored = np.ascontiguousarray(images[:, :, ::-1])
+            logits = probabilities = (probabilities + self._outputs(mirrored, run)[1]) / 2
         return [self.card.classes[index] for index in logits.argmax(1)], probabilities
 
-    def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _outputs(self, images: np.ndarray, run: Callable) -> tuple[np.ndarray, np.ndarray]:
         "Logits and probabilities; raises ValueError where they are not what the card says."
-        missing = self.bs - len(images) if self.pads else 0
-        batch = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
         try:
-            logits, probabilities = self.session.run(["logits", "probabilities"], {"image": batch})
-        except Exception as error:
+            logits, probabilities = run(images)
+        except Exception as error:  # onnxruntime's exceptions have no base of their own
             raise ValueError(
-                f"{self.model} failed on a batch of {len(batch)} on {self.device}: {first_line(error)}\n"
+                f"{self.model} failed on a batch of {len(images)} on {self.device}: {first_line(error)}\n"
                 "where memory ran out, a smaller --bs helps"
             ) from error
-        logits, probabilities = logits[: len(images)], probabilities[: len(images)]
         expected = (len(images), len(self.card.classes))
         if logits.shape != expected or probabilities.shape != expected:
             raise ValueError(f"{self.model}: probabilities of shape {probabilities.shape}, expected {expected}")
@@ -148,41 +183,7 @@ class Classifier:
             raise ValueError(f"{self.model} gives probabilities that are no numbers: export it again in fp32")
         return logits, probabilities
 
-    def _prepared(self, photo, watch: Watch) -> np.ndarray | Exception:
-        try:
-            if isinstance(photo, np.ndarray):
-                if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or photo.size == 0:
-                    raise ValueError(f"array {photo.dtype} {photo.shape}: expected uint8 [height, width, 3] RGB")
-            else:
-                _warm(photo, watch)
-                with watch("decode"):
-                    photo = read_photo(photo)
-            with watch("crop"):
-                return prepare(photo, self.card.preprocess)
-        except (ValueError, OSError) as error:
-            return error
 
-
-def _warm(photo: str | Path | bytes, watch: Watch) -> None:
-    "While it is watched, reads the file a first time, so that reading and decoding can be told apart."
-    if watch is unwatched or isinstance(photo, bytes) or not Path(photo).is_file():
-        return
-    with watch("read"):
-        Path(photo).read_bytes()
-
-
-def _in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator:
-    "function(item) for each item, in order, by `workers` threads (0: this one), at most `ahead` of them early."
-    if workers == 0:
-        yield from map(function, items)
-        return
-    pool, waiting = ThreadPoolExecutor(workers), deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _next(batches: Iterator[list], watch: Watch) -> list | None:
+    with watch("wait"):
+        return next(batches, None)

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 Watch = Callable[[str], AbstractContextManager]
 "Times a block as a stage: `with watch('decode'): ...`"
 
-IN_THREADS = ("read", "decode", "crop")
-IN_TURN = ("wait", "copy", "model", "write")
+READING = ("read", "decode", "crop", "copy")
+STAGES = (*READING, "model", "write")
+"Workers do them, but for writing, which waits for them."
 
 
 def unwatched(stage: str) -> AbstractContextManager:
@@ -21,7 +22,7 @@ class Stopwatch:
     "Adds up the seconds of stages; any number of threads may share one. They overlap: threads' sum exceeds the clock."
 
     def __init__(self):
-        self.seconds, self.lock = dict.fromkeys(IN_THREADS + IN_TURN, 0.0), threading.Lock()
+        self.seconds, self.lock = dict.fromkeys((*STAGES, "wait"), 0.0), threading.Lock()
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -33,25 +34,24 @@ class Stopwatch:
             with self.lock:
                 self.seconds[stage] += passed
 
-    def report(self, images: int, workers: int) -> str:
-        """A line for each stage, and one for what bounds the run: of the stages that take turns, the longest.
+    def report(self, images: int, workers: int, in_flight: int) -> str:
+        """A line for each stage, and one for what bounds the run.
 
-        images/s of what threads do is that of all of them together.
+        images/s of what threads do is that of all of them together; at most `in_flight` run the model.
         """
-        lines = [self._line(stage, images, max(workers, 1)) for stage in IN_THREADS]
-        lines += [self._line(stage, images, 1) for stage in IN_TURN if stage != "wait"]
-        return "\n".join([*lines, self._bound(workers)])
+        threads = dict.fromkeys(READING, max(workers, 1)) | {"model": min(max(workers, 1), in_flight), "write": 1}
+        return "\n".join([*(self._line(stage, images, threads[stage]) for stage in STAGES), self._bound(threads)])
 
     def _line(self, stage: str, images: int, threads: int) -> str:
         seconds = self.seconds[stage]
         rate = f"{images * threads / seconds:10,.0f} images/s" if seconds else f"{'-':>10}"
         return f"{stage:8}{seconds:10.2f} s{rate}" + (f"   in {threads} threads" if threads > 1 else "")
 
-    def _bound(self, workers: int) -> str:
-        turns = {stage: self.seconds[stage] for stage in IN_TURN}
-        longest = max(turns, key=turns.get)
-        share = f"{100 * turns[longest] / (sum(turns.values()) or 1):.0f} % of the time"
-        if longest != "wait":
-            return f"bound by {longest}: {share}"
-        slowest = max(IN_THREADS, key=self.seconds.get)
-        return f"bound by {slowest}: for {share} the model had no photos to go on with ({workers} workers)"
+    def _bound(self, threads: dict[str, int]) -> str:
+        "Writing where it outlasts the wait for rows, else what takes the workers longest."
+        write, wait = self.seconds["write"], self.seconds["wait"]
+        if write > wait:
+            return f"bound by write: {write / (write + wait):.0%} of the time"
+        spent = {stage: self.seconds[stage] / threads[stage] for stage in STAGES if stage != "write"}
+        longest = max(spent, key=spent.get)
+        return f"bound by {longest}: {spent[longest] / (sum(spent.values()) or 1):.0%} of the workers' time"

@@ -138,7 +138,7 @@ def test_the_same_rows_whatever_the_batch_and_the_workers(model, tmp_path):
 
 def test_no_photo_is_lost_doubled_or_out_of_order_whatever_reading_does(model, tmp_path, monkeypatch):
     images = {f"{n}.png": save(tmp_path / "photos" / f"{n % 30}.png", n % 30) for n in range(400)}
-    chance, read_photo = random.Random(0), session.read_photo
+    chance, file_bytes = random.Random(0), session.file_bytes
     faults = {
         number: chance.choice([OSError(5, "Input/output error"), ValueError("torn")]) for number in range(0, 30, 7)
     }
@@ -147,9 +147,9 @@ def test_no_photo_is_lost_doubled_or_out_of_order_whatever_reading_does(model, t
         time.sleep(chance.expovariate(1000))
         if error := faults.get(int(path.stem)):
             raise error
-        return read_photo(path)
+        return file_bytes(path)
 
-    monkeypatch.setattr(session, "read_photo", unreliable)
+    monkeypatch.setattr(session, "file_bytes", unreliable)
     expected = [[str(n), "" if n % 30 in faults else label(n % 30)] for n in range(400)]
     for workers, bs in ((1, 7), (16, 1), (16, 32), (64, 13)):
         unread = predict(model, images, tmp_path / "p.csv", "cpu", bs, workers)
@@ -160,14 +160,14 @@ def test_no_photo_is_lost_doubled_or_out_of_order_whatever_reading_does(model, t
 def test_a_folder_that_goes_halfway_keeps_every_row(model, tmp_path, monkeypatch):
     for seed in range(20):
         save(tmp_path / "photos" / f"{seed}.png", seed)
-    read_photo = session.read_photo
+    file_bytes = session.file_bytes
 
     def read_and_take_away(path):
         if path.name == "9.png":
             shutil.rmtree(path.parent)
-        return read_photo(path)
+        return file_bytes(path)
 
-    monkeypatch.setattr(session, "read_photo", read_and_take_away)
+    monkeypatch.setattr(session, "file_bytes", read_and_take_away)
     unread = predict(model, tmp_path / "photos", tmp_path / "p.csv", "cpu", bs=4, workers=0)
     assert rows(tmp_path / "p.csv")[1:] == [[str(seed), label(seed) if seed < 9 else ""] for seed in range(20)]
     assert unread[0] == ("9", tmp_path / "photos" / "9.png", "no such file")
@@ -267,7 +267,7 @@ def test_any_file_and_class_name_comes_back_from_the_csv(tmp_path):
     model = tiny_onnx.write(tmp_path / "model.onnx", classes=classes)
     for seed, name in enumerate(HOSTILE):
         save(tmp_path / "photos" / f"{name}.png", seed)
-    done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv", "--device", "cpu")
+    done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv", "--device", "cpu", "--bs", 4)
     assert (done.returncode, done.stderr) == (0, "")
     expected = {name: tiny_onnx.expected(tiny_onnx.photo(seed), classes)[0] for seed, name in enumerate(HOSTILE)}
     assert dict(rows(tmp_path / "p.csv")[1:]) == expected
@@ -308,8 +308,9 @@ def photos(tmp_path):
         ("gone.onnx photos", "error: gone.onnx: no such file; give a model.onnx"),
         ("text.onnx photos", "error: text.onnx is not a model that onnxruntime can load on cpu"),
         ("photos photos", "error: photos is a folder: give the model file"),
-        ("{model} photos --bs 0", "error: --bs 0 --workers "),
-        ("{model} photos --workers -1", "error: --bs 32 --workers -1: give at least 1 image a batch and 0 threads"),
+        ("{model} photos --bs 0", "error: --bs 0: give auto, or how many images a batch has, at least 1"),
+        ("{model} photos --bs many", "error: --bs many: give auto, or how many images a batch has, at least 1"),
+        ("{model} photos --workers -1", "error: --workers -1: give 0 threads, for none beside the main one, or more"),
         ("{model} photos --device gpu", "error: argument --device: invalid choice: 'gpu'"),
         ("{model} photos --workres 2", "error: unknown flag --workres, the nearest is --workers"),
         ("{model}", "error: the following arguments are required: images"),
@@ -372,7 +373,9 @@ def test_help_says_what_each_flag_does():
 def test_auto_says_what_it_chose(model, tmp_path):
     save(tmp_path / "photos" / "a.png", 0)
     done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv")
-    assert done.stderr == "device auto: cpu (no NVIDIA GPU here, or no driver for it)\n"
+    device_line, bs_line = done.stderr.splitlines()
+    assert device_line == "device auto: cpu (no NVIDIA GPU here, or no driver for it)"
+    assert bs_line == "bs auto: 8"
 
 
 def many_big_photos(folder: Path, count: int) -> Path:

@@ -248,9 +248,9 @@ def test_a_padded_batch_gives_the_rows_of_its_images_alone(model):
         def __init__(self, session):
             self.session, self.batches = session, []
 
-        def run(self, outputs, inputs):
+        def run(self, outputs, inputs, options):
             self.batches.append(len(inputs["image"]))
-            return self.session.run(outputs, inputs)
+            return self.session.run(outputs, inputs, options)
 
     classifier = Classifier(model, "cpu", bs=8)
     classifier.session, classifier.pads = Watched(classifier.session), True
@@ -292,7 +292,7 @@ def test_threads_may_share_one_classifier(model):
     )
 
 
-def test_reading_stays_three_batches_ahead_at_most(model):
+def test_reading_stays_two_batches_ahead_of_the_workers_at_most(model):
     asked = 0
 
     def photos():
@@ -303,6 +303,6 @@ def test_reading_stays_three_batches_ahead_at_most(model):
 
     answers = Classifier(model, "cpu", bs=8).stream(photos(), workers=2)
     next(answers)
-    assert asked <= 3 * 8 + 1
+    assert asked <= (2 + 2) * 8
     answers.close()
-    assert threading.active_count() == 1 or all("ThreadPool" not in thread.name for thread in threading.enumerate())
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]

@@ -1,0 +1,57 @@
+"""Where a batch of prepared images lies, and how the model is run on it: in ordinary memory, or ready for a GPU."""
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from export.cuda import pinned
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, RunOptions
+
+OUTPUTS = ["logits", "probabilities"]
+
+
+class Buffer(Protocol):
+    images: np.ndarray
+    "uint8 [batch, crop, crop, 3] RGB."
+
+    def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
+        "Logits and probabilities, float32 [n, classes], of n prepared images: the first n of these, or others."
+
+
+class MemoryBuffer:
+    "Ordinary memory, where the model reads the images. A device that `pads` gets whole batches, black at the end."
+
+    def __init__(self, session: "InferenceSession", shape: tuple[int, ...], pads: bool):
+        self.session, self.images, self.pads = session, np.empty(shape, np.uint8), pads
+
+    def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
+        missing = len(self.images) - len(images) if self.pads else 0
+        batch = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
+        return [output[: len(images)] for output in self.session.run(OUTPUTS, {"image": batch}, options)]
+
+
+class BoundBuffer:
+    """Pinned memory, bound to as much on the device: nothing is allocated while it runs, and every batch is whole.
+
+    Buffers that run at the same time have a stream each: onnxruntime gives every run its own.
+    """
+
+    def __init__(self, session: "InferenceSession", shape: tuple[int, ...], device: str = "cuda"):
+        import onnxruntime
+
+        self.session, self.images = session, pinned(shape) if device == "cuda" else np.zeros(shape, np.uint8)
+        self.on_device = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, device, 0)
+        self.binding = session.io_binding()
+        self.binding.bind_ortvalue_input("image", self.on_device)
+        for name in OUTPUTS:
+            self.binding.bind_output(name)  # in the CPU's memory
+
+    def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
+        if not np.may_share_memory(images, self.images):
+            self.images[: len(images)] = images
+        self.images[len(images) :] = 0
+        self.on_device.update_inplace(self.images)  # uint8 over the bus
+        self.session.run_with_iobinding(self.binding, options)
+        return [output[: len(images)] for output in self.binding.copy_outputs_to_cpu()]

@@ -1,0 +1,66 @@
+"""What onnxruntime's Python does not offer of CUDA: how much memory is free, and memory that the GPU reads directly.
+
+Asked of the driver (https://docs.nvidia.com/cuda/cuda-driver-api/), on the GPU that onnxruntime uses: the first one.
+"""
+
+import ctypes
+import math
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
+
+
+def free_gpu_memory() -> int:
+    "Bytes free on the GPU. Raises OSError where the driver refuses."
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    with _context() as driver:
+        _checked(driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)), "cuMemGetInfo")
+    return free.value
+
+
+def pinned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 zeros in memory that the system never moves, so that the GPU fetches it while the CPU goes on.
+
+    It is given back with the array. Raises OSError where the driver has none.
+    """
+    address, size = ctypes.c_void_p(), math.prod(shape)
+    with _context() as driver:
+        _checked(driver.cuMemHostAlloc(ctypes.byref(address), ctypes.c_size_t(size), PORTABLE), "cuMemHostAlloc")
+    block = (ctypes.c_uint8 * size).from_address(address.value)
+    weakref.finalize(block, _give_back, address).atexit = False  # the driver may be gone by then
+    array = np.frombuffer(block, np.uint8).reshape(shape)
+    array[:] = 0
+    return array
+
+
+def _give_back(address: ctypes.c_void_p) -> None:
+    with _context() as driver:
+        driver.cuMemFreeHost(address)
+
+
+@contextmanager
+def _context() -> Iterator[ctypes.CDLL]:
+    "The driver, in the context that all of the process share on the first GPU."
+    driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    _checked(driver.cuInit(0), "cuInit")
+    _checked(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
+    _checked(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
+    try:
+        _checked(driver.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+        try:
+            yield driver
+        finally:
+            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    finally:
+        driver.cuDevicePrimaryCtxRelease_v2(device)
+
+
+def _checked(status: int, call: str) -> None:
+    if status:
+        raise OSError(f"the CUDA driver's {call} failed with error {status}")
