@@ -3,7 +3,7 @@
 An ordinary JPEG (8 bits, grey or colour, within MAX_PIXELS) is decoded by OpenCV's libjpeg-turbo, everything
 else by Pillow. Both give the pixels of Pillow's `exif_transpose` and `convert("RGB")`, with two differences on purpose:
 transparent pixels are laid over white, and grey of 16 bits keeps its upper 8 instead of turning white.
-Where a photo is wanted small, libjpeg-turbo may decode it at a half, a quarter or an eighth, in a third of the time.
+Where a photo is wanted small, libjpeg-turbo may decode it at a half, a quarter or an eighth, in half the time.
 """
 
 import io
