@@ -19,6 +19,7 @@ from pathlib import Path
 
 from export import journal, shards, table
 from export.bar import tell
+from export.batch_size import checked_bs
 from export.card import content as content_of
 from export.columns import check_distinct
 from export.labeller import Job, columns_of
@@ -35,13 +36,17 @@ SHARDS, FEWEST, MOST = 1000, 256, 4096
 "A run has about SHARDS of them, each of FEWEST to MOST photos: what is lost where an actor dies."
 
 
+ON_GPU = 64
+"Images a batch that auto stands for on GPUs: the machine that starts a run knows nothing of their memory."
+
+
 def predict_on_cluster(
     model: str | Path,
     images: str | Path | dict[str, str | Path],
     out: str | Path,
     *,
     device: str = "auto",
-    bs: int = 32,
+    bs: int | str = "auto",
     workers: int | None = None,
     probabilities: bool = False,
     top: int = 0,
@@ -54,24 +59,30 @@ def predict_on_cluster(
 ) -> Unread:
     """Labels `images` (see `export.objects`) into the folder or URI `out`, which all nodes must reach.
 
-    workers: threads that decode in an actor; one for each of its CPUs unless given. share: CPUs an actor has, or with
-    cuda and tensorrt GPUs, of which it may be a part. actors: how many at most; as many as the nodes hold unless given.
-    address: of a cluster, else RAY_ADDRESS's, else one of this machine alone, which ends with the run.
+    bs: images a batch; auto: what suits the model. workers: threads of an actor; one for each of its CPUs unless given.
+    share: CPUs an actor has, or with cuda and tensorrt GPUs, of which it may be a part. actors: how many at most; as
+    many as the nodes hold unless given. address: of a cluster, else RAY_ADDRESS's, else one of this machine alone,
+    which ends with the run.
     Returns the photos that can't be read, as (image_name, path or URI, reason), as `export.predict.predict` does.
     Raises ValueError, ImportError or OSError where a part of it is no good here or on a node, RuntimeError where shards
     kill the actors time and again; what is done is kept, and `resume` goes on with it.
     """
     started, out = time.monotonic(), str(out).rstrip("/")
-    _check(out, bs, workers, share, actors)
+    place = out if is_uri(out) else os.path.abspath(out)
+    bs = shards.begun_with(place).get("--bs", bs) if resume and bs == "auto" else checked_bs(bs)
+    _check(out, workers, share, actors)
     photos, model, content = named_objects(images), Path(model), content_of(Path(model))
-    options = {"--bs": bs, "--tta": tta, "--probabilities": probabilities, "--top": top, "--fallback": fallback}
-    _check_table(Classifier(model, "cpu", bs, tta=tta), options, photos)
+    options = {"--tta": tta, "--probabilities": probabilities, "--top": top, "--fallback": fallback}
+    classifier = Classifier(model, "cpu", bs, tta=tta)
+    _check_table(classifier.card.classes, options, photos)
     with connected(address):
         given = share_of(device, share, actors)
-        asked = {**_asked(content, photos, bs), "device": given.device, **options}
+        if bs == "auto":
+            bs = classifier.bs if given.device == "cpu" else ON_GPU
+            tell(f"bs auto: {bs}")
+        asked = {"device": given.device, "--bs": bs, **options, **_asked(classifier, photos, bs)}
         parts = [photos[start : start + asked["a shard"]] for start in range(0, len(photos), asked["a shard"])]
-        place = out if is_uri(out) else os.path.abspath(out)
-        job = Job(asked, str(model), place, given.cpus, given.cpus if workers is None else workers)
+        job = Job(asked, str(model), place, *_threads(given.cpus, workers, asked["a shard"] / bs))
         with _held(out):
             shards.begun(place, asked, resume)
             with resumable(out):
@@ -94,12 +105,18 @@ def _completed(job: Job, content: bytes, parts: list[Objects], share: Share) -> 
     return done, earlier
 
 
-def _asked(content: bytes, photos: Objects, bs: int) -> dict:
+def _threads(cpus: int, workers: int | None, batches: float) -> tuple[int, int]:
+    "How many compute a batch, and how many decode and run the model: as on one machine, of so many processors."
+    workers = cpus if workers is None else workers
+    return 1 if batches >= 4 * workers and workers >= cpus else cpus, workers
+
+
+def _asked(classifier: Classifier, photos: Objects, bs: int) -> dict:
     "What the rows depend on, the options apart. A shard holds whole batches, those of a run on one machine."
     import onnxruntime
 
     return {
-        "model": hashlib.sha256(content).hexdigest(),
+        "model": classifier.checksum,
         "onnxruntime": onnxruntime.__version__,
         "images": len(photos),
         "their names": hashlib.sha256(json.dumps(photos).encode()).hexdigest(),
@@ -107,20 +124,20 @@ def _asked(content: bytes, photos: Objects, bs: int) -> dict:
     }
 
 
-def _check(out: str, bs: int, workers: int | None, share: float | None, actors: int | None) -> None:
-    if bs < 1 or (workers or 0) < 0:
-        raise ValueError(f"--bs {bs} --workers {workers}: give at least 1 image a batch and 0 threads")
+def _check(out: str, workers: int | None, share: float | None, actors: int | None) -> None:
+    if (workers or 0) < 0:
+        raise ValueError(f"--workers {workers}: give 0 threads, for none beside the main one, or more")
     if (share is not None and share <= 0) or (actors is not None and actors < 1):
         raise ValueError(f"--share {share} --actors {actors}: give more than 0")
     if not is_uri(out) and Path(out).is_file():
         raise NotADirectoryError(f"--out {out} is a file: --engine ray writes a folder of Parquet shards")
 
 
-def _check_table(classifier: Classifier, options: dict, photos: Objects) -> None:
+def _check_table(classes: list[str], options: dict, photos: Objects) -> None:
     "Raises ValueError where the columns asked for are not to be had."
-    columns = columns_of(classifier.card.classes, options)
+    columns = columns_of(classes, options)
     check_distinct(columns, "parquet")
-    texts = (*columns.header, *classifier.card.classes, options["--fallback"])
+    texts = (*columns.header, *classes, options["--fallback"])
     table.check_kind("parquet", (*texts, *(name for name, _ in photos)))
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from export.batches import in_order
 from export.columns import Columns
 from export.journal import Row, packed
 from export.objects import AT_ONCE, Objects, is_uri, read_object, write_object
 from export.predict import _columns
-from export.session import Classifier, _in_order
+from export.session import Classifier
 from export.shards import run_of, shard_file
 from export.table import _cells, _write_parquet
 from toolkit.command import user_message
@@ -29,10 +30,10 @@ class Job(NamedTuple):
     model: str
     "Its name, for messages; the content comes from the node's object store."
     out: str
-    cpus: int
-    "Threads the model computes with."
+    threads: int
+    "With which the model computes a batch."
     workers: int
-    "Threads that decode."
+    "Threads that decode, and run the model."
 
 
 class Labeller:
@@ -75,7 +76,7 @@ def _loaded(model, job: Job) -> Classifier:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, Path(job.model).name)
         path.write_bytes(ray.get(model))
-        classifier = Classifier(path, asked["device"], asked["--bs"], job.cpus, asked["--tta"])
+        classifier = Classifier(path, asked["device"], asked["--bs"], job.threads, asked["--tta"])
     classifier.model = Path(job.model)  # what its messages name
     return classifier
 
@@ -100,7 +101,7 @@ def _rows(classifier: Classifier, photos: Objects, columns: Columns, workers: in
 
 def _contents(places: list[str], bs: int, failed: dict[int, OSError]) -> Iterator[str | bytes]:
     "Paths as they are, URIs' objects, read ahead; nothing, and why in `failed`, for one that can't be read."
-    read_ahead = _in_order(_content, places, AT_ONCE if any(map(is_uri, places)) else 0, ahead=2 * bs)
+    read_ahead = in_order(_content, places, AT_ONCE if any(map(is_uri, places)) else 0, ahead=2 * bs)
     for number, content in enumerate(read_ahead):
         if isinstance(content, OSError):
             failed[number], content = content, b""

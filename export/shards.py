@@ -53,7 +53,7 @@ def begun(out: str, asked: dict, resume: bool) -> None:
     if present and RUN not in present and not all(OURS.fullmatch(name) for name in present):
         raise FileExistsError(f"--out {out} holds other files, such as {present[0]}: give a folder of its own")
     if resume and RUN in present:
-        check_asked(_read_run(out), asked, f"{out}/{RUN}")
+        check_asked(begun_with(out), asked, f"{out}/{RUN}")
         return
     if RUN in present and SUCCESS not in present:
         tell(f"{out}, of a run that was not finished, is begun anew: export.predict --resume would go on with it")
@@ -61,6 +61,11 @@ def begun(out: str, asked: dict, resume: bool) -> None:
         remove_object(f"{out}/{SUCCESS}")
     write_object(f"{out}/{RUN}", json.dumps(asked, indent=2).encode())  # older shards name another run from here on
     _remove(out, [name for name in present if OURS.fullmatch(name)])
+
+
+def begun_with(out: str) -> dict:
+    "What the run that is in the folder was asked for; empty where there is none."
+    return _read_run(out) if RUN in names_in(out) else {}
 
 
 def notes(out: str, asked: dict, sizes: list[int]) -> dict[int, Note]:
@@ -89,9 +94,12 @@ def _remove(out: str, names: list[str]) -> None:
 
 def _read_run(out: str) -> dict:
     try:
-        return json.loads(read_object(f"{out}/{RUN}"))
+        asked = json.loads(read_object(f"{out}/{RUN}"))
     except ValueError as error:
         raise ValueError(f"{out}/{RUN} is damaged: {START_ANEW}") from error
+    if not isinstance(asked, dict):
+        raise ValueError(f"{out}/{RUN} was not begun by this version: {START_ANEW}")
+    return asked
 
 
 def _note(where: str) -> Note | None:

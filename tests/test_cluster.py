@@ -130,7 +130,8 @@ def test_two_nodes_give_the_rows_of_one_machine_and_say_no_more_than_it(cluster,
     assert len(list(out.glob("part-*.parquet"))) == 4
     reason = (tmp_path / "local.errors.csv").read_text()
     assert (tmp_path / "predictions.errors.csv").read_text() == reason
-    first, second = done.stderr.splitlines()
+    chosen, first, second = done.stderr.splitlines()
+    assert chosen == "bs auto: 8"
     assert first.startswith(f"{photos / 'img7.png'}: not a ")
     assert second == f"not read: 1; which and why: {out}.errors.csv"
     summary, unread = done.stdout.splitlines()
@@ -278,7 +279,7 @@ def test_resume_writes_what_is_missing_alone_and_refuses_what_differs(cluster, m
     (out / "part-00002.parquet").write_bytes(b"half")
     (out / ".part-00002.parquet.abcdefgh").write_bytes(b"ha")
     kept = os.stat(out / "part-00000.parquet").st_mtime_ns
-    for differing, said in (({"top": 2}, "--top 0, now 2"), ({"bs": 8}, "--bs 32, now 8")):
+    for differing, said in (({"top": 2}, "--top 0, now 2"), ({"bs": 16}, "--bs 8, now 16")):
         with pytest.raises(ValueError, match=f"was begun with .*{said}.*leave out --resume"):
             predict_on_cluster(model, photos, out, resume=True, **options, **differing)
     other = tiny_onnx.write(tmp_path / "other.onnx", metadata={"recipe": json.dumps("another")})
@@ -383,7 +384,7 @@ def test_images_that_are_not_to_be_had_are_refused(tmp_path, images, error, said
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"bs": 0}, "--bs 0 --workers None: give at least 1"),
+        ({"bs": 0}, "--bs 0: give auto, or how many images a batch has, at least 1"),
         ({"share": 0.0}, "--share 0.0 --actors None: give more than 0"),
         ({"top": 13}, "--top 13: the model has 12 classes"),
         ({"top": 1, "probabilities": True}, "give one of them"),
