@@ -145,7 +145,12 @@ class Recorded(SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append((self.path, self.headers.get("Range")))
-        super().do_GET()
+        if self.path == "/busy.jpg" and len(self.asked) < 3:
+            self.send_error(503)
+        elif self.path == "/mine.jpg":
+            self.send_error(403)
+        else:
+            super().do_GET()
 
     def log_message(self, *arguments):
         pass
@@ -184,6 +189,18 @@ def test_uris_are_read_whole_and_one_that_is_not_there_keeps_its_row(cluster, mo
     assert rows.pop(f"{url}/photos/gone")["pred_label"] is None
     for name, row in rows.items():
         assert row | {"image_name": ""} == expected[name.rpartition("/")[2]] | {"image_name": ""}
+
+
+def test_what_a_store_refuses_for_now_is_asked_for_again_and_what_it_refuses_is_not(served, monkeypatch):
+    pytest.importorskip("aiohttp", reason="needs fsspec[http]")
+    folder, url, asked = served
+    monkeypatch.setattr(objects, "PAUSES", (0, 0))
+    (folder / "busy.jpg").write_bytes(b"content")
+    assert objects.read_object(f"{url}/busy.jpg") == b"content"
+    assert len(asked) == 3
+    with pytest.raises(OSError, match=r"/mine.jpg: can't be reached \(ClientResponseError: 403, .*Forbidden"):
+        objects.read_object(f"{url}/mine.jpg")
+    assert len(asked) == 4
 
 
 @pytest.mark.parametrize("form", ["prefix", "slash", "glob", "photo", "txt", "zip"])
@@ -306,17 +323,27 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
         shards.begun(str(tmp_path), {}, resume=False)
 
 
-def test_a_shard_of_another_run_counts_for_nothing(tmp_path, model):
+@pytest.mark.parametrize("kind", ["path", "memory"])  # the latter as object stores are
+def test_a_shard_of_another_run_counts_for_nothing(tmp_path, model, kind):
     photos, asked = write(tmp_path / "photos", 5), asked_of(model, tmp_path)
-    labeller(model, asked, tmp_path / "p")({"shard": 0, "photos": listed(photos)})
-    assert shards.notes(str(tmp_path / "p"), asked, [5])[0].rows == 5
-    assert shards.notes(str(tmp_path / "p"), asked | {"--top": 1}, [5]) == {}
-    assert shards.notes(str(tmp_path / "p"), asked, [6]) == {}
-    shards.begun(str(tmp_path / "p"), asked, resume=False)
-    with pytest.raises(RuntimeError, match="lacks 1 of 1 shards, such as part-00000.parquet: give --resume"):
-        shards.finish(str(tmp_path / "p"), asked, {}, [5])
+    (photos / "img2.jpg").write_bytes(b"no photo")
+    out = str(tmp_path / "p") if kind == "path" else f"memory://bucket{tmp_path}/p"
+    shards.begun(out, asked, resume=False)
+    assert labeller(model, asked, out)({"shard": 0, "photos": listed(photos)}) == {"rows": 5, "fault": ""}
+    note = shards.notes(out, asked, [5])[0]
+    assert (note.rows, [row for row, _ in note.unread]) == (5, [2])
+    assert shards.notes(out, asked | {"--top": 1}, [5]) == {}
+    assert shards.notes(out, asked, [6]) == {}
     with pytest.raises(FileExistsError, match="taken over by another run"):
-        shards.finish(str(tmp_path / "p"), asked | {"--top": 1}, {0: None}, [5])
+        shards.finish(out, asked | {"--top": 1}, {0: note}, [5])
+    shards.finish(out, asked, {0: note}, [5])
+    assert objects.names_in(out) == ["_SUCCESS", "_run.json", "part-00000.parquet"]
+    shards.begun(out, asked, resume=True)
+    assert objects.names_in(out) == ["_SUCCESS", "_run.json", "part-00000.parquet"]
+    shards.begun(out, asked, resume=False)
+    assert objects.names_in(out) == ["_run.json"]
+    with pytest.raises(RuntimeError, match="lacks 1 of 1 shards, such as part-00000.parquet: give --resume"):
+        shards.finish(out, asked, {}, [5])
 
 
 def asked_of(model, tmp_path) -> dict:
