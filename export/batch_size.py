@@ -1,8 +1,8 @@
 """How many images a batch has, where that is left to `auto`: from the model and the memory there is.
 
 On a CPU, where a thread computes a batch alone, it hardly matters. Milliseconds of the processor an image at 1, 2, 4, 8
-and 16: resnet18 at 128 pixels 13.3, 12.0, 11.2, 10.7, 10.8, in int8 3.9, 3.8, 3.6, 3.6, 3.6; resnet152 at 224 pixels 209,
-209, 215, 218, 214. Small batches bring the first rows sooner. A GPU wants large ones.
+and 16: resnet18 at 128 pixels 13.3, 12.0, 11.2, 10.7, 10.8, in int8 3.9, 3.8, 3.6, 3.6, 3.6; resnet152 at 224 pixels
+209, 209, 215, 218, 214. Small batches bring the first rows sooner. A GPU wants large ones.
 """
 
 import sys
@@ -12,8 +12,9 @@ from pathlib import Path
 from export.cuda import free_gpu_memory
 
 PER_PIXEL = 512
-"""Bytes that a model holds at once for each pixel of an image, at most: 26 MB at 224 pixels. Peaks measured on a CPU, of
-onnxruntime 1.31 in float32: convnext_tiny 384, efficientnet_b0 271, densenet121 248, vit_small 190, mobilenetv2_100 172.
+"""Bytes that a model holds at once for each pixel of an image, at most: 26 MB at 224 pixels. Peaks measured on a CPU
+with onnxruntime 1.31 in float32: convnext_tiny 384, efficientnet_b0 271, densenet121 248, vit_small 190,
+mobilenetv2_100 172.
 """
 
 LARGE = 100_000_000

@@ -30,12 +30,19 @@ class _Batch:
 
 
 def in_batches(
-    items: Iterable, buffers: list, size: int, fill: Callable, work_up: Callable, workers: int
+    items: Iterable,
+    buffers: list,
+    size: int,
+    fill: Callable,
+    work_up: Callable,
+    workers: int,
+    break_off: Callable[[], None] = lambda: None,
 ) -> Iterator[Any]:
     """work_up(buffer, [fill(buffer, place, item) of each item]) of `size` items at a time, of fewer at the end.
 
     workers: threads; 0 for the one that asks. An exception is raised when its batch's turn comes. At most as many
-    batches as there are buffers are begun and not handed out; closed early, it ends what runs and begins nothing more.
+    batches as there are buffers are begun and not handed out. Closed early, or interrupted, it begins nothing more, has
+    `break_off` end what is being worked up, and waits for the threads.
     """
     items, free, begun = iter(items), deque(buffers), deque()
 
@@ -50,13 +57,16 @@ def in_batches(
         return result
 
     with _threads(workers) as submit:
-        while chunk := list(itertools.islice(items, size)):
-            batch = _Batch(free.popleft(), len(chunk))
-            begun.append((batch, [submit(work, batch, place, item) for place, item in enumerate(chunk)]))
-            if not free:
+        try:
+            while chunk := list(itertools.islice(items, size)):
+                batch = _Batch(free.popleft(), len(chunk))
+                begun.append((batch, [submit(work, batch, place, item) for place, item in enumerate(chunk)]))
+                if not free:
+                    yield oldest()
+            while begun:
                 yield oldest()
-        while begun:
-            yield oldest()
+        finally:
+            break_off()
 
 
 def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator[Any]:

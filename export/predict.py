@@ -194,8 +194,8 @@ def predict(
     _check_out(out, zip, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
     kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
     header, photos = _photos(images, sample)
-    bs = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
-    classifier = Classifier(model, device, bs, _threads(len(photos), bs, workers), tta)
+    size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
+    classifier = Classifier(model, device, size, _threads(len(photos), size, workers), tta)
     columns = _columns(classifier.card.classes, probabilities, top, header)
     check_distinct(columns, kind)
     table.check_kind(kind, _texts(columns, classifier.card.classes, fallback, photos))

@@ -3,6 +3,7 @@
 Needs onnxruntime, numpy and the toolkit's photo reading: no torch.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,15 +119,13 @@ class Classifier:
         import onnxruntime
 
         stop = onnxruntime.RunOptions()
+        break_off = functools.partial(setattr, stop, "terminate", True)
         buffers = [self._buffer(workers) for _ in range(self.in_flight(workers))]
         place, answers = functools.partial(self._place, watch), functools.partial(self._answers, watch, stop)
-        batches = in_batches(photos, buffers, self.bs, place, answers, workers)
-        try:
+        batches = in_batches(photos, buffers, self.bs, place, answers, workers, break_off)
+        with contextlib.closing(batches):
             while batch := _next(batches, watch):
                 yield from batch
-        finally:
-            stop.terminate = True
-            batches.close()
 
     def scores(self, images: np.ndarray) -> tuple[list[str], np.ndarray]:
         "The class names and probabilities float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3] RGB."

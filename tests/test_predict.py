@@ -378,6 +378,18 @@ def test_auto_says_what_it_chose(model, tmp_path):
     assert bs_line == "bs auto: 8"
 
 
+def test_bs_auto_goes_on_with_the_batches_of_the_run_it_resumes(model, tmp_path, monkeypatch, capsys):
+    for seed in range(20):
+        save(tmp_path / "photos" / f"{seed}.png", seed)
+    with monkeypatch.context() as patch:
+        patch.setattr("export.table.write_table", None)
+        with pytest.raises(TypeError):
+            predict(model, tmp_path / "photos", tmp_path / "p.csv", "cpu", bs=5)
+    predict(model, tmp_path / "photos", tmp_path / "p.csv", "cpu", resume=True)
+    assert capsys.readouterr().err == "bs auto: 5\n"
+    assert rows(tmp_path / "p.csv")[1:] == [[str(seed), label(seed)] for seed in range(20)]
+
+
 def many_big_photos(folder: Path, count: int) -> Path:
     "One 3-megapixel JPEG under many names: seconds of work, one file on disk."
     first = folder / "photos" / "0.jpg"

@@ -1,18 +1,26 @@
 """Sessions and the classifier, on real onnxruntime models and against numpy by hand."""
 
 import json
+import os
+import signal
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny_onnx
 from onnx import TensorProto
 from PIL import Image
 
-from export import device
+from export import batch_size, device
+from export.batch_size import choose_bs
+from export.buffers import BoundBuffer
 from export.card import read_card
+from export.opening import tensorrt_options
 from export.session import Classifier, open_session
 
 no_gpu = pytest.mark.skipif(device.gpus() > 0, reason="a GPU is here")
@@ -306,3 +314,115 @@ def test_reading_stays_two_batches_ahead_of_the_workers_at_most(model):
     assert asked <= (2 + 2) * 8
     answers.close()
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_a_bound_buffer_gives_what_the_session_gives_and_keeps_what_it_gave(model):
+    "On the CPU what a GPU does: fixed memory, whole batches, outputs that a later run leaves alone."
+    classifier = Classifier(model, "cpu", bs=8)
+    buffer = BoundBuffer(classifier.session, (8, 28, 28, 3), "cpu")
+    images = np.stack([tiny_onnx.photo(seed)[2:30, 2:30] for seed in range(13)])
+    expected = classifier.session.run(["logits", "probabilities"], {"image": images})
+    buffer.images[:] = images[:8]
+    whole = buffer.run(buffer.images)
+    others = buffer.run(images[8:])
+    for output, first, second in zip(expected, whole, others, strict=True):
+        np.testing.assert_allclose(first, output[:8], atol=1e-6)
+        np.testing.assert_allclose(second, output[8:], atol=1e-6)
+    assert not buffer.images[5:].any(), "the places of a batch that is not whole are black"
+
+
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_through_bound_buffers_the_stream_is_that_of_the_cpu(model, monkeypatch, tta):
+    photos = [tiny_onnx.photo(seed) for seed in range(29)]
+    expected = Classifier(model, "cpu", bs=8, tta=tta)(photos)
+    classifier = Classifier(model, "cpu", bs=8, tta=tta)
+    monkeypatch.setattr(classifier, "_buffer", lambda workers: BoundBuffer(classifier.session, (8, 28, 28, 3), "cpu"))
+    labels, probabilities = classifier(photos)
+    assert labels == expected[0]
+    np.testing.assert_allclose(probabilities, expected[1], atol=1e-6)
+
+
+def slow_model(path):
+    "A minute on a batch: its photos' mean goes through a chain of 400 large products, with which it makes the bias."
+    loaded, make, size = onnx.load(tiny_onnx.write(path)), onnx.helper.make_node, 1500
+    cast, mean, gemm, softmax = loaded.graph.node
+    chain = [make("MatMul", [f"step{number}", "zeros"], [f"step{number + 1}"]) for number in range(400)]
+    first = [make("ReduceMax", ["mean"], ["most"], keepdims=0), make("Expand", ["most", "square"], ["step0"])]
+    last = [make("ReduceMax", ["step400"], ["nothing"], keepdims=0), make("Add", ["bias", "nothing"], ["biased"])]
+    gemm.input[2] = "biased"
+    nodes = [cast, mean, *first, *chain, *last, gemm, softmax]
+    del loaded.graph.node[:]
+    loaded.graph.node.extend(nodes)
+    for name, value in {"zeros": np.zeros((size, size), np.float32), "square": np.array([size, size])}.items():
+        loaded.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    onnx.save(loaded, path)
+    return path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_interrupted_it_breaks_off_what_the_model_computes(tmp_path):
+    classifier = Classifier(slow_model(tmp_path / "slow.onnx"), "cpu", bs=1, threads=1)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(classifier.stream([tiny_onnx.photo(0)] * 4, workers=2))
+    assert time.monotonic() - begun < 5
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("device", "model_bytes", "crop", "free", "expected"),
+    [
+        ("cpu", 45_000_000, 224, 16e9, 8),
+        ("cpu", 236_000_000, 224, 16e9, 2),
+        ("cpu", 45_000_000, 1024, 8e9, 1),  # 0.5 GB an image: 4 batches of one in half of it
+        ("cuda", 45_000_000, 224, 60e9, 256),
+        ("cuda", 45_000_000, 224, 8e9, 32),  # 26 MB an image: 4 batches of 32 are 3.3 GB, of 64 too much
+        ("tensorrt", 45_000_000, 224, 1e6, 1),
+    ],
+)
+def test_bs_auto_is_by_the_model_and_the_memory(monkeypatch, device, model_bytes, crop, free, expected):
+    monkeypatch.setattr(batch_size, "free_memory" if device == "cpu" else "free_gpu_memory", lambda: int(free))
+    assert choose_bs("auto", device, model_bytes, crop, in_flight=4) == expected
+    assert choose_bs(7, device, model_bytes, crop, in_flight=4) == 7
+
+
+def test_free_memory_is_some_of_the_machines():
+    assert 10**8 < batch_size.free_memory() < 10**13
+
+
+@pytest.mark.parametrize("bs", [0, -1, "0", "many", "1.5", 2.5, ""])
+def test_a_batch_of_no_images_is_refused(model, bs):
+    with pytest.raises(ValueError, match=rf"--bs {bs}: give auto, or how many images a batch has, at least 1"):
+        Classifier(model, "cpu", bs)
+
+
+# TensorRT
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_computes_in_the_files_precision_and_keeps_engines_by_file_and_version(precision):
+    options = tensorrt_options("a" * 64, precision, 101400)
+    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == (
+        str(precision == "fp16"),
+        str(precision == "int8"),
+    )
+    assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "True"
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.is_dir()
+    assert folder.is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert options["trt_timing_cache_path"] == str(folder)
+    others = [tensorrt_options("b" * 64, precision, 101400), tensorrt_options("a" * 64, precision, 101500)]
+    assert len({str(folder), *(other["trt_engine_cache_path"] for other in others)}) == 3
+
+
+def test_onnxruntime_knows_the_tensorrt_options():
+    "By the names in its library, where this onnxruntime has one."
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+    if not library.exists():
+        pytest.skip("this onnxruntime is built without TensorRT")
+    content = library.read_bytes()
+    assert all(b"\0" + name.encode() + b"\0" in content for name in tensorrt_options("a" * 64, "fp32", 1))

@@ -1,60 +1,287 @@
-"""Peak memory and images/s of `python -m export.predict` on 5,000 and on 100,000 small JPEGs.
+"""`export.predict` over the loop people write, from files to CSV. Ratios above 1: ours wins.
 
-    python tests/bench/predict.py memory [--counts 5000 100000]
+    python tests/bench/predict.py small --precision int8    # resnet18 at 128 pixels, and what the cores allow
+    python tests/bench/predict.py big                       # 12-megapixel JPEGs, resnet18 at 224
+    python tests/bench/predict.py resnet152                 # at 224 pixels
+    python tests/bench/predict.py start                     # seconds from the start of the process to the first row
+    python tests/bench/predict.py memory --counts 5000 100000    # peak memory: a model of a few nodes, and resnet152
+    python tests/bench/predict.py gpu --precision fp16      # the same on a GPU, where there is one
 
-The files are 32 different JPEGs of 32 x 32, hard links under other names; the model is one of a few nodes, so that what
-is told is the cost of everything around a model. Peak memory is what the system says of the process when it ends.
+The loop: a Dataset of PIL and torchvision's Resize, CenterCrop and Normalize, a DataLoader with 2 workers (8 on a GPU),
+eager fp32 under inference_mode (fp16 autocast on a GPU), a CSV at the end; its model is built before the clock starts.
+The two sides run in turn, round by round; the figure is the median of the rounds' ratios. --photos: a folder of JPEGs
+that the photos are made of, by resizing; without it noise.
 """
 
 import argparse
+import contextlib
+import csv
+import io
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import tiny_onnx  # noqa: E402
 
+from export.device import cores, gpus  # noqa: E402
+from export.predict import predict  # noqa: E402
+from export.session import Classifier, prepared  # noqa: E402
 
-def memory(counts: list[int]) -> None:
-    for count in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            model = tiny_onnx.write(Path(folder) / "model.onnx")
-            photos = write(Path(folder) / "photos", count)
-            seconds, megabytes, size = predicted(model, photos, Path(folder) / "p.csv")
-        print(f"{count} photos: peak {megabytes:.0f} MB, {seconds:.1f} s, {count / seconds:.0f} images/s, {size} rows")
+PHOTOS = ROOT.parent / "shared" / "data" / "grocery20"
+CLASSES = 100
 
 
-def write(folder: Path, count: int) -> Path:
-    folder.mkdir()
+# What is run
+
+
+def model_file(folder: Path, arch: str, size: int, precision: str) -> Path:
+    "A model.onnx with random weights, of fp32, fp16 or int8."
+    from export.to_onnx import export_graph, write_metadata
+    from toolkit.preprocess import for_size
+
+    if precision != "fp32":
+        raise SystemExit(f"--precision {precision}: not built here yet")
+    path, preprocess = folder / f"{arch}.onnx", for_size(size)
+    export_graph(torch_model(arch, size), preprocess, path)
+    write_metadata(path, {"classes": [str(index) for index in range(CLASSES)], "preprocess": preprocess})
+    return path
+
+
+def torch_model(arch: str, size: int):
+    import torch
+
+    from toolkit.model import make_model
+
+    torch.manual_seed(0)
+    return make_model(arch, CLASSES, "none", image_size=size).eval()
+
+
+def jpegs(folder: Path, source: Path, count: int, width: int, height: int) -> Path:
+    "`count` JPEGs of that size; of 64 photos, or fewer, the rest hard links."
+    folder.mkdir(parents=True)
+    found = sorted(source.rglob("*.jpg"))[:: max(1, len(list(source.rglob("*.jpg"))) // 64)] if source.is_dir() else []
+    different = min(count, 64 if width < 1000 else 8)
     for number in range(count):
-        if number < 32:
-            Image.fromarray(tiny_onnx.photo(number)).save(folder / f"image_{number}.jpg")
-        else:
-            os.link(folder / f"image_{number % 32}.jpg", folder / f"image_{number}.jpg")
+        path = folder / f"{number}.jpg"
+        if number >= different:
+            os.link(folder / f"{number % different}.jpg", path)
+            continue
+        photo = Image.open(found[number % len(found)]).convert("RGB") if found else noise(number)
+        photo.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=90)
     return folder
 
 
-def predicted(model: Path, photos: Path, out: Path) -> tuple[float, float, int]:
-    "Seconds, peak megabytes of its process, and rows written."
-    command = [sys.executable, "-m", "export.predict", model, photos, "--out", out, "--device", "cpu"]
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8))
+
+
+def the_loop(model, folder: Path, out: Path, size: int, device: str = "cpu", workers: int = 2, bs: int = 32) -> None:
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms as T
+
+    class Photos(Dataset):
+        paths = sorted(folder.iterdir())
+        transform = T.Compose(
+            [T.Resize(round(size * 256 / 224)), T.CenterCrop(size), T.ToTensor(), T.Normalize([0.485] * 3, [0.229] * 3)]
+        )
+
+        def __len__(self):
+            return len(self.paths)
+
+        def __getitem__(self, index):
+            return self.transform(Image.open(self.paths[index]).convert("RGB"))
+
+    labels = []
+    with torch.inference_mode(), torch.autocast("cuda", enabled=device == "cuda"):
+        for batch in DataLoader(Photos(), bs, num_workers=workers, pin_memory=device == "cuda"):
+            labels += model(batch.to(device)).argmax(1).tolist()
+    with out.open("w", newline="") as file:
+        csv.writer(file).writerows(zip((path.stem for path in Photos.paths), labels, strict=True))
+
+
+def quiet_predict(*given, **options) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        predict(*given, **options)
+
+
+def seconds(function: Callable, *given, **options) -> float:
     begun = time.perf_counter()
-    process = subprocess.Popen([*command, "--probabilities"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    function(*given, **options)
+    return time.perf_counter() - begun
+
+
+def in_turn(ours: Callable, theirs: Callable, rounds: int, images: int) -> float:
+    "Ours over theirs, images/s; and our fastest round's images/s, which is told."
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    fastest = [images / min(side) for side in zip(*pairs, strict=True)]
+    ratio = statistics.median(their / our for our, their in pairs)
+    print(
+        f"ours {fastest[0]:.1f} images/s, the loop {fastest[1]:.1f}; ratio {ratio:.2f} (median of {rounds})", flush=True
+    )
+    return fastest[0]
+
+
+# The figures
+
+
+def over_the_loop(arch: str, size: int, photos: Path, model: Path, rounds: int, out: Path) -> float:
+    network, count = torch_model(arch, size), len(list(photos.iterdir()))
+    return in_turn(
+        lambda: quiet_predict(model, photos, out, "cpu"), lambda: the_loop(network, photos, out, size), rounds, count
+    )
+
+
+def allowed(model: Path, photos: Path) -> float:
+    "Images/s that the cores allow: their number over the processor's seconds an image, decode + crop and model, alone."
+    classifier = Classifier(model, "cpu", threads=1)
+    paths, preprocess, bs = sorted(photos.iterdir())[:64], classifier.card.preprocess, classifier.bs
+    images = np.stack([prepared(path, preprocess) for path in paths[:bs]])
+    reading = min(processor_seconds(lambda: [prepared(path, preprocess) for path in paths]) for _ in range(5)) / 64
+    model_ = min(processor_seconds(lambda: classifier.scores(images)) for _ in range(20)) / bs
+    print(f"alone: decode + crop {reading * 1e3:.2f} ms, model {model_ * 1e3:.2f} ms of the processor an image")
+    return cores() / (reading + model_)
+
+
+def processor_seconds(function: Callable) -> float:
+    begun = time.process_time()
+    function()
+    return time.process_time() - begun
+
+
+def small(folder: Path, options: argparse.Namespace) -> None:
+    photos = jpegs(folder / "photos", options.photos, 1000, 500, 375)
+    model, out = model_file(folder, "resnet18", 128, options.precision), folder / "p.csv"
+    limit = allowed(model, photos)
+    rate = over_the_loop("resnet18", 128, photos, model, options.rounds, out)
+    spent = processor_seconds(lambda: quiet_predict(model, photos, out, "cpu")) / 1000
+    print(f"{rate / limit:.2f} of the {limit:.0f} images/s that {cores()} cores allow; ", end="")
+    print(f"{cores() / spent / limit:.2f} by the processor's seconds, whoever else had it meanwhile")
+
+
+def big(folder: Path, options: argparse.Namespace) -> None:
+    photos = jpegs(folder / "photos", options.photos, 48, 4000, 3000)
+    model = model_file(folder, "resnet18", 224, options.precision)
+    over_the_loop("resnet18", 224, photos, model, options.rounds, folder / "p.csv")
+
+
+def resnet152(folder: Path, options: argparse.Namespace) -> None:
+    photos = jpegs(folder / "photos", options.photos, 64, 500, 375)
+    model = model_file(folder, "resnet152", 224, options.precision)
+    over_the_loop("resnet152", 224, photos, model, options.rounds, folder / "p.csv")
+
+
+def start(folder: Path, options: argparse.Namespace) -> None:
+    photos = jpegs(folder / "photos", options.photos, 200, 500, 375)
+    model = model_file(folder, "resnet152", 224, options.precision)
+    times = [first_row(model, photos, folder / f"{number}.csv") for number in range(options.rounds + 1)]
+    print(f"first row after {min(times):.2f} s, median {statistics.median(times):.2f}")
+
+
+def first_row(model: Path, photos: Path, out: Path) -> float:
+    "Seconds from the start of the process to the first row in its journal."
+    partial, begun = out.with_name(f"{out.name}.partial"), time.perf_counter()
+    process = subprocess.Popen(command(model, photos, out), cwd=ROOT, stderr=subprocess.DEVNULL)
+    head = 1 + len(list(photos.iterdir()))
+    while not partial.exists() or partial.read_bytes().count(b"\n") <= head:
+        time.sleep(0.01)
+    passed = time.perf_counter() - begun
+    process.kill()
+    process.wait()
+    return passed
+
+
+def memory(folder: Path, options: argparse.Namespace) -> None:
+    few_nodes = tiny_onnx.write(folder / "tiny.onnx")
+    for count in options.counts:
+        peak(few_nodes, jpegs(folder / f"tiny{count}", options.photos, count, 32, 32))
+    photos = jpegs(folder / "large", options.photos, options.counts[0], 500, 375)
+    peak(model_file(folder, "resnet152", 224, options.precision), photos)
+
+
+def peak(model: Path, photos: Path) -> None:
+    "Peak memory, as the system tells it when the process ends, and images/s."
+    begun, count = time.perf_counter(), len(list(photos.iterdir()))
+    process = subprocess.Popen(
+        command(model, photos, model.with_name("p.csv")) + ["--probabilities"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return time.perf_counter() - begun, usage.ru_maxrss * unit / 1e6, sum(1 for _ in out.open()) - 1
+    passed = time.perf_counter() - begun
+    megabytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    over = megabytes - model.stat().st_size / 1e6
+    print(f"{model.stem}, {count} photos: peak {megabytes:.0f} MB, {over:.0f} over the model's; ", end="")
+    print(f"{passed:.1f} s, {count / passed:.0f} images/s", flush=True)
 
+
+def command(model: Path, photos: Path, out: Path) -> list:
+    return [sys.executable, "-m", "export.predict", model, photos, "--out", out, "--device", "cpu"]
+
+
+def gpu(folder: Path, options: argparse.Namespace) -> None:
+    if gpus() == 0:
+        print("gpu: skipped, no NVIDIA GPU here")
+        return
+    import torch
+
+    photos = jpegs(folder / "photos", options.photos, 20_000, 500, 375)
+    model, out = model_file(folder, "resnet152", 224, options.precision), folder / "p.csv"
+    network = torch_model("resnet152", 224).cuda()
+    quiet_predict(model, photos, out, "cuda")  # CUDA has searched its convolutions
+    busy = subprocess.Popen(
+        ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    predict(model, photos, out, "cuda", profile=True)
+    busy.terminate()
+    print(f"GPU busy {statistics.mean(map(int, busy.communicate()[0].split())):.0f} % of our run")
+    in_turn(
+        lambda: quiet_predict(model, photos, out, "cuda"),
+        lambda: the_loop(network, photos, out, 224, "cuda", workers=8, bs=256),
+        options.rounds,
+        20_000,
+    )
+    classifier, half = Classifier(model, "cuda", bs=256), network.half().to(memory_format=torch.channels_last)
+    images = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), np.uint8)
+    buffer = classifier._buffer(workers=1)
+    pixels = torch.rand(256, 3, 224, 224, device="cuda").half().to(memory_format=torch.channels_last)
+
+    def eager():
+        with torch.inference_mode():
+            for _ in range(20):
+                half(pixels).argmax(1).tolist()
+
+    eager()
+    print("the model alone, batches of 256, torch in fp16 and channels_last: ", end="")
+    in_turn(lambda: [buffer.run(images) for _ in range(20)], eager, options.rounds, 20 * 256)
+
+
+FIGURES = {"small": small, "big": big, "resnet152": resnet152, "start": start, "memory": memory, "gpu": gpu}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["memory"])
+    parser.add_argument("what", nargs="*", help=f"of {', '.join(FIGURES)}; all unless given")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
+    parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--counts", type=int, nargs="+", default=[5000, 100_000])
     arguments = parser.parse_args()
-    memory(arguments.counts)
+    for name in arguments.what or FIGURES:
+        print(f"\n{name}, {arguments.precision}", flush=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            FIGURES[name](Path(scratch), arguments)

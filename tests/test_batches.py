@@ -1,0 +1,77 @@
+"""Batches in order from threads: nothing lost, nothing early, nothing left running."""
+
+import random
+import threading
+import time
+
+import pytest
+
+from export.batches import in_batches
+
+
+def kept(buffer, place, item):
+    buffer[place] = item
+    return item % 7 == 3
+
+
+def squares(buffer, outcomes):
+    return [None if fault else buffer[place] ** 2 for place, fault in enumerate(outcomes)]
+
+
+def expected(count):
+    return [None if item % 7 == 3 else item**2 for item in range(count)]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 9])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 103])
+def test_every_item_once_in_order_from_reused_buffers(workers, count):
+    chance = random.Random(count)
+
+    def unsteady(*given):
+        time.sleep(chance.expovariate(5000))
+        return kept(*given)
+
+    batches = list(in_batches(range(count), [[0] * 4 for _ in range(3)], 4, unsteady, squares, workers))
+    assert [answer for batch in batches for answer in batch] == expected(count)
+    assert [len(batch) for batch in batches] == [min(4, count - start) for start in range(0, count, 4)]
+
+
+def test_no_buffer_is_filled_before_its_batch_is_handed_out():
+    "A batch that takes its time holds up those after it, of which as many are begun as there are buffers left."
+    filled, go_on = [], threading.Event()
+
+    def fill(buffer, place, item):
+        filled.append(item)
+
+    def work_up(buffer, outcomes):
+        return go_on.wait(10)
+
+    batches = in_batches(range(1000), [[0] * 4 for _ in range(3)], 4, fill, work_up, workers=8)
+    threading.Timer(0.2, go_on.set).start()
+    next(batches)
+    assert len(filled) == 3 * 4
+    next(batches)
+    time.sleep(0.1)
+    assert len(filled) == 4 * 4
+    batches.close()
+
+
+def test_while_one_thread_works_a_batch_up_another_fills_and_works_up_the_next():
+    "Two threads meet in work_up: neither filling nor working up is one thread's alone."
+    together = threading.Barrier(2, timeout=10)
+    batches = in_batches(range(8), [[0] * 4 for _ in range(2)], 4, kept, lambda *_: together.wait() >= 0, workers=2)
+    assert list(batches) == [True, True]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_exception_is_raised_in_its_turn_and_ends_the_threads(workers):
+    def fill(buffer, place, item):
+        if item == 9:
+            raise KeyboardInterrupt
+        return kept(buffer, place, item)
+
+    batches = in_batches(range(1000), [[0] * 4 for _ in range(3)], 4, fill, squares, workers)
+    assert next(batches) == expected(4) if workers else True
+    with pytest.raises(KeyboardInterrupt):
+        list(batches)
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
