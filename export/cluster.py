@@ -23,7 +23,7 @@ from export.batch_size import checked_bs
 from export.card import content as content_of
 from export.columns import check_distinct
 from export.labeller import Job, columns_of
-from export.nodes import Share, connected, share_of
+from export.nodes import Share, connected, resources, share_of
 from export.objects import Objects, is_uri, named_objects, names_in, remove_object, write_object
 from export.pipeline import labelled
 from export.resume import resumable
@@ -76,7 +76,7 @@ def predict_on_cluster(
     classifier = Classifier(model, "cpu", bs, tta=tta)
     _check_table(classifier.card.classes, options, photos)
     with connected(address):
-        given = share_of(device, share, actors)
+        given = share_of(resources(), device, share, actors)
         if bs == "auto":
             bs = classifier.bs if given.device == "cpu" else ON_GPU
             tell(f"bs auto: {bs}")

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -39,7 +41,7 @@ def connected(address: str | None) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     with _environment(QUIET), _sink() as sink:
-        with _onto(sink):
+        with _onto(sink), _same_sigterm():
             _connect(address)
         try:
             # Ray prints there what becomes of its processes, which it starts again
@@ -65,24 +67,28 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def share_of(device: str, share: float | None, actors: int | None) -> Share:
+def resources() -> list[dict[str, float]]:
+    "Of each node that is up: CPU, GPU where it has some, ..."
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def share_of(nodes: list[dict[str, float]], device: str, share: float | None, actors: int | None) -> Share:
     """What an actor gets: `share` CPUs (4 unless given, or a smaller node's all), or GPUs (1 unless given) and the CPUs
     that go with them. `actors`: at most so many, else what the nodes hold. auto: cuda where a node has a GPU, said so.
 
     Raises ValueError where no node has so much.
     """
-    import ray
-
     if device not in DEVICES:
         raise ValueError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if device == "auto":
         device = "cuda" if any(node.get("GPU") for node in nodes) else "cpu"
         print(f"device auto: {device}, of {len(nodes)} node{'s' if len(nodes) > 1 else ''}", file=sys.stderr)
     kind = "CPU" if device == "cpu" else "GPU"
     amounts = [(node.get(kind, 0), node.get("CPU", 0)) for node in nodes]
     wanted = share or (1 if kind == "GPU" else max(1, min(4, max(amount for amount, _ in amounts))))
-    if wanted < 0 or (wanted > 1 or kind == "CPU") and wanted != int(wanted):
+    if (wanted > 1 or kind == "CPU") and wanted != int(wanted):
         raise ValueError(f"--share {share}: give a whole number, or with GPUs a part of 1")
     held = sum(int(amount / wanted) for amount, _ in amounts)
     if not (actors or held):
@@ -107,6 +113,17 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _same_sigterm() -> Iterator[None]:
+    "What SIGTERM does is after the block what it was before: Ray has it print a stack and end the process."
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

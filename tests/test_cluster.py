@@ -22,6 +22,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 from export import objects, session, shards  # noqa: E402
 from export.cluster import predict_on_cluster  # noqa: E402
 from export.labeller import Job, Labeller  # noqa: E402
+from export.nodes import share_of  # noqa: E402
 from export.predict import predict  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # about its own settings
@@ -429,6 +430,26 @@ def test_what_is_wrong_here_is_told_before_anything_is_written(model, tmp_path, 
     with pytest.raises((ValueError, OSError), match=said):
         predict_on_cluster(**given)
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected"),
+    [
+        ([{"CPU": 2}], ("cpu", None, None), ("cpu", 2, 0, 1)),
+        ([{"CPU": 0}, {"CPU": 16}, {"CPU": 6}], ("auto", None, None), ("cpu", 4, 0, 5)),
+        ([{"CPU": 16}], ("cpu", 1, 3), ("cpu", 1, 0, 3)),
+        ([{"CPU": 4}, {"CPU": 16, "GPU": 2}], ("auto", None, None), ("cuda", 8, 1, 2)),
+        ([{"CPU": 16, "GPU": 2}, {"CPU": 6, "GPU": 1}], ("tensorrt", 0.5, None), ("tensorrt", 3, 0.5, 6)),
+        ([{"CPU": 4}], ("cuda", None, 8), ("cuda", 1, 1, 8)),  # nodes that are yet to come
+    ],
+)
+def test_actors_share_out_the_nodes(nodes, asked, expected):
+    assert tuple(share_of(nodes, *asked)) == expected
+
+
+def test_half_a_processor_is_no_share():
+    with pytest.raises(ValueError, match="--share 0.5: give a whole number, or with GPUs a part of 1"):
+        share_of([{"CPU": 2}], "cpu", 0.5, None)
 
 
 def test_a_share_that_no_node_has_is_refused(cluster, model, tmp_path):
