@@ -127,17 +127,24 @@ def test_onnxruntime_twice_is_wrong(install):
     assert finding.mend.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
 
 
-def test_torchvision_built_for_another_torch_is_named_as_such(tmp_path):
-    package = tmp_path / "torchvision"
-    package.mkdir()  # what torchvision itself does: describe operators, which a compiled part that does not fit lacks
-    (package / "__init__.py").write_text(
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    "What the command says where torchvision, cv2 and fastcore are broken, each in its own way."
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
+    (folder / "fastcore.py").write_text("raise ImportError('half installed')\n")
+    (folder / "torchvision").mkdir()  # describes operators, as the real one does, which an unfit compiled part lacks
+    (folder / "torchvision/__init__.py").write_text(
         "import torch\n@torch.library.register_fake('torchvision::nms')\ndef nms(*boxes): pass\n"
     )
-    done = run(PYTHONPATH=str(tmp_path))
-    assert done.returncode == 2
-    assert "operator torchvision::nms does not exist: torchvision was built for another torch" in done.stdout
-    assert doctor.REINSTALL["torchvision"] in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    return run(PYTHONPATH=str(folder))
+
+
+def test_torchvision_built_for_another_torch_is_named_as_such(broken):
+    assert broken.returncode == 2
+    assert "operator torchvision::nms does not exist: torchvision was built for another torch" in broken.stdout
+    assert doctor.REINSTALL["torchvision"] in broken.stdout
+    assert "Traceback" not in broken.stdout + broken.stderr
 
 
 def test_an_import_that_breaks_in_any_way_is_a_finding(tmp_path, monkeypatch):
@@ -150,21 +157,16 @@ def test_an_import_that_breaks_in_any_way_is_a_finding(tmp_path, monkeypatch):
         assert f"import {module} fails: {reason}" in finding.text
 
 
-def test_a_broken_cv2_is_mended_by_the_headless_one(tmp_path):
-    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
-    done = run(PYTHONPATH=str(tmp_path))
-    assert done.returncode == 2
+def test_a_broken_cv2_is_mended_by_the_headless_one(broken):
     assert (
         f"import cv2 fails: ImportError: libGL.so.1: cannot open shared object file\n       {doctor.REINSTALL['cv2']}"
-        in done.stdout
+        in broken.stdout
     )
 
 
-def test_without_fastcore_which_reads_the_command_line_it_reports_all_the_same(tmp_path):
-    (tmp_path / "fastcore.py").write_text("raise ImportError('half installed')\n")
-    done = run(PYTHONPATH=str(tmp_path))
-    assert (done.returncode, done.stderr) == (2, "")
-    assert "import fastcore.script fails: ImportError: half installed" in done.stdout
+def test_without_fastcore_which_reads_the_command_line_it_reports_all_the_same(broken):
+    assert (broken.returncode, broken.stderr) == (2, "")
+    assert "import fastcore.script fails: ImportError: half installed" in broken.stdout
 
 
 def test_without_a_gpu_torch_and_onnxruntime_give_a_note_and_name_the_provider_of_a_session(monkeypatch):

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from here import here
 from noise import write_noise
 from safetensors.torch import load_file
 
-from recipes import hw1
-from toolkit.command import run as run_command
 from toolkit.run import Run, load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +34,12 @@ def words(photos, out, *arguments):
     return [str(word) for word in ("--data", photos, "--out", out, "--epochs", EPOCHS, *FIXED, *arguments)]
 
 
-def here(photos, out, *arguments):
-    "The exit status of the command, run in this process: what it imports takes seconds in one of its own."
+def on_one_thread(photos, out, *arguments):
+    "The exit status of the command in this process."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in `start`: the bits depend on it
     try:
-        return run_command(hw1.main, words(photos, out, *arguments), hw1.exit_status)
+        return here(*words(photos, out, *arguments))
     finally:
         torch.set_num_threads(threads)
 
@@ -114,7 +113,7 @@ def whole(photos, tmp_path_factory):
 
     @functools.cache
     def run(loss):
-        assert here(photos, root / loss, "--loss", loss, "--workers", 0) == 0
+        assert on_one_thread(photos, root / loss, "--loss", loss, "--workers", 0) == 0
         return load(root / loss)
 
     return run
@@ -186,7 +185,7 @@ def test_a_signal_saves_at_the_next_step_and_exits_130_and_resume_goes_on_inside
 def test_the_second_of_two_runs_in_one_folder_is_refused(photos, tmp_path, capfd):
     first = start(photos, tmp_path / "run", "--loss", "ce", "--epochs", 500)
     read_until(first, "on cpu")
-    assert here(photos, tmp_path / "run", "--loss", "ce", "--resume") == 2
+    assert on_one_thread(photos, tmp_path / "run", "--loss", "ce", "--resume") == 2
     said = f"error: {tmp_path / 'run'} is in use by a run that has not ended: give another --out, or wait\n"
     assert capfd.readouterr().err == said
     first.kill()
