@@ -40,7 +40,7 @@ def choose_bs(bs: int | str, device: str, model_bytes: int, crop: int, in_flight
     if checked_bs(bs) != "auto":
         return int(bs)
     free = free_memory() if device == "cpu" else free_gpu_memory()
-    most = MOST_ON_GPU if device != "cpu" else 2 if model_bytes > LARGE else 8
+    most = MOST_ON_GPU if device != "cpu" else 1 if model_bytes > LARGE else 8
     while most > 1 and most * in_flight * crop**2 * PER_PIXEL > free / 2:
         most //= 2
     return most

@@ -22,6 +22,8 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
         options = _tensorrt_options(data) if device == "tensorrt" else {}
         providers = [(name, options if name.startswith("Tensorrt") else {}) for name in PROVIDERS[device]]
         session = _session(data, providers, threads)
+    except OSError:  # of the cache folder
+        raise
     except Exception as error:  # onnxruntime's exceptions have no base of their own
         raise ValueError(
             f"{model} is not a model that onnxruntime can load on {device}: {first_line(error)}"

@@ -106,3 +106,83 @@ def test_a_loss_that_is_not_finite_on_cuda_ends_the_run_by_the_end_of_its_epoch(
     with pytest.raises(ValueError, match="the loss is not finite in epoch 1, step 5: .*\nits photos: "):
         train.fit(learn, run, 1)
     assert not run.path("last.pt").exists()
+
+
+def photo_files(folder, count):
+    import tiny_onnx
+    from PIL import Image
+
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(tiny_onnx.photo(number)).save(folder / f"{number}.png")
+    (folder / f"{count // 2}.png").write_bytes(b"no photo")
+    return folder
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_a_stream_through_pinned_and_bound_buffers_is_that_of_the_cpu(tmp_path, device, tta):
+    import numpy as np
+    import tiny_onnx
+
+    from export.device import obstacle
+    from export.session import Classifier
+
+    if device == "tensorrt" and (reason := obstacle(device)):
+        pytest.skip(reason)
+    model, photos = tiny_onnx.write(tmp_path / "model.onnx"), photo_files(tmp_path / "photos", 101)
+    paths = [photos / f"{number}.png" for number in range(101)]
+    expected = list(Classifier(model, "cpu").stream(paths, workers=2))
+    for bs, workers in ((8, 4), (32, 1), (256, 16)):
+        answers = list(Classifier(model, device, bs, tta=tta).stream(paths, workers))
+        for answer, wanted in zip(answers, expected, strict=True):
+            if isinstance(wanted, Exception):
+                assert str(answer) == str(wanted)
+            else:
+                assert answer[0] == wanted[0]
+                np.testing.assert_allclose(answer[1], wanted[1], atol=2e-3)
+
+
+def test_bs_auto_fills_a_gpu_and_predict_says_so(tmp_path, capsys):
+    import tiny_onnx
+
+    from export.predict import predict
+
+    model, photos = tiny_onnx.write(tmp_path / "model.onnx"), photo_files(tmp_path / "photos", 20)
+    unread = predict(model, photos, tmp_path / "p.csv", "cuda")
+    assert [name for name, _, _ in unread] == ["10"]
+    assert "bs auto: 256\n" in capsys.readouterr().err
+
+
+def test_pinned_memory_is_given_back_with_its_array():
+    from pathlib import Path
+
+    from export.cuda import pinned
+
+    def address_space():
+        return int(Path("/proc/self/status").read_text().partition("VmSize:")[2].split()[0]) * 1024
+
+    pinned((1,))
+    before = address_space()
+    for _ in range(32):
+        array = pinned((64, 2**20))  # 2 GiB in all, if they were kept
+        assert array.shape == (64, 2**20)
+        assert not array.any()
+    del array
+    assert address_space() - before < 2**29
+
+
+def test_tensorrt_keeps_its_engines(tmp_path, monkeypatch):
+    import tiny_onnx
+
+    from export.device import obstacle
+    from export.session import Classifier
+
+    if reason := obstacle("tensorrt"):
+        pytest.skip(reason)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = tiny_onnx.write(tmp_path / "model.onnx")
+    Classifier(model, "tensorrt", bs=8)([tiny_onnx.photo(0)])
+    engines = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.engine")}
+    Classifier(model, "tensorrt", bs=8)([tiny_onnx.photo(0)])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.engine")} == engines != {}

@@ -332,14 +332,34 @@ def test_a_bound_buffer_gives_what_the_session_gives_and_keeps_what_it_gave(mode
 
 
 @pytest.mark.parametrize("tta", ["none", "flip"])
-def test_through_bound_buffers_the_stream_is_that_of_the_cpu(model, monkeypatch, tta):
-    photos = [tiny_onnx.photo(seed) for seed in range(29)]
-    expected = Classifier(model, "cpu", bs=8, tta=tta)(photos)
-    classifier = Classifier(model, "cpu", bs=8, tta=tta)
+def test_through_bound_buffers_the_stream_is_that_of_the_cpu(tmp_path, monkeypatch, tta):
+    loaded = onnx.load(tiny_onnx.write(tmp_path / "left.onnx"))  # sees the left half, so that a mirror matters
+    for name, values in (("start", [0]), ("end", [14]), ("axis", [2])):
+        loaded.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values), name))
+    loaded.graph.node.insert(1, onnx.helper.make_node("Slice", ["pixels", "start", "end", "axis"], ["left"]))
+    loaded.graph.node[2].input[0] = "left"
+    onnx.save(loaded, tmp_path / "left.onnx")
+    photos = [np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8) for seed in range(29)]
+    for number, photo in enumerate(photos):
+        photo[:, : 2 + number % 16] //= 4
+    expected = Classifier(tmp_path / "left.onnx", "cpu", bs=8, tta=tta)(photos)
+    classifier = Classifier(tmp_path / "left.onnx", "cpu", bs=8, tta=tta)
     monkeypatch.setattr(classifier, "_buffer", lambda workers: BoundBuffer(classifier.session, (8, 28, 28, 3), "cpu"))
     labels, probabilities = classifier(photos)
     assert labels == expected[0]
     np.testing.assert_allclose(probabilities, expected[1], atol=1e-6)
+    mirrored = classifier([photo[:, ::-1] for photo in photos])[1]
+    assert (abs(mirrored - probabilities).max() < 1e-6) == (tta == "flip")
+
+
+def test_the_place_of_what_can_not_be_read_is_black_whatever_was_there(model, monkeypatch):
+    classifier = Classifier(model, "cpu", bs=3)
+    buffer = classifier._buffer(0)
+    buffer.images[:] = 255
+    monkeypatch.setattr(classifier, "_buffer", lambda workers: buffer)
+    answers = list(classifier.stream([tiny_onnx.photo(0), b"no photo", tiny_onnx.photo(1)], workers=0))
+    assert [isinstance(answer, Exception) for answer in answers] == [False, True, False]
+    assert buffer.images.reshape(3, -1).any(1).tolist() == [True, False, True]
 
 
 def slow_model(path):
@@ -377,7 +397,7 @@ def test_interrupted_it_breaks_off_what_the_model_computes(tmp_path):
     ("device", "model_bytes", "crop", "free", "expected"),
     [
         ("cpu", 45_000_000, 224, 16e9, 8),
-        ("cpu", 236_000_000, 224, 16e9, 2),
+        ("cpu", 236_000_000, 224, 16e9, 1),
         ("cpu", 45_000_000, 1024, 8e9, 1),  # 0.5 GB an image: 4 batches of one in half of it
         ("cuda", 45_000_000, 224, 60e9, 256),
         ("cuda", 45_000_000, 224, 8e9, 32),  # 26 MB an image: 4 batches of 32 are 3.3 GB, of 64 too much
