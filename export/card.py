@@ -75,6 +75,8 @@ class Card:
     "What `toolkit.preprocess.prepare` takes."
     recipe: object = None
     metrics: object = None
+    calibration: object = None
+    precision: object = "fp32"
     verification: object = None
 
 
@@ -86,7 +88,7 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
         raise ValueError(
             f"{model}: its metadata is no text ({error.reason} at {error.start}), the file is damaged"
         ) from error
-    names = ("classes", "preprocess", "recipe", "metrics", "verification")
+    names = ("classes", "preprocess", "recipe", "metrics", "calibration", "precision", "verification")
     card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
     fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
     if fault:

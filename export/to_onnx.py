@@ -1,6 +1,6 @@
 """A run -> one self-contained model.onnx, verified on real photos before it gets its name.
 
-    python -m export.to_onnx runs/hw1/20261124-120000-ce
+    python -m export.to_onnx runs/hw1/20261124-120000-ce --precision int8
 
 The graph takes uint8 photos as `toolkit.preprocess.prepare` makes them and holds normalisation, network and softmax;
 everything else a client needs stands in the metadata.
@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from export.device import DEVICES
-from export.verify import certificate_table, verify
+import numpy as np
+
+from export.calibrate import calibration
+from export.certificate import PRECISIONS, faults, table
+from export.device import DEVICES, choose_device
+from export.lower import lower
+from export.verify import Reference, measured, prepared, reference_of
 from toolkit.command import command
-from toolkit.run import load, replacing
+from toolkit.run import Run, load, replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,10 +30,11 @@ if TYPE_CHECKING:
 OPSET = 18  # onnxruntime 1.14 and later
 
 
-def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path) -> None:
+def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, temperature: float = 1.0) -> None:
     """Write the graph: image uint8 [batch, crop, crop, 3] RGB -> logits, probabilities float32 [batch, classes].
 
-    model: float [batch, 3, crop, crop], normalised -> logits. Its weights end up in the one file.
+    model: float [batch, 3, crop, crop], normalised -> logits. Its weights end up in the one file. temperature: the
+    probabilities are softmax(logits / temperature).
     """
     import torch
 
@@ -37,7 +43,7 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path) -> 
     size = preprocess["crop"]
     with _quiet_exporter():
         torch.onnx.export(
-            Deployable(model, preprocess["mean"], preprocess["std"]).eval(),
+            Deployable(model, preprocess["mean"], preprocess["std"], temperature).eval(),
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),  # a batch of 1 would be taken for a constant
             path,
             input_names=["image"],
@@ -75,33 +81,65 @@ def write_metadata(path: Path, values: dict[str, Any]) -> None:
     onnx.save(model, path)
 
 
+def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> None:
+    "The run's weights as a file with all that it says about itself, but for its certificate."
+    from toolkit.learner import load_weights
+    from toolkit.model import make_model
+
+    recipe, preprocess = run.recipe, run.recipe["preprocess"]
+    model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])
+    load_weights(model, run.path("best.safetensors"))
+    labels = np.array([recipe["classes"].index(label) for label in reference.labels])
+    fitted = calibration(reference.logits, labels) if calibrate else {"temperature": 1.0}
+    export_graph(model, preprocess, path, fitted["temperature"])
+    metrics = run.metrics if run.path("metrics.json").is_file() else {}
+    said = {name: recipe[name] for name in ("classes", "preprocess")}
+    said["recipe"] = {name: recipe.get(name) for name in ("recipe", "options", "versions", "git", "created")}
+    said["metrics"] = {name: value for name, value in metrics.items() if "reliability" not in name}
+    write_metadata(path, said | {"calibration": fitted})
+
+
+def _training_images(run: Run, count: int = 256) -> np.ndarray:
+    "Photos to calibrate 8 bits by, prepared: drawn from the training set by the run's seed."
+    learn = run.learner("cpu")
+    photos = list(learn.dls.data.train)
+    if not photos:
+        raise FileNotFoundError(
+            f"the training photos of {run.folder} are not at {run.recipe['data']['path']} as they were: bring them back"
+        )
+    drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:count]
+    return prepared([photos[index] for index in drawn], run.recipe["preprocess"])
+
+
 @command
 def to_onnx(
     run: Path,  # run folder with its best.safetensors
     out: Path | None = None,  # file to write (default: model.onnx in the run folder)
+    precision: Annotated[str, {"choices": PRECISIONS}] = "fp32",  # fp16 for GPUs, int8 for CPUs with VNNI
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the file is verified
-    images: int = 256,  # validation photos to verify it on, at most
+    images: int = 1000,  # validation photos to verify and calibrate it on, at most
+    calibrate: bool = True,  # fit a temperature on them, so that probabilities mean what they say
 ) -> Path:
     """Export a run as one verified model.onnx.
 
-    Returns its path. Raises FileNotFoundError where run, weights or validation photos are missing, and ValueError, by
-    how much, where the file does not do what the run's own weights do; no file is written then.
+    Returns its path. Raises FileNotFoundError where run, weights or photos are missing, and ValueError, by how much,
+    where the file does not do what the run's own weights do; no file is written then.
     """
-    from toolkit.learner import load_weights
-    from toolkit.model import make_model
-
     trained = load(run)
-    recipe, out = trained.recipe, Path(out) if out else trained.path("model.onnx")
-    model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=recipe["preprocess"]["crop"])
-    load_weights(model, trained.path("best.safetensors"))
-    metrics = trained.metrics if trained.path("metrics.json").is_file() else {}
+    out, device = Path(out) if out else trained.path("model.onnx"), choose_device(device)
+    reference = reference_of(trained, images)
     with replacing(out) as beside:
-        export_graph(model, recipe["preprocess"], beside)
-        said = {name: recipe[name] for name in ("classes", "preprocess")}
-        said["recipe"] = {name: recipe.get(name) for name in ("recipe", "options", "versions", "git", "created")}
-        said["metrics"] = {name: value for name, value in metrics.items() if "reliability" not in name}
-        write_metadata(beside, said)
-        certificate = verify(trained, beside, device, images)
-        write_metadata(beside, {"verification": certificate})
-    print(certificate_table(certificate) + f"\nmodel {out}", flush=True)
+        _write_float32(trained, beside, reference, calibrate)
+        kept = {}
+        if precision != "fp32":
+
+            def judge(path: Path, kept: list[str]) -> list[str]:
+                return faults(measured(reference, path, device, precision, kept))
+
+            kept = lower(beside, precision, device, _training_images(trained), judge)
+        certificate = measured(reference, beside, device, precision, list(kept))
+        if wrong := faults(certificate):
+            raise ValueError(f"the exported model is not the trained one, no file is written: {'; '.join(wrong)}")
+        write_metadata(beside, {"precision": precision, "verification": certificate})
+    print(f"{table(certificate)}\nmodel {out}", flush=True)
     return out

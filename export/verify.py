@@ -1,115 +1,81 @@
-"""Does this model.onnx do what its run's weights do? Real photos through both, and a certificate or a refusal."""
+"""Does this model.onnx do what its run's weights do? Real photos through both, and a certificate or a refusal.
+
+    python -m export.verify model.onnx data --device cuda
+
+DATA is any labelled folder or CSV; where it comes split, its validation part is taken.
+"""
 
 import csv
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from export.certificate import BUDGETS, PRECISIONS, faults, table
+from export.device import DEVICES
+from export.half import as_computed
 from export.session import Classifier
-from toolkit.metrics import softmax
-from toolkit.photo import read_photo
-from toolkit.preprocess import prepare
-from toolkit.run import Run
+from toolkit.command import command
+from toolkit.metrics import calibration_error, reliability_curve, softmax, wilson_interval
+from toolkit.photo import read_reduced
+from toolkit.preprocess import prepare, smallest_side
+from toolkit.run import Run, load
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
-BUDGETS = {  # how far from torch in float32 a file may be, by the device it is verified on; CUDA multiplies in TF32
-    "cpu": {"agreement": 0.999, "probability": 1e-3, "accuracy_loss": 0.001},
-    "cuda": {"agreement": 0.99, "probability": 2e-2, "accuracy_loss": 0.005},
-    "tensorrt": {"agreement": 0.99, "probability": 2e-2, "accuracy_loss": 0.005},
-}
 RECORDED = 0.9  # of torch's labels must be those that training wrote down, in another precision perhaps
 
 
-def verify(run: Run, model: Path, device: str = "auto", images: int = 256) -> dict[str, Any]:
-    """The certificate of the file `model`: validation photos of `run`, up to `images` of them, through the shipped
-    preprocessing and the file, and through the run's fastai loaders and its weights in torch float32.
+@dataclass(frozen=True)
+class Reference:
+    "Labelled photos as a model is fed with them, and what the trained model, in torch float32, says of them."
 
-    Keys: device, images, agreement (share of equal class names), logit_difference and probability_difference (the
-    largest), accuracy (of the file), torch_accuracy, recorded (share of torch's labels that valid_predictions.csv has
-    too), worst (file and logit difference of those that differ most), budget.
-    Raises ValueError, saying by how much, where that is over BUDGETS; FileNotFoundError where the photos are gone.
+    names: list[str]
+    images: np.ndarray
+    "uint8 [n, crop, crop, 3] RGB, by the shipped preprocessing."
+    labels: list[str]
+    "Class names [n]."
+    classes: list[str]
+    "In the order of the logits."
+    logits: np.ndarray | None = None
+    "float32 [n, classes], by fastai's own loader; None where there is no run to ask."
+
+
+def reference_of(run: Run, images: int = 1000) -> Reference:
+    """Up to `images` validation photos of the run, spread evenly over its classes.
+
+    Raises FileNotFoundError where photos or valid_predictions.csv are gone, ValueError where the weights do not say of
+    these photos what training recorded.
     """
-    classifier, learn = Classifier(model, device), run.learner("cpu")
-    photos = _evenly(list(learn.dls.data.valid), images)
-    if not photos:
+    learn, classes = run.learner("cpu"), run.recipe["classes"]
+    labels = evenly(learn.dls.data.valid, images)
+    if not labels:
         raise FileNotFoundError(
             f"the validation photos of {run.folder} are not at {run.recipe['data']['path']} as they were: "
             "a model is verified on real photos, bring them back"
         )
-    reference = _torch_logits(learn, photos)
-    logits, probabilities = _file_scores(classifier, photos)
-    torch_names = np.array(run.recipe["classes"])[reference.argmax(1)]
-    file_names = np.array(classifier.card.classes)[logits.argmax(1)]
-    labels = np.array([learn.dls.data.valid[photo] for photo in photos])
-    recorded = _recorded(run)
-    names = [learn.dls.data.relative(photo) for photo in photos]
-    difference = np.abs(reference - logits).max(1)
-    certificate = {
-        "device": classifier.device,
-        "images": len(photos),
-        "agreement": float(np.mean(torch_names == file_names)),
-        "logit_difference": float(difference.max()),
-        "probability_difference": float(np.abs(softmax(reference) - probabilities).max()),
-        "accuracy": float(np.mean(file_names == labels)),
-        "torch_accuracy": float(np.mean(torch_names == labels)),
-        "recorded": float(np.mean([recorded.get(name) == said for name, said in zip(names, torch_names, strict=True)])),
-        "worst": [[names[index], float(difference[index])] for index in np.argsort(-difference, kind="stable")[:5]],
-        "budget": BUDGETS[classifier.device],
-    }
-    if faults := _faults(certificate):
-        raise ValueError(f"the exported model is not the trained one, no file is written: {'; '.join(faults)}")
-    return certificate
+    names, logits = [learn.dls.data.relative(photo) for photo in labels], _torch_logits(learn, list(labels))
+    _check_recorded(run, names, [classes[index] for index in logits.argmax(1)])
+    return Reference(names, prepared(labels, run.recipe["preprocess"]), list(labels.values()), classes, logits)
 
 
-def certificate_table(certificate: dict[str, Any]) -> str:
-    "The certificate for a person to read, a line a figure."
-    budget = certificate["budget"]
-    return "\n".join(
-        [
-            f"verified on {certificate['images']} validation photos, on {certificate['device']} against torch",
-            f"  same label          {certificate['agreement']:.2%} (at least {budget['agreement']:.1%})",
-            f"  largest difference  {certificate['probability_difference']:.1e} in a probability "
-            f"(at most {budget['probability']:.0e}), {certificate['logit_difference']:.1e} in a logit",
-            f"  accuracy            {certificate['accuracy']:.2%}, torch {certificate['torch_accuracy']:.2%}",
-        ]
-    )
-
-
-def _faults(certificate: dict[str, Any]) -> list[str]:
-    "Every figure of the certificate that is over its budget, in words."
-    budget, worst = certificate["budget"], certificate["worst"][0][0]
-    loss = certificate["torch_accuracy"] - certificate["accuracy"]
-    said = [
-        (
-            certificate["agreement"] < budget["agreement"],
-            f"same label on {certificate['agreement']:.2%} of {certificate['images']} photos, "
-            f"at least {budget['agreement']:.1%} wanted",
-        ),
-        (
-            not certificate["probability_difference"] <= budget["probability"],
-            f"a probability differs by {certificate['probability_difference']:.1e}, "
-            f"at most {budget['probability']:.0e} allowed (worst: {worst})",
-        ),
-        (
-            loss > budget["accuracy_loss"],
-            f"accuracy {certificate['accuracy']:.2%}, torch {certificate['torch_accuracy']:.2%}",
-        ),
-        (
-            certificate["recorded"] < RECORDED,
-            f"torch gives the label that training recorded on {certificate['recorded']:.2%} of the photos, "
-            f"at least {RECORDED:.0%} wanted: best.safetensors or recipe.json is not this run's",
-        ),
-    ]
-    return [text for wrong, text in said if wrong]
-
-
-def _evenly(photos: list[Path], count: int) -> list[Path]:
+def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:
     "At most `count` of the photos, spread evenly over the list and so over the classes."
+    photos = list(labels)
     picked = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
-    return [photos[index] for index in picked]
+    return {photos[index]: labels[photos[index]] for index in picked}
+
+
+def prepared(photos: Collection[Path], preprocess: dict) -> np.ndarray:
+    "The photos as a model is fed with them, uint8 [n, crop, crop, 3] RGB."
+    images = np.empty((len(photos), preprocess["crop"], preprocess["crop"], 3), np.uint8)
+    for image, path in zip(images, photos, strict=True):
+        photo, whole = read_reduced(path, smallest_side(preprocess))
+        image[:] = prepare(photo, preprocess, whole)
+    return images
 
 
 def _torch_logits(learn: "Learner", photos: list[Path]) -> np.ndarray:
@@ -121,17 +87,131 @@ def _torch_logits(learn: "Learner", photos: list[Path]) -> np.ndarray:
         return np.concatenate([learn.model(batch[0]).numpy() for batch in learn.dls.test_dl(photos, bs=16)])
 
 
-def _file_scores(classifier: Classifier, photos: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    "Logits and probabilities, float32 [n, classes], by the file and the preprocessing it names."
-    parts = []
-    for start in range(0, len(photos), 16):
-        batch = [prepare(read_photo(photo), classifier.card.preprocess) for photo in photos[start : start + 16]]
-        parts.append(classifier.session.run(["logits", "probabilities"], {"image": np.stack(batch)}))
+def _check_recorded(run: Run, names: list[str], labels: list[str]) -> None:
+    "Raises ValueError where these are not the labels of valid_predictions.csv, FileNotFoundError where there is none."
+    with run.path("valid_predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        recorded = {row["file"]: row["prediction"] for row in csv.DictReader(file)}
+    share = np.mean([recorded.get(name) == label for name, label in zip(names, labels, strict=True)])
+    if share < RECORDED:
+        raise ValueError(
+            f"torch gives the label that training recorded on {share:.2%} of the photos, "
+            f"at least {RECORDED:.0%} wanted: best.safetensors or recipe.json is not this run's"
+        )
+
+
+# The file against the reference
+
+
+def measured(reference: Reference, model: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
+    """What the file `model` does with the photos of the reference: its certificate, within the budget or not.
+
+    Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits are
+    no numbers), accuracy, accuracy_interval
+    (Wilson, 95 %), ece; and against torch, where the reference has it: torch_accuracy, agreement (share of equal class
+    names), logit_difference and probability_difference (the largest), worst (file and logit difference of those that
+    differ most), budget.
+    """
+    classifier = Classifier(model, device)
+    with as_computed(model, precision, classifier.device) as computed:
+        emulated = computed != model
+        logits, probabilities = scores(Classifier(computed, device) if emulated else classifier, reference.images)
+    finite = np.isfinite(logits).all(1) & np.isfinite(probabilities).all(1)
+    logits, probabilities = np.nan_to_num(logits), np.nan_to_num(probabilities)
+    names = np.array(classifier.card.classes)[logits.argmax(1)]
+    right = names == np.array(reference.labels)
+    certificate = {
+        "precision": precision,
+        "kept": kept,
+        "device": classifier.device,
+        "arithmetic": f"{classifier.device}, {precision} emulated" if emulated else classifier.device,
+        "images": len(right),
+        "not_finite": int((~finite).sum()),
+        "accuracy": float(right.mean()),
+        "accuracy_interval": list(wilson_interval(int(right.sum()), len(right))),
+        "ece": calibration_error(reliability_curve(np.minimum(probabilities.max(1), 1), right)),
+    }
+    if reference.logits is None:
+        return certificate
+    torch_names = np.array(reference.classes)[reference.logits.argmax(1)]
+    expected = softmax(reference.logits / _temperature(classifier))
+    difference = np.abs(reference.logits - logits).max(1)
+    order = np.argsort(-difference, kind="stable")[:5]
+    return certificate | {
+        "torch_accuracy": float(np.mean(torch_names == np.array(reference.labels))),
+        "agreement": float(np.mean(torch_names == names)),
+        "logit_difference": float(difference.max()),
+        "probability_difference": float(np.abs(expected - probabilities).max()),
+        "worst": [[reference.names[index], float(difference[index])] for index in order],
+        "budget": BUDGETS[precision, classifier.device],
+    }
+
+
+def scores(classifier: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Logits and probabilities, float32 [n, classes], of prepared images, uint8 [n, crop, crop, 3]."
+    parts = [
+        classifier.session.run(["logits", "probabilities"], {"image": images[start : start + 16]})
+        for start in range(0, len(images), 16)
+    ]
     logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits, probabilities
 
 
-def _recorded(run: Run) -> dict[str, str]:
-    "The label that valid_predictions.csv holds for each file. Raises FileNotFoundError where training wrote none yet."
-    with run.path("valid_predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row["file"]: row["prediction"] for row in csv.DictReader(file)}
+def _temperature(classifier: Classifier) -> float:
+    said = classifier.card.calibration
+    value = said.get("temperature") if isinstance(said, dict) else 1.0
+    if not isinstance(value, float) or not value > 0:
+        raise ValueError(
+            f"{classifier.model}: its calibration has temperature {value!r:.60}, expected a number above 0"
+        )
+    return value
+
+
+def _claims(classifier: Classifier) -> tuple[str, list[str]]:
+    "The precision that the file says it has, and the layers kept in float32. Raises ValueError for what is neither."
+    said = classifier.card.verification if isinstance(classifier.card.verification, dict) else {}
+    precision, kept = classifier.card.precision, said.get("kept", [])
+    if precision not in PRECISIONS or not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
+        raise ValueError(f"{classifier.model}: its verification is no certificate; export it again")
+    return precision, kept
+
+
+def _run_of(model: Path, run: Path | None) -> Run | None:
+    "The run to compare with: the one given, else the one whose folder the model lies in."
+    if run is None and all((model.parent / name).is_file() for name in ("recipe.json", "best.safetensors")):
+        run = model.parent
+    return load(run) if run else None
+
+
+@command
+def verify(
+    model: Path,  # model.onnx
+    data: Path,  # labelled photos: a folder of class folders, a folder with val/, or a CSV with columns path,label
+    run: Path
+    | None = None,  # run folder of the weights it is compared with (default: the model's folder, if it is one)
+    device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the model runs; auto says what it chose
+    images: int = 1000,  # photos, at most, spread evenly over the classes
+) -> dict[str, Any]:
+    """Issue a model's certificate again: on any labelled photos, on any device.
+
+    Without a run it is accuracy and calibration alone. Raises ValueError, by how much, for a file over its budget.
+    """
+    from toolkit.data import labelled
+
+    classifier, model = Classifier(model, device), Path(model)
+    (precision, kept), labels = _claims(classifier), evenly(labelled(data), images)
+    unknown = sorted(set(labels.values()) - set(classifier.card.classes))
+    if unknown:
+        raise ValueError(
+            f"{data} has photos of {unknown[0]!r}, a class that {model} doesn't know ({len(unknown)} such)"
+        )
+    found, logits = _run_of(model, run), None
+    classes = found.recipe["classes"] if found else classifier.card.classes
+    if found:
+        logits = _torch_logits(found.learner("cpu"), list(labels))
+    names, pixels = [str(photo) for photo in labels], prepared(labels, classifier.card.preprocess)
+    reference = Reference(names, pixels, list(labels.values()), classes, logits)
+    certificate = measured(reference, model, classifier.device, precision, kept)
+    print(table(certificate))
+    if wrong := faults(certificate):
+        raise ValueError(f"{model} is not what {found.folder} trained: {'; '.join(wrong)}")
+    return certificate

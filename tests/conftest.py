@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.run import Run
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -20,6 +22,23 @@ def _present(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path.relative_to(SHARED.parent)}, which a plain clone does not have")
     return path
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory) -> Run:
+    "A run on the digits, trained for five epochs, with its model.onnx. To be copied by who would change it."
+    from export.to_onnx import to_onnx
+    from recipes import digits
+    from toolkit import train
+
+    root = tmp_path_factory.mktemp("digits")
+    learn = digits.learner(root / "data", device="cpu")
+    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
+    run = train.begin(root / "run", "digits", options, learn)
+    train.fit(learn, run, 5)
+    train.evaluate(learn, run)
+    to_onnx(run.folder, device="cpu")
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -93,18 +93,40 @@ def find_data(data: str | Path, seed: int = 0, lone: bool = False) -> DataSet:
     return _checked(DataSet(root, *_stratified(labels, seed, lone)))
 
 
+def labelled(data: str | Path) -> dict[Path, str]:
+    """The photos at `data` with their labels, in natural order: of what comes split the validation part, else all.
+
+    Raises FileNotFoundError for what is not there, ValueError where no photo in it has a label.
+    """
+    root = Path(data)
+    if root.is_file():
+        splits = _csv_splits(root)
+        labels = splits["valid"] or splits["train"]
+    else:
+        labels = _held_out(root) if (root / "train").is_dir() else _class_folders(root)
+    if not labels:
+        raise ValueError(f"no labelled photos in {root}: it takes <class>/*, val/<class>/*, or a CSV with path,label")
+    return labels
+
+
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _from_split_folders(root: Path) -> DataSet:
+    valid = _held_out(root)
+    photos = find_photos(root / "test") if (root / "test").is_dir() else []
+    test = {path.relative_to(root / "test").as_posix(): path for path in photos}
+    return DataSet(root, _class_folders(root / "train"), valid, test)
+
+
+def _held_out(root: Path) -> dict[Path, str]:
+    "Of a folder with train/, the photos in val/ or valid/."
     held_out = [root / name for name in ("val", "valid") if (root / name).is_dir()]
     if len(held_out) != 1:
         trouble = "both val/ and valid/: remove one" if held_out else "train/ but neither val/ nor valid/: add one"
         raise ValueError(f"{root} has {trouble}, or give --data {root / 'train'} to have a fifth of it held out")
-    photos = find_photos(root / "test") if (root / "test").is_dir() else []
-    test = {path.relative_to(root / "test").as_posix(): path for path in photos}
-    return DataSet(root, _class_folders(root / "train"), _class_folders(held_out[0]), test)
+    return _class_folders(held_out[0])
 
 
 def _class_folders(folder: Path) -> dict[Path, str]:
@@ -122,6 +144,15 @@ def _class_folders(folder: Path) -> dict[Path, str]:
 
 
 def _from_csv(path: Path, seed: int, lone: bool) -> DataSet:
+    splits = _csv_splits(path)
+    train, valid = splits["train"], splits["valid"]
+    if not valid:
+        train, valid = _stratified(train, seed, lone)
+    return DataSet(path, train, valid, {_relative(photo, path.parent): photo for photo in splits["test"]})
+
+
+def _csv_splits(path: Path) -> dict[str, dict[Path, str]]:
+    "Photos with their labels by split, each in natural order."
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         try:
@@ -141,13 +172,9 @@ def _from_csv(path: Path, seed: int, lone: bool) -> DataSet:
                     f"{path}, line {number}: {row['path']} stands in it twice, with another label or split"
                 )
         splits[split][photo] = label
-    ordered = {
+    return {
         name: dict(sorted(held.items(), key=lambda pair: natural_key(str(pair[0])))) for name, held in splits.items()
     }
-    if not ordered["valid"]:
-        ordered["train"], ordered["valid"] = _stratified(ordered["train"], seed, lone)
-    test = {_relative(photo, path.parent): photo for photo in ordered["test"]}
-    return DataSet(path, ordered["train"], ordered["valid"], test)
 
 
 def _csv_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Path, str]:

@@ -176,15 +176,16 @@ def _head_tensors(model: nn.Module) -> list[str]:
 class Deployable(nn.Module):
     """`model` with what comes before and after it: uint8 [batch, height, width, 3] RGB -> logits and probabilities,
     float32 [batch, classes]. mean and std as `toolkit.preprocess` has them, of pixels between 0 and 1.
+
+    temperature: what the logits are divided by before the softmax; see `toolkit.metrics.temperature`.
     """
 
-    def __init__(self, model: nn.Module, mean: list[float], std: list[float]):
+    def __init__(self, model: nn.Module, mean: list[float], std: list[float], temperature: float = 1.0):
         super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.model, self.temperature = model, temperature
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = image.permute(0, 3, 1, 2).float() / 255
-        logits = self.model((pixels - self.mean) / self.std)
-        return logits, logits.softmax(dim=-1)
+        logits = self.model((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        return logits, (logits / self.temperature).softmax(dim=-1)

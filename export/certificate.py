@@ -1,0 +1,74 @@
+"""How far a file may be from the trained model, by its precision and by the device it is verified on.
+
+And in words: what was measured, and what of it is over the budget.
+"""
+
+from typing import Any
+
+PRECISIONS = ["fp32", "fp16", "int8"]
+
+BUDGETS = {  # least share of equal labels, largest difference in a probability, accuracy that may be lost
+    ("fp32", "cpu"): {"agreement": 0.999, "probability": 1e-3, "accuracy_loss": 0.001},
+    ("fp32", "cuda"): {"agreement": 0.99, "probability": 2e-2, "accuracy_loss": 0.005},  # it multiplies in TF32
+    ("fp32", "tensorrt"): {"agreement": 0.99, "probability": 2e-2, "accuracy_loss": 0.005},
+    ("fp16", "cpu"): {"agreement": 0.999, "probability": 5e-2, "accuracy_loss": 0.001},
+    ("fp16", "cuda"): {"agreement": 0.999, "probability": 5e-2, "accuracy_loss": 0.001},
+    ("fp16", "tensorrt"): {"agreement": 0.999, "probability": 5e-2, "accuracy_loss": 0.001},
+    # of 256 steps, a probability may be far off: labels and accuracy are what counts
+    ("int8", "cpu"): {"agreement": 0.99, "probability": 1.0, "accuracy_loss": 0.005},
+    ("int8", "cuda"): {"agreement": 0.99, "probability": 1.0, "accuracy_loss": 0.005},
+    ("int8", "tensorrt"): {"agreement": 0.99, "probability": 1.0, "accuracy_loss": 0.005},
+}
+
+
+def faults(certificate: dict[str, Any]) -> list[str]:
+    "Every figure of the certificate that is over its budget, in words; none for one without a budget."
+    if certificate["not_finite"]:
+        return [f"{certificate['not_finite']} of {certificate['images']} photos get no numbers: an overflow"]
+    if "budget" not in certificate:
+        return []
+    budget, worst = certificate["budget"], certificate["worst"][0][0]
+    loss = certificate["torch_accuracy"] - certificate["accuracy"]
+    said = [
+        (
+            certificate["agreement"] < budget["agreement"],
+            f"same label on {certificate['agreement']:.2%} of {certificate['images']} photos, "
+            f"at least {budget['agreement']:.1%} wanted",
+        ),
+        (
+            not certificate["probability_difference"] <= budget["probability"],
+            f"a probability differs by {certificate['probability_difference']:.1e}, "
+            f"at most {budget['probability']:.0e} allowed (worst: {worst})",
+        ),
+        (
+            loss > budget["accuracy_loss"] + 1e-9,
+            f"accuracy {certificate['accuracy']:.2%}, torch {certificate['torch_accuracy']:.2%}, "
+            f"{100 * budget['accuracy_loss']:.1f} points may be lost",
+        ),
+    ]
+    return [text for wrong, text in said if wrong]
+
+
+def table(certificate: dict[str, Any]) -> str:
+    "The certificate for a person to read, a line a figure."
+    low, high = certificate["accuracy_interval"]
+    lines = [
+        f"{certificate['precision']} on {certificate['images']} labelled photos, on {certificate['arithmetic']}",
+        f"  accuracy            {certificate['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})",
+        f"  calibration error   {certificate['ece']:.4f}",
+    ]
+    if "budget" not in certificate:
+        return "\n".join([*lines, "  compared with no trained model: none was given"])
+    budget = certificate["budget"]
+    kept = certificate["kept"]
+    return "\n".join(
+        [
+            *lines,
+            f"  torch's accuracy    {certificate['torch_accuracy']:.2%} (at most "
+            f"{100 * budget['accuracy_loss']:.1f} points higher)",
+            f"  same label          {certificate['agreement']:.2%} (at least {budget['agreement']:.1%})",
+            f"  largest difference  {certificate['probability_difference']:.1e} in a probability "
+            f"(at most {budget['probability']:.0e}), {certificate['logit_difference']:.1e} in a logit",
+            *([f"  kept in float32     {', '.join(kept)}"] if kept else []),
+        ]
+    )

@@ -1,0 +1,120 @@
+"""A float32 model -> float16 weights and arithmetic, but for nodes that are kept in float32.
+
+And, on a CPU, what it gives where float16 is computed in.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+FLOATS = (TensorProto.FLOAT16, TensorProto.FLOAT)
+
+FLOATS = (TensorProto.FLOAT16, TensorProto.FLOAT)
+
+
+def to_half(model: onnx.ModelProto, kept: Iterable[str]) -> onnx.ModelProto:
+    """The model in float16: inputs and outputs as they were, the nodes named in `kept` and the last Softmax in float32.
+
+    The model given is used up.
+    """
+    from onnxruntime.quantization.onnx_model import ONNXModel
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    ends = [node.name for node in model.graph.node if {"probabilities"} & set(node.output)]
+    logger = logging.getLogger("onnxruntime.transformers.float16")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # a weight too small for float16: the verification is what tells
+    try:
+        model = convert_float_to_float16(model, keep_io_types=True, node_block_list=[*kept, *ends])
+    finally:
+        logger.setLevel(level)
+    _mend(model.graph)
+    ordered = ONNXModel(model)
+    ordered.topological_sort()
+    return ordered.model
+
+
+def _mend(graph: onnx.GraphProto) -> None:
+    """What onnxruntime 1.31's conversion leaves behind: the same cast for each kept node that reads a tensor, a cast to
+    float16 and back between two kept ones, and types that are no longer so.
+    """
+    casts = {kind: [n for n in graph.node if n.op_type == "Cast" and n.attribute[0].i == kind] for kind in FLOATS}
+    wide = {node.output[0]: node.input[0] for node in casts[TensorProto.FLOAT16]}
+    ends = {value.name for value in graph.output}
+    direct = {
+        node.output[0]: wide[node.input[0]]
+        for node in casts[TensorProto.FLOAT]
+        if node.input[0] in wide and node.output[0] not in ends
+    }
+    nodes = {node.output[0]: node for node in graph.node if node.output[0] not in direct}
+    for node in nodes.values():
+        for index, name in enumerate(node.input):
+            node.input[index] = direct.get(name, name)
+    del graph.node[:]
+    del graph.value_info[:]
+    graph.node.extend(nodes.values())
+
+
+@contextmanager
+def as_computed(path: Path, precision: str, device: str) -> Iterator[Path]:
+    "The file to run for what the one at `path` gives in its own precision: on a CPU, one that emulates float16."
+    if (precision, device) != ("fp16", "cpu"):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        twin = Path(folder) / "emulated.onnx"
+        onnx.save(emulated(onnx.load(path)), twin)
+        yield twin
+
+
+def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A float32 model that gives what the float16 `model` gives where float16 is computed in: every result is rounded
+    to float16, and one beyond 65504 becomes infinite.
+
+    onnxruntime computes float16 on x86 in float32 and drops the casts between nodes: an overflow would pass unseen.
+    """
+    kinds = {
+        value.name: value.type.tensor_type.elem_type for value in shape_inference.infer_shapes(model).graph.value_info
+    }
+    nodes, model = list(model.graph.node), _copied(model)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            wide = numpy_helper.to_array(tensor).astype("float32")
+            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    del model.graph.node[:]
+    for node in nodes:
+        halves = [name for name in node.output if kinds.get(name) == TensorProto.FLOAT16]
+        model.graph.node.extend(_rounded(node, halves))
+    del model.graph.value_info[:]
+    return model
+
+
+def _rounded(node: onnx.NodeProto, halves: list[str]) -> list[onnx.NodeProto]:
+    "The node in float32, and casts to float16 and back after each of its float16 results."
+    node = _copied(node)
+    if node.op_type == "Cast":
+        if not halves:
+            return [node]
+        name = node.output[0]
+        node.output[0] = f"{name}/half"
+        return [node, helper.make_node("Cast", [node.output[0]], [name], f"{name}/wide", to=TensorProto.FLOAT)]
+    added = []
+    for index, name in enumerate(node.output):
+        if name in halves:
+            node.output[index] = f"{name}/exact"
+            added.append(
+                helper.make_node("Cast", [f"{name}/exact"], [f"{name}/half"], f"{name}/half", to=TensorProto.FLOAT16)
+            )
+            added.append(helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/wide", to=TensorProto.FLOAT))
+    return [node, *added]
+
+
+def _copied(message):
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy

@@ -1,0 +1,161 @@
+"""The certificate issued again by `python -m export.verify`, and the temperature in the file."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss
+
+from export.calibrate import calibration
+from export.session import Classifier
+from export.to_onnx import to_onnx, write_metadata
+from export.verify import prepared, scores, verify
+from toolkit import run as runs
+from toolkit.data import labelled
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def model(digits_run):
+    return digits_run.path("model.onnx")
+
+
+def props(path):
+    return {prop.key: json.loads(prop.value) for prop in onnx.load(path).metadata_props}
+
+
+def test_verify_issues_the_certificate_that_stands_in_the_file(digits_run, model, capsys):
+    again = verify(model, digits_run.recipe["data"]["path"], device="cpu")
+    inside = props(model)["verification"]
+    told = ("worst", "logit_difference", "probability_difference")  # names are whole paths here, the last bits vary
+    assert {k: v for k, v in again.items() if k not in told} == {k: v for k, v in inside.items() if k not in told}
+    printed = capsys.readouterr().out
+    assert "fp32 on 270 labelled photos, on cpu" in printed
+    assert "same label          100.00% (at least 99.9%)" in printed
+
+
+def test_a_folder_of_class_folders_is_verified_whole_and_a_csv_too(digits_run, model, tmp_path):
+    photos = list((Path(digits_run.recipe["data"]["path"]) / "val").glob("*/*.png"))[:40]
+    for photo in photos:
+        (tmp_path / "new" / photo.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, tmp_path / "new" / photo.parent.name)
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *((photo, photo.parent.name) for photo in photos)])
+    folder, table = (verify(model, tmp_path / name, device="cpu") for name in ("new", "table.csv"))
+    assert folder["images"] == table["images"] == 40
+    assert folder["accuracy"] == table["accuracy"]
+
+
+def test_accuracy_and_calibration_are_those_of_sklearn_and_numpy(digits_run, model):
+    data = digits_run.recipe["data"]["path"]
+    labels = labelled(data)
+    names, probabilities = Classifier(model, "cpu")(list(labels))
+    said = verify(model, data, device="cpu")
+    right = np.array(names) == np.array(list(labels.values()))
+    assert said["accuracy"] == pytest.approx(right.mean())
+    confidence = probabilities.max(1)
+    bins = np.minimum((np.ceil(confidence * 15) - 1).astype(int), 14)
+    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    assert said["ece"] == pytest.approx(sum(gaps), abs=1e-6)
+
+
+def test_a_model_without_its_run_is_judged_by_labels_alone_and_says_so(digits_run, model, tmp_path, capsys):
+    alone = shutil.copy(model, tmp_path / "model.onnx")
+    said = verify(Path(alone), digits_run.recipe["data"]["path"], device="cpu", images=50)
+    assert said["images"] == 50
+    assert "agreement" not in said
+    assert "compared with no trained model" in capsys.readouterr().out
+    compared = verify(Path(alone), digits_run.recipe["data"]["path"], digits_run.folder, "cpu", 50)
+    assert compared["agreement"] == 1.0
+
+
+def verified(model, data, *options):
+    command = [sys.executable, "-m", "export.verify", model, data, "--device", "cpu", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_file_that_is_not_what_the_run_trained_exits_with_2_and_by_how_much(digits_run, model, tmp_path):
+    shutil.copytree(digits_run.folder, tmp_path / "run")
+    write_metadata(tmp_path / "run/model.onnx", {"classes": digits_run.recipe["classes"][::-1]})
+    done = verified(tmp_path / "run/model.onnx", digits_run.recipe["data"]["path"], "--images", "50")
+    assert done.returncode == 2
+    assert "same label on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("nothing", "nothing"), ("empty", "no labelled photos in"), ("unknown", "has photos of 'cat', a class")],
+)
+def test_data_that_can_not_judge_the_model_is_refused(digits_run, model, tmp_path, folder, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unknown/cat").mkdir(parents=True)
+    photo = next(Path(digits_run.recipe["data"]["path"]).glob("val/*/*.png"))
+    shutil.copy(photo, tmp_path / "unknown/cat")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        verify(model, tmp_path / folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [{"precision": "fp4"}, {"calibration": {"temperature": -1.0}}, {"verification": {"kept": [1]}}],
+    ids=["precision", "temperature", "kept"],
+)
+def test_what_a_file_claims_of_itself_is_checked(digits_run, tmp_path, lie):
+    shutil.copytree(digits_run.folder, tmp_path / "run")
+    write_metadata(tmp_path / "run/model.onnx", lie)
+    with pytest.raises(ValueError, match="no certificate|expected a number above 0"):
+        verify(tmp_path / "run/model.onnx", digits_run.recipe["data"]["path"], device="cpu", images=20)
+
+
+# Temperature
+
+
+def test_probabilities_are_scaled_by_the_temperature_and_logits_are_not(digits_run, model, tmp_path):
+    plain = to_onnx(digits_run.folder, tmp_path / "plain.onnx", device="cpu", calibrate=False)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    fitted = props(model)["calibration"]["temperature"]
+    assert fitted != 1.0
+    assert props(plain)["calibration"] == {"temperature": 1.0}
+    (logits, scaled), (raw, unscaled) = (
+        Classifier(path, "cpu").session.run(["logits", "probabilities"], {"image": images}) for path in (model, plain)
+    )
+    np.testing.assert_allclose(logits, raw, rtol=1e-5, atol=1e-5)
+    for probabilities, by in ((scaled, fitted), (unscaled, 1.0)):
+        exponents = np.exp(logits.astype(np.float64) / by)
+        np.testing.assert_allclose(probabilities, exponents / exponents.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_the_temperature_is_the_one_that_scipy_finds(digits_run, model):
+    labels = labelled(digits_run.recipe["data"]["path"])
+    classes = digits_run.recipe["classes"]
+    classifier = Classifier(model, "cpu")
+    logits = scores(classifier, prepared(list(labels), classifier.card.preprocess))[0]
+    truth = [classes.index(label) for label in labels.values()]
+
+    def loss(logarithm):
+        exponents = np.exp((logits - logits.max(1, keepdims=True)) / np.exp(logarithm))
+        return log_loss(truth, exponents / exponents.sum(1, keepdims=True), labels=range(len(classes)))
+
+    best = np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
+    assert props(model)["calibration"]["temperature"] == pytest.approx(best, rel=1e-2)
+
+
+def test_a_temperature_that_does_not_help_on_other_photos_is_not_used():
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 4, 400)
+    wrong = random.normal(0, 1, (400, 4))
+    sure = np.eye(4)[labels] * 2 + random.normal(0, 1, (400, 4))
+    assert calibration(8 * sure, labels)["temperature"] > 3
+    assert calibration(8 * sure, labels)["scaled_ece"] < calibration(8 * sure, labels)["ece"]
+    few = calibration(wrong[:4], labels[:4])
+    assert (few["temperature"] == 1.0) == (few["scaled_nll"] >= few["nll"])
+    assert few["scaled_nll"] >= few["nll"]
