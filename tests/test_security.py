@@ -23,6 +23,7 @@ import pandas
 import pytest
 import tiny_onnx
 import torch
+from here import here
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -535,7 +536,7 @@ def command(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True, cwd=REPOSITORY)
 
 
-def test_the_commands_say_so_in_two_lines_and_exit_with_2(house, copy, tmp_path):
+def test_the_commands_say_so_in_two_lines_and_exit_with_2(house, copy, tmp_path, capfd):
     weights = trap("zip", tmp_path / "weights.pth")
     last = trap("zip", copy / "last.pt")
     (copy / "history.csv").write_text("no\n")
@@ -544,7 +545,6 @@ def test_the_commands_say_so_in_two_lines_and_exit_with_2(house, copy, tmp_path)
     data = house / "data/labels.csv"
     for words in (
         ("recipes.hw1", "--data", data, "--weights", tmp_path / "weights.pth", "--out", tmp_path / "new", *flags),
-        ("recipes.hw1", "--data", data, "--weights", "none", "--epochs", 2, "--out", copy, "--resume", *flags),
         ("toolkit.report", copy),
         ("export.predict", bad, house / "data", "--out", tmp_path / "predictions.csv", "--device", "cpu"),
     ):
@@ -552,4 +552,9 @@ def test_the_commands_say_so_in_two_lines_and_exit_with_2(house, copy, tmp_path)
         assert done.returncode == 2, (words, done.stderr)
         assert done.stderr.startswith("error: "), done.stderr
         assert len(done.stderr.splitlines()) <= 2, done.stderr
+    capfd.readouterr()
+    assert here("--data", data, "--weights", "none", "--epochs", 2, "--out", copy, "--resume", *flags) == 2
+    stderr = capfd.readouterr().err
+    assert stderr.startswith("error: "), stderr
+    assert len(stderr.splitlines()) <= 2, stderr
     assert [marker for marker in (weights, last) if marker.exists()] == []
