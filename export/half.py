@@ -18,14 +18,15 @@ FLOATS = (TensorProto.FLOAT16, TensorProto.FLOAT)
 
 
 def to_half(model: onnx.ModelProto, kept: Iterable[str]) -> onnx.ModelProto:
-    """The model in float16: inputs and outputs as they were, the nodes named in `kept` and the last Softmax in float32.
+    """The model in float16: inputs and outputs as they were, the nodes named in `kept` and what follows the logits in
+    float32.
 
     The model given is used up.
     """
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    ends = [node.name for node in model.graph.node if {"probabilities"} & set(node.output)]
+    ends = [node.name for node in model.graph.node if "logits" in node.input or "probabilities" in node.output]
     logger = logging.getLogger("onnxruntime.transformers.float16")
     level = logger.level
     logger.setLevel(logging.ERROR)  # a weight too small for float16: the verification is what tells
@@ -45,19 +46,18 @@ def _mend(graph: onnx.GraphProto) -> None:
     """
     casts = {kind: [n for n in graph.node if n.op_type == "Cast" and n.attribute[0].i == kind] for kind in FLOATS}
     wide = {node.output[0]: node.input[0] for node in casts[TensorProto.FLOAT16]}
-    ends = {value.name for value in graph.output}
-    direct = {
-        node.output[0]: wide[node.input[0]]
-        for node in casts[TensorProto.FLOAT]
-        if node.input[0] in wide and node.output[0] not in ends
-    }
+    direct = {node.output[0]: wide[node.input[0]] for node in casts[TensorProto.FLOAT] if node.input[0] in wide}
+    ends = {direct[value.name]: value.name for value in graph.output if value.name in direct}
     nodes = {node.output[0]: node for node in graph.node if node.output[0] not in direct}
     for node in nodes.values():
-        for index, name in enumerate(node.input):
-            node.input[index] = direct.get(name, name)
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                name = direct.get(name, name)
+                names[index] = ends.get(name, name)
+    read = {value.name for value in graph.output}.union(*(node.input for node in nodes.values()))
     del graph.node[:]
     del graph.value_info[:]
-    graph.node.extend(nodes.values())
+    graph.node.extend(node for node in nodes.values() if node.op_type != "Cast" or node.output[0] in read)
 
 
 @contextmanager

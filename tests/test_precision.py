@@ -50,6 +50,9 @@ def test_float16_has_half_the_weight_and_the_same_inputs_and_outputs(files):
     assert files["fp16"].stat().st_size < 0.6 * files["fp32"].stat().st_size
     assert [value.type.tensor_type.elem_type for value in model.graph.input] == [TensorProto.UINT8]
     assert [value.type.tensor_type.elem_type for value in model.graph.output] == [TensorProto.FLOAT] * 2
+    session = onnxruntime.InferenceSession(files["fp16"], providers=["CPUExecutionProvider"])
+    sums = session.run(["probabilities"], {"image": pixels(32)})[0].sum(1)
+    np.testing.assert_allclose(sums, 1, atol=1e-6)  # in float16 they would be 1e-3 off
 
 
 def test_8_bits_are_unsigned_activations_and_signed_weights_with_a_scale_for_each_channel(files):
