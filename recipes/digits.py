@@ -23,8 +23,8 @@ from toolkit.data import find_data
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.digits import write_digits
 from toolkit.learner import make_learner
-from toolkit.loaders import make_loaders
-from toolkit.loss import LOSSES, make_loss
+from toolkit.loaders import SAMPLERS, make_loaders
+from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.preprocess import for_size
 from toolkit.report import write_report
@@ -35,6 +35,10 @@ from toolkit.schedule import OneCycle
 def learner(
     data: str | Path = "data/digits",
     loss: str = "ce",
+    gamma: float | None = None,
+    smoothing: float | None = None,
+    class_weights: str = "none",
+    sampler: str = "shuffle",
     arch: str = "test_resnet",
     weights: str = "none",
     lr: float = 4e-3,
@@ -53,12 +57,12 @@ def learner(
     """
     place = pick_device(device)
     photos = readable(find_data(write_digits(Path(data)), seed), skip_unreadable)
-    criterion = make_loss(loss)
+    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.1, image_size=image_size)
     preprocess = for_size(image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     augment = {"scale": [0.6, 1.0], "flip": 0.0, "degrees": 10}
-    dls = make_loaders(photos, preprocess, augment, bs, pick_workers(workers), place, seed)
+    dls = make_loaders(photos, preprocess, augment, bs, pick_workers(workers), place, seed, sampler=sampler)
     return make_learner(dls, model, criterion, lr, pick_precision(precision, place), [Accumulate(accum), OneCycle()])
 
 
@@ -66,6 +70,10 @@ def learner(
 def main(
     data: Path = Path("data/digits"),  # where the digits are, or will be written, in the homework's layout
     loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
+    gamma: float | None = None,  # focal's: how little easy photos count, from 0, where it is ce (default: 2)
+    smoothing: float | None = None,  # smoothing's: share of the target that all classes get, below 1 (default: 0.1)
+    class_weights: Annotated[str, {"choices": CLASS_WEIGHTS}] = "none",  # how much more rare classes count in the loss
+    sampler: Annotated[str, {"choices": SAMPLERS}] = "shuffle",  # each photo once an epoch, or classes equally often
     arch: str = "test_resnet",  # any timm classifier
     weights: str = "none",  # imagenet, none, or a .pth or .safetensors FILE
     epochs: int = 12,  # passes over the training photos
@@ -88,8 +96,9 @@ def main(
     options = dict(locals())
     folder = new_folder("digits", loss, out, resume)
     learn = learner(
-        data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed, skip_unreadable
-    )
+        data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
+        device, precision, seed, skip_unreadable,
+    )  # fmt: skip
     run = train.begin(folder, "digits", options, learn)
     train.fit(learn, run, epochs, save_every)
     train.evaluate(learn, run)

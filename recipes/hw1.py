@@ -24,8 +24,8 @@ from toolkit.command import command
 from toolkit.data import find_data
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.learner import make_learner
-from toolkit.loaders import make_loaders
-from toolkit.loss import LOSSES, make_loss
+from toolkit.loaders import SAMPLERS, make_loaders
+from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.preprocess import for_size
 from toolkit.report import write_report
@@ -36,6 +36,10 @@ from toolkit.schedule import Plateau
 def learner(
     data: str | Path = "data",
     loss: str = "ce",
+    gamma: float | None = None,
+    smoothing: float | None = None,
+    class_weights: str = "none",
+    sampler: str = "shuffle",
     arch: str = "resnet152.tv2_in1k",
     weights: str = "imagenet",
     lr: float = 1e-3,
@@ -56,11 +60,11 @@ def learner(
     """
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
-    criterion = make_loss(loss)
+    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
-    dls = make_loaders(photos, for_size(image_size), augment, bs, pick_workers(workers), place, seed)
+    dls = make_loaders(photos, for_size(image_size), augment, bs, pick_workers(workers), place, seed, sampler=sampler)
     schedule = Plateau(factor=0.2, patience=3)
     return make_learner(dls, model, criterion, lr, pick_precision(precision, place), [Accumulate(accum), schedule])
 
@@ -69,6 +73,10 @@ def learner(
 def main(
     data: Path = Path("data"),  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
     loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
+    gamma: float | None = None,  # focal's: how little easy photos count, from 0, where it is ce (default: 2)
+    smoothing: float | None = None,  # smoothing's: share of the target that all classes get, below 1 (default: 0.1)
+    class_weights: Annotated[str, {"choices": CLASS_WEIGHTS}] = "none",  # how much more rare classes count in the loss
+    sampler: Annotated[str, {"choices": SAMPLERS}] = "shuffle",  # each photo once an epoch, or classes equally often
     arch: str = "resnet152.tv2_in1k",  # any timm classifier
     weights: str = "imagenet",  # imagenet, none, or a .pth or .safetensors FILE
     epochs: int = 100,  # passes over the training photos
@@ -89,8 +97,9 @@ def main(
     options = dict(locals())
     folder = new_folder("hw1", loss, out, resume)
     learn = learner(
-        data, loss, arch, weights, lr, bs, accum, image_size, workers, device, precision, seed, skip_unreadable
-    )
+        data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
+        device, precision, seed, skip_unreadable,
+    )  # fmt: skip
     run = train.begin(folder, "hw1", options, learn)
     train.fit(learn, run, epochs, save_every)
     train.evaluate(learn, run)

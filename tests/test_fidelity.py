@@ -160,26 +160,74 @@ class Gradients(Callback):
         self.pending = []
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
-def test_accumulated_gradient_is_the_big_batchs(photos, precision, tolerance):
-    "In each group, the short last one too, over two epochs and two fits. Without batch norm, which knows batches."
-    dls = make(photos, "ce").dls
+def without_batch_norm(dls, criterion, accum, precision="fp32"):
+    "A learner whose gradients don't depend on how photos are batched, and whose weights stay as they are."
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 16), nn.GELU(), nn.Linear(16, CLASSES))
-    learn = make_learner(dls, model, make_loss("ce"), lr=0.0, precision=precision, cbs=[Accumulate(4)])
-    seen = Gradients()
+    return make_learner(dls, model, criterion, lr=0.0, precision=precision, cbs=[Accumulate(accum)])
+
+
+def assert_gradients_are_the_big_batchs(learn, seen, big_batch_loss, precision, tolerance):
+    for group, found in zip(seen.groups, seen.found, strict=True):
+        learn.model.zero_grad()
+        images, labels = (torch.cat(part) for part in zip(*group, strict=True))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = learn.model(images)
+        big_batch_loss(logits.float(), labels).backward()
+        for weight, gradient in zip(learn.model.parameters(), found, strict=True):
+            assert (gradient - weight.grad).norm() <= tolerance * weight.grad.norm()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_accumulated_gradient_is_the_big_batchs(photos, precision, tolerance):
+    "In each group, the short last one too, over two epochs and two fits."
+    learn, seen = without_batch_norm(make(photos, "ce").dls, make_loss("ce"), 4, precision), Gradients()
     with learn.no_logging(), learn.no_bar():
         learn.fit(2, cbs=seen)
         learn.fit(1, cbs=seen)
     assert [[len(labels) for _, labels in group] for group in seen.groups] == [[8, 8, 8, 8], [8, 8, 4]] * 3
-    for group, found in zip(seen.groups, seen.found, strict=True):
-        model.zero_grad()
-        images, labels = (torch.cat(part) for part in zip(*group, strict=True))
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images)
-        F.cross_entropy(logits.float(), labels).backward()
-        for weight, gradient in zip(model.parameters(), found, strict=True):
-            assert (gradient - weight.grad).norm() <= tolerance * weight.grad.norm()
+    assert_gradients_are_the_big_batchs(learn, seen, F.cross_entropy, precision, tolerance)
+
+
+WEIGHT = torch.tensor([0.05, 4.0, 1.0, 0.3])
+
+
+def weighted_reference(name):
+    "The three losses with WEIGHT, the mean over it, in torch's own functions."
+    if name == "focal":
+        return lambda logits, labels: (
+            (
+                (1 - logits.softmax(1)[range(len(labels)), labels]) ** 2
+                * F.cross_entropy(logits, labels, reduction="none")
+                * WEIGHT[labels]
+            ).sum()
+            / WEIGHT[labels].sum()
+        )
+    return nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=0.1 if name == "smoothing" else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "precision", "tolerance"),
+    [("ce", "fp32", 1e-5), ("focal", "fp32", 1e-5), ("smoothing", "fp32", 1e-5), ("ce", "fp16", 1e-2)],
+)
+def test_accumulated_gradient_of_a_weighted_loss_is_the_big_batchs_weighted_mean(photos, loss, precision, tolerance):
+    "Mini-batches whose classes differ weigh differently; with and without the loss scaler."
+    learn, seen = without_batch_norm(make(photos, loss).dls, make_loss(loss, WEIGHT), 4, precision), Gradients()
+    with learn.no_logging(), learn.no_bar():
+        learn.fit(2, cbs=seen)
+    assert [len(group) for group in seen.groups] == [4, 3] * 2
+    assert_gradients_are_the_big_batchs(learn, seen, weighted_reference(loss), precision, tolerance)
+
+
+def test_validation_loss_of_a_weighted_loss_is_the_weighted_mean_over_all_photos(photos):
+    "Whatever the size of the mini-batches: 20 photos, in order of their classes, in batches of 8, 8 and 4."
+    learn = without_batch_norm(make(photos, "ce").dls, make_loss("ce", WEIGHT), 1)
+    with learn.no_logging(), learn.no_bar():
+        reported = learn.validate()[0]
+    images, labels = (torch.cat(part).as_subclass(torch.Tensor) for part in zip(*learn.dls.valid, strict=True))
+    with torch.no_grad():
+        expected = weighted_reference("ce")(learn.model(images), labels)
+    assert reported == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_gradient_left_by_an_interrupted_fit_is_not_carried_into_the_next(photos):
@@ -226,10 +274,10 @@ def test_fp16_overflow_skips_the_step_and_halves_the_scale(photos):
         torch.testing.assert_close(weight, old, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("loss", ["ce", "focal", "smoothing"])
-def test_fastais_mixup_mixes_labels_with_our_losses(photos, loss):
+@pytest.mark.parametrize(("loss", "weight"), [("ce", None), ("focal", None), ("smoothing", None), ("focal", WEIGHT)])
+def test_fastais_mixup_mixes_labels_with_our_losses(photos, loss, weight):
     learn = make(photos, loss)
-    ours = learn.loss_func
+    ours = learn.loss_func = make_loss(loss, weight)
     with learn.no_logging():
         learn.fit(1, cbs=MixUp())
     assert learn.loss_func is ours

@@ -27,8 +27,8 @@ def data(tmp_path_factory):
     return find_data(root)
 
 
-def loaders(data, seed=0, workers=0):
-    return make_loaders(data, for_size(32), AUGMENT, bs=8, workers=workers, seed=seed)
+def loaders(data, seed=0, workers=0, sampler="shuffle"):
+    return make_loaders(data, for_size(32), AUGMENT, bs=8, workers=workers, seed=seed, sampler=sampler)
 
 
 def epochs(loader, count):
@@ -127,3 +127,72 @@ def test_workers_run_no_opencv_threads_of_their_own(data):
     dls.train.create_item = lambda index: (torch.tensor(cv2.getNumThreads()),)
     dls.train.after_item = dls.train.after_batch = dls.train.before_batch
     assert {int(count) for batch in dls.train for count in batch[0]} == {1}
+
+
+@pytest.fixture(scope="module")
+def uneven(data):
+    "12 photos of a cat and 2 of a dog to train on."
+    cats = {path: label for path, label in data.train.items() if label == "cat"}
+    dogs = {path: label for path, label in data.train.items() if label == "dog"}
+    return DataSet(data.path, cats | dict(list(dogs.items())[:2]), data.valid)
+
+
+def test_balanced_draws_as_torchs_weighted_random_sampler_does(uneven):
+    "As many as there are photos; over 2,000 epochs each as often as there, within 4 standard errors."
+    train, each = loaders(uneven, sampler="balanced").train, np.zeros(14)
+    for epoch in range(2000):
+        train.draws.epoch = epoch
+        drawn = np.array(train.get_idxs()) % 14
+        assert len(drawn) == 14
+        each += np.bincount(drawn, minlength=14)
+    torch.manual_seed(0)
+    weights = [1 / 12] * 12 + [1 / 2] * 2
+    sampler = torch.utils.data.WeightedRandomSampler(weights, 14 * 2000)
+    torchs = np.bincount(list(sampler), minlength=14)
+    expected = np.array(weights) / 2 * 14 * 2000
+    for counts in (each, torchs):
+        assert (np.abs(counts - expected) < 4 * np.sqrt(expected)).all()
+
+
+def test_balanced_is_the_same_for_0_1_and_3_workers_and_differs_between_epochs_and_seeds(uneven):
+    alone = epochs(loaders(uneven, sampler="balanced").train, 2)
+    for workers in (1, 3):
+        np.random.seed(workers)
+        assert same(alone, epochs(loaders(uneven, workers=workers, sampler="balanced").train, 2))
+    assert not same(alone[:1], alone[1:])
+    assert not same(alone[:1], epochs(loaders(uneven, seed=1, sampler="balanced").train, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_photo_drawn_twice_in_an_epoch_is_augmented_in_two_ways(uneven, workers):
+    train = loaders(uneven, workers=workers, sampler="balanced").train
+    photos = torch.cat([x for x, _ in train])
+    names = [path for batch in range(2) for path in train.batch_photos(batch)]
+    assert len(set(names)) < len(names) == 14
+    assert len(photos.flatten(1).unique(dim=0)) == 14
+
+
+def test_batch_photos_are_those_of_the_batch_where_balanced_draws_repeat_them(uneven):
+    dls = loaders(uneven, sampler="balanced")
+    for number, (_, labels) in enumerate(dls.train):
+        assert [uneven.train[path] for path in dls.train.batch_photos(number)] == [dls.vocab[y] for y in labels]
+
+
+def test_balanced_draws_are_taken_up_again_inside_an_epoch(uneven):
+    whole = epochs(loaders(uneven, sampler="balanced").train, 3)
+    later = loaders(uneven, sampler="balanced").train
+    later.draws.next_epoch, later.draws.skip = 2, 8
+    assert same([whole[2][1:]], epochs(later, 1))
+
+
+def test_validation_and_predictions_are_in_order_where_training_is_balanced(uneven):
+    plain, balanced = loaders(uneven), loaders(uneven, sampler="balanced")
+    assert same(epochs(plain.valid, 1), epochs(balanced.valid, 1))
+    path = next(iter(uneven.train))
+    assert torch.equal(*(dls.test_dl([path]).one_batch()[0] for dls in (plain, balanced)))
+    assert balanced.train.new(shuffle=False).get_idxs() == list(range(14))
+
+
+def test_an_unknown_sampler_names_those_there_are(data):
+    with pytest.raises(ValueError, match="unknown --sampler 'even': choose one of shuffle, balanced"):
+        loaders(data, sampler="even")

@@ -3,7 +3,7 @@
 import torch
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import AvgSmoothLoss
+from fastai.learner import AvgLoss, AvgSmoothLoss, Learner
 from fastai.learner import Recorder as FastaiRecorder
 from fastai.torch_core import find_bs
 
@@ -14,6 +14,7 @@ class Accumulate(Callback):
     Each mini-batch's mean loss is weighted by its share of the group's samples, so a short batch or a short last group
     counts as it would in one big batch. The last group of an epoch steps however short it is; nothing is left for the
     next epoch or the next fit. fastai's GradientAccumulation counts samples across epochs and drops that remainder.
+    Where the loss weights its classes, the mean is over the weights of all the group's samples, known at its end only.
     """
 
     order, run_valid = 5, False  # before LossScaler
@@ -25,14 +26,22 @@ class Accumulate(Callback):
 
     def before_train(self) -> None:
         self.opt.zero_grad()  # what an interrupted fit may have left
+        self.group_weight = 0
 
     def before_backward(self) -> None:
         if self.n > 1:
-            self.learn.loss_grad = self.loss_grad * (find_bs(self.learn.yb) / self._group_samples())
+            weight = batch_weight(self.learn)
+            self.learn.loss_grad = self.loss_grad * (weight / self._group_samples())
+            self.group_weight = self.group_weight + weight
 
     def before_step(self) -> None:
         if (self.iter + 1) % self.n and self.iter + 1 < self.n_iter:
             raise CancelBatchException()
+        if isinstance(self.group_weight, torch.Tensor):  # else it is the number of samples, as divided by above
+            for weight in self.model.parameters():
+                if weight.grad is not None:
+                    weight.grad *= self._group_samples() / self.group_weight
+        self.group_weight = 0
 
     def _group_samples(self) -> int:
         "Samples in the group of mini-batches that the present one belongs to."
@@ -40,6 +49,12 @@ class Accumulate(Callback):
         total = self.n_iter * size if self.dl.drop_last else self.dl.n
         start = self.iter // self.n * self.n * size
         return min(self.n * size, total - start)
+
+
+def batch_weight(learn: Learner) -> int | torch.Tensor:
+    "What the mean loss of the present mini-batch was divided by: its samples, or the sum of their classes' weights."
+    weight = getattr(learn.loss_func, "weight", None)  # fastai's MixUp puts a mean over samples in the loss's place
+    return find_bs(learn.yb) if weight is None else weight[learn.yb[0]].sum()
 
 
 class LossScaler(Callback):
@@ -132,10 +147,19 @@ class FiniteLoss(Callback):
 class _SmoothLoss(AvgSmoothLoss):
     "fastai's smoothed training loss, kept on the loss's own device instead of copied to the host at every batch."
 
-    def accumulate(self, learn: object) -> None:
+    def accumulate(self, learn: Learner) -> None:
         self.count += 1
         loss = learn.loss.detach().mean()
         self.val = torch.lerp(loss, self.val.to(loss), self.beta)
+
+
+class _MeanLoss(AvgLoss):
+    "fastai's validation loss; where classes have weights, the weighted mean over all photos, whatever the batches."
+
+    def accumulate(self, learn: Learner) -> None:
+        weight = batch_weight(learn)
+        self.total += learn.to_detach(learn.loss.mean()) * weight
+        self.count += weight
 
 
 class Recorder(FastaiRecorder):
@@ -143,7 +167,7 @@ class Recorder(FastaiRecorder):
 
     def __init__(self, **options: object):
         super().__init__(**options)
-        self.smooth_loss = _SmoothLoss()
+        self.loss, self.smooth_loss = _MeanLoss(), _SmoothLoss()
 
     def after_train(self) -> None:
         self._fetch()

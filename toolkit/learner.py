@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fastai.callback.hook  # noqa: F401  gives Learner summary
 import fastai.callback.schedule  # noqa: F401  gives it lr_find, fit_one_cycle, fine_tune
@@ -24,7 +24,7 @@ from toolkit.callbacks import Accumulate, LossScaler, Progress, Recorder
 from toolkit.data import DataSet, find_data
 from toolkit.device import mixed_precision, pick_device
 from toolkit.loaders import make_loaders
-from toolkit.loss import make_loss
+from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
 
@@ -105,8 +105,18 @@ def rebuild(run: Run, device: str = "auto") -> Learner:
         device=place,
         seed=options["seed"],
         classes=recipe["classes"],
+        sampler=options.get("sampler", "shuffle"),
     )
-    return make_learner(dls, model, make_loss(options["loss"]), options["lr"], cbs=[Accumulate(options["accum"])])
+    return make_learner(dls, model, _loss(recipe), options["lr"], cbs=[Accumulate(options["accum"])])
+
+
+def _loss(recipe: dict[str, Any]) -> nn.Module:
+    "The loss of a recipe.json; where it weights classes, by the photos there were to train on."
+    options, counts = recipe["options"], recipe["data"]["counts"] or {}
+    weight = weights_by_class(
+        options.get("class_weights", "none"), {name: counts.get(name, 0) for name in recipe["classes"]}
+    )
+    return make_loss(options["loss"], weight, options.get("gamma"), options.get("smoothing"))
 
 
 def _photos(run: Run) -> DataSet:

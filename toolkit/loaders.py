@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -80,6 +81,9 @@ class Label(Transform):
         return self.labels[photo]
 
 
+SAMPLERS = ["shuffle", "balanced"]
+
+
 @dataclass
 class Draws:
     "Which random draws come next; shared by the loaders of one DataLoaders, and copied into their workers."
@@ -89,6 +93,7 @@ class Draws:
     skip: int = 0  # photos at the beginning of that pass that are left out, as trained on before
     epoch: int = 0
     sample: int = 0
+    chances: dict[Path, float] | None = None  # of being drawn, with replacement; None: each photo once an epoch
 
 
 class Augment(Transform):
@@ -149,14 +154,23 @@ class PhotoLoader(TfmdDL):
 
     def batch_photos(self, batch: int) -> list[Path]:
         "The photos in the mini-batch of this number, from 0, of the pass that was begun last."
-        return [self.items[index] for index in self.order[batch * self.bs : (batch + 1) * self.bs]]
+        return [self.items[index % self.n] for index in self.order[batch * self.bs : (batch + 1) * self.bs]]
 
     def shuffle_fn(self, indices: list[int]) -> list[int]:
-        return np.random.default_rng((self.draws.seed, self.draws.epoch)).permutation(indices).tolist()
+        "`indices` in another order; or as many draws of them, which come to `index + n` where one comes a second time."
+        generator = np.random.default_rng((self.draws.seed, self.draws.epoch))
+        if self.draws.chances is None or not indices:
+            return generator.permutation(indices).tolist()
+        chances = np.array([self.draws.chances[self.items[index]] for index in indices])
+        drawn, times = generator.choice(indices, len(indices), p=chances / chances.sum()).tolist(), Counter()
+        for place, index in enumerate(drawn):
+            drawn[place] += self.n * times[index]
+            times[index] += 1
+        return drawn
 
-    def do_item(self, index: int | None) -> Any:
-        self.draws.sample = index or 0
-        return super().do_item(index)
+    def do_item(self, index: int) -> Any:
+        self.draws.sample = index  # a photo's second time in an epoch is augmented in another way than its first
+        return super().do_item(index % self.n)
 
     def wif(self) -> None:
         cv2.setNumThreads(0)  # the workers are the parallelism
@@ -188,13 +202,19 @@ def make_loaders(
     device: torch.device | str = "cpu",
     seed: int = 0,
     classes: list[str] | None = None,  # in index order, where they are not those of the training photos
+    sampler: str = "shuffle",  # an epoch's photos: each one once, or as many draws with classes balanced
 ) -> DataLoaders:
     """fastai DataLoaders over `data`: batches of TensorImage float32 [batch, 3, height, width], normalised on `device`,
     and of TensorCategory int64 [batch]. Training is shuffled and drops no image; validation is in order.
+    sampler="balanced" draws as torch's WeightedRandomSampler does with the weights 1 / photos of the class: with
+    replacement, each class as often as any other, so that an epoch repeats photos of rare classes and lacks others.
+    Source: https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.WeightedRandomSampler
     `dls.data`, `dls.preprocess` and `dls.augment` say what they are made of.
     """
     if bs < 1:
         raise ValueError(f"--bs {bs}: give 1 or more photos a mini-batch")
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown --sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     photos, label = [*data.train, *data.valid], Label(data.train | data.valid)
     splits = range(len(data.train)), range(len(data.train), len(photos))
     categorize = Categorize(vocab=classes or data.classes, sort=False)
@@ -204,7 +224,8 @@ def make_loaders(
         splits=[list(part) for part in splits],
         types=[SOURCES, SOURCES, Photo],  # fastai finds them out from a photo, and there may be none
     )
-    draws = Draws(seed)
+    chances = {photo: 1 / data.counts[name] for photo, name in data.train.items()}
+    draws = Draws(seed, chances=chances if sampler == "balanced" else None)
     train = PhotoLoader(
         datasets.train,
         draws,

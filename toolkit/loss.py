@@ -1,12 +1,15 @@
-"""The losses a recipe can name, in one table: cross-entropy, focal, label smoothing.
+"""The losses a recipe can name, in one table: cross-entropy, focal, label smoothing; and weights for their classes.
 
 Each function takes logits [batch, classes] of any float type and labels int64 [batch], computes in float32 and returns
-the mean over the batch (a scalar), or one value an image with reduction="none". `weight` is a factor per class
-[classes]; the mean is then over the weights, as in torch's cross_entropy.
+the mean over the batch (a scalar), or one value an image with reduction="none". `weight` [classes], each above 0, is a
+factor a class: w_y multiplies the loss of an image of class y, and the mean is sum(w_y * loss) / sum(w_y), not a
+division by the number of images: as torch defines it for all its losses, so that weights that are all alike change
+nothing. Validation is judged by the same weighted loss, and so is what a plateau schedule follows.
+Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
 """
 
+import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +17,22 @@ from torch.nn import functional as F
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
-    "-log p_t, p_t the softmax probability of the label."
+    """-log p_t, p_t the softmax probability of the label; from 0 up. torch's own.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
+    """
     return F.cross_entropy(logits.float(), labels, weight=weight, reduction=reduction)
 
 
 def focal(
     logits: Tensor, labels: Tensor, gamma: float = 2.0, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """-(1 - p_t)^gamma log p_t (Lin et al. 2017, https://arxiv.org/abs/1708.02002), gamma >= 0; 0 is cross-entropy.
+    """-alpha_t (1 - p_t)^gamma log p_t; from 0 up. gamma >= 0, the paper tries 0 to 5; 0 is cross-entropy.
 
-    p_t is the probability of the label itself; class weights multiply the loss and never enter p_t.
+    `weight` is the paper's alpha. p_t is the probability of the label itself: weights stand outside and never enter it
+    (fastai's FocalLoss takes p_t from the weighted loss). The mean is over the weights, where the paper divides by the
+    number of its anchors with an object.
+    Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, equation 5
     """
     log_p = F.log_softmax(logits.float(), dim=-1)
     log_p_t = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
@@ -35,16 +44,43 @@ def focal(
 
 
 def smoothing(
-    logits: Tensor, labels: Tensor, eps: float = 0.1, weight: Tensor | None = None, reduction: str = "mean"
+    logits: Tensor, labels: Tensor, smoothing: float = 0.1, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Cross-entropy against (1 - eps) one-hot + eps / classes (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567).
+    """-sum_c q_c log p_c against q = (1 - smoothing) one-hot + smoothing / classes; above 0 where smoothing is.
 
-    0 <= eps <= 1; 0 is cross-entropy.
+    0 <= smoothing < 1, 0.1 in the paper; 0 is cross-entropy. torch's own: its `weight` multiplies each term of the sum
+    by the weight of that term's class, w_c, and the mean is over the labels' weights all the same.
+    Source: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7
     """
-    return F.cross_entropy(logits.float(), labels, weight=weight, reduction=reduction, label_smoothing=eps)
+    return F.cross_entropy(logits.float(), labels, weight=weight, reduction=reduction, label_smoothing=smoothing)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "focal": focal, "smoothing": smoothing}
+CLASS_WEIGHTS = ["none", "balanced", "effective"]
+BETA = 0.999  # of the four that Cui et al. try; the limit 1 is "balanced", 0 is "none"
+
+
+def weights_by_class(kind: str, counts: dict[str, int]) -> Tensor | None:
+    """A weight for each class, float32 [classes] in the order of `counts`, its training photos; None for "none".
+
+    balanced:  photos / (classes * count), so that classes count alike; the mean over photos is 1.
+               Source: https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight
+    effective: 1 / effective number of photos, (1 - BETA) / (1 - BETA^count), scaled to a mean over classes of 1: nearly
+               balanced where classes have tens of photos, nearly none where they have thousands.
+               Source: Cui et al. 2019, https://arxiv.org/abs/1901.05555, equation 2 (scaled as in section 4)
+    Raises ValueError for another kind, and for a class without photos.
+    """
+    if kind not in CLASS_WEIGHTS:
+        raise ValueError(f"unknown --class_weights {kind!r}: choose one of {', '.join(CLASS_WEIGHTS)}")
+    if kind == "none":
+        return None
+    if empty := [name for name, count in counts.items() if count < 1]:
+        raise ValueError(f"--class_weights {kind}: class {empty[0]} has no photo to train on; give it some, or none")
+    photos = torch.tensor(list(counts.values()), dtype=torch.float64)
+    if kind == "balanced":
+        return (photos.sum() / (len(photos) * photos)).float()
+    weights = (1 - BETA) / (1 - BETA**photos)
+    return (weights / weights.mean()).float()
 
 
 class ClassificationLoss(nn.Module):
@@ -52,13 +88,13 @@ class ClassificationLoss(nn.Module):
 
     y_int = True  # labels are indices: fastai's MixUp and CutMix ask for it
 
-    def __init__(self, function: Callable[..., Tensor], weight: Tensor | None = None, reduction: str = "mean"):
+    def __init__(self, function: Callable[..., Tensor], weight: Tensor | None, options: dict[str, float]):
         super().__init__()
-        self.function, self.reduction = function, reduction
+        self.function, self.options, self.reduction = function, options, "mean"
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.function(logits, labels, weight=self.weight, reduction=self.reduction)
+        return self.function(logits, labels, weight=self.weight, reduction=self.reduction, **self.options)
 
     def activation(self, logits: Tensor) -> Tensor:
         "Probabilities float32 [batch, classes]."
@@ -69,9 +105,26 @@ class ClassificationLoss(nn.Module):
         return probabilities.argmax(dim=-1)
 
 
-def make_loss(name: str, weight: Tensor | None = None, **options: float) -> ClassificationLoss:
-    "The loss called `name`, with the options its function has. Raises ValueError for a name not in the table."
+def make_loss(
+    name: str, weight: Tensor | None = None, gamma: float | None = None, smoothing: float | None = None
+) -> ClassificationLoss:
+    """The loss called `name`; its `options` say what None came to: gamma 2 of focal, smoothing 0.1 of smoothing.
+
+    Raises ValueError for a name not in the table, a value out of range, and an option of another loss than this.
+    """
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}: choose one of {', '.join(LOSSES)}")
-    function = partial(LOSSES[name], **options) if options else LOSSES[name]
-    return ClassificationLoss(function, weight)
+    for option, value, owner in (("gamma", gamma, "focal"), ("smoothing", smoothing, "smoothing")):
+        if value is not None and name != owner:
+            raise ValueError(
+                f"--{option} {value} with --loss {name}: only {owner} has one; give --loss {owner}, or leave it out"
+            )
+    if gamma is not None and not 0 <= gamma < math.inf:
+        raise ValueError(f"--gamma {gamma}: give a number from 0 (cross-entropy) up; 2 is usual")
+    if smoothing is not None and not 0 <= smoothing < 1:
+        raise ValueError(f"--smoothing {smoothing}: give a number from 0 (cross-entropy) to below 1; 0.1 is usual")
+    options = {
+        "focal": {"gamma": 2.0 if gamma is None else gamma},
+        "smoothing": {"smoothing": 0.1 if smoothing is None else smoothing},
+    }
+    return ClassificationLoss(LOSSES[name], weight, options.get(name, {}))

@@ -142,6 +142,8 @@ FIELDS = (  # of recipe.json: which, whether a value will do, and in words
     ("recipe", _is_text, "a name"),
     ("created", _is_text, "a time"),
     ("options.loss", _is_text, "a name"),
+    ("options.gamma", lambda value: value is None or _is_number(value), "a number"),
+    ("options.smoothing", lambda value: value is None or _is_number(value), "a number"),
     ("options.arch", _is_text, "a name"),
     ("options.lr", lambda value: _is_number(value) and value >= 0, "a number from 0"),
     ("options.bs", _counts(1), "an integer from 1"),

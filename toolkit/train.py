@@ -37,6 +37,7 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
         "device": str(learn.dls.device),
         "precision": learn.precision,
         "workers": learn.dls.train.fake_l.num_workers,
+        **getattr(learn.loss_func, "options", {}),  # focal's gamma, smoothing's
     }
     options = {name: str(value) if isinstance(value, Path) else value for name, value in (options | chosen).items()}
     said = _recipe(recipe, options, learn)
