@@ -6,7 +6,7 @@
 --sample FILE     that file's columns: the first for the id, then either one for the label or some named after classes
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,17 @@ class Columns(NamedTuple):
     'Of each column but the first: ("label", i) or ("figure", i), the i-th that `keep` gives.'
     keep: Callable[[str, np.ndarray], tuple[list[str], list[float]]]
     "The labels and figures that are kept, from an answer: a class name and probabilities [classes]."
+
+
+def columns_for(classes: list[str], probabilities: bool, top: int, sample: Sequence[str] = ()) -> Columns:
+    "What the options ask for; `sample` is a sample's header. Raises ValueError for more than one of them."
+    if (top != 0) + probabilities + bool(sample) > 1:
+        raise ValueError("--top, --probabilities and --sample each say which columns there are: give one of them")
+    if sample:
+        return of_sample(list(sample), classes)
+    if probabilities:
+        return with_probabilities(classes)
+    return with_top(classes, top) if top else labels_alone()
 
 
 def labels_alone() -> Columns:

@@ -38,7 +38,7 @@ def _found(images: Path) -> dict[str, Path]:
     if images.is_dir():
         return {path.relative_to(images).as_posix(): path for path in find_photos(images)}
     if images.suffix.lower() == ".txt" and images.is_file():
-        return {_tidy(line): images.parent / line for line in _lines(images)}
+        return {tidy(line): images.parent / line for line in _lines(images)}
     if images.is_file():
         return {images.name: images}
     if glob.has_magic(str(images)):
@@ -59,7 +59,7 @@ def _lines(file: Path) -> list[str]:
     return [line.rstrip("\r") for line in lines if line.strip()]
 
 
-def _tidy(line: str) -> str:
+def tidy(line: str) -> str:
     return Path(os.path.normpath(line)).as_posix()
 
 

@@ -10,151 +10,29 @@ on from there, and ends with the same files, byte for byte, as a run that was no
 end. Without --resume an unfinished run is begun anew, and a line says so.
 """
 
-import contextlib
-import itertools
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import cv2
-
-from export import journal, table
-from export.bar import tell, with_bar
-from export.batch_size import checked_bs
-from export.columns import Columns, check_distinct, labels_alone, of_sample, with_probabilities, with_top
-from export.device import DEVICES, cores
-from export.journal import Row
-from export.photos import Named, named_photos
-from export.resume import begun, file_size, finished, gone_on_with, resumable
-from export.sample import in_order, read_sample
-from export.session import TTA, Classifier
-from export.stopwatch import Stopwatch, Watch, unwatched
-from export.table import Unread
+from export import table
+from export.device import DEVICES
+from export.local import predict_here
+from export.session import TTA
 from toolkit.command import command
 
 
-def _answered(photos: Named, classifier: Classifier, columns: Columns, workers: int, watch: Watch) -> Iterator[Row]:
-    "The row of each photo; one that can't be read is told on stderr."
-    answers = classifier.stream((path for _, path in photos), workers, watch)
-    with contextlib.closing(answers):
-        for (name, path), answer in zip(photos, answers, strict=True):
-            if isinstance(answer, Exception):
-                reason = " ".join(str(answer).removeprefix(f"{path}: ").split())
-                tell(f"{path}: {reason}")
-                yield Row(name, [], "", file_size(path), reason)
-            else:
-                labels, figures = columns.keep(*answer)
-                yield Row(name, labels, journal.packed(figures), file_size(path), None)
-
-
-def _photos(images: Path | dict[str, Path], sample: Path | None) -> tuple[list[str], Named]:
-    "The sample's header, empty without one, and the photos: in its order, under its ids."
-    photos = named_photos(images)
-    if sample is None:
-        return [], photos
-    header, ids = read_sample(Path(sample))
-    return header, in_order(photos, ids, Path(sample))
-
-
-def _columns(classes: list[str], probabilities: bool, top: int, header: list[str]) -> Columns:
-    "What the options ask for; `header` is the sample's."
-    if (top != 0) + probabilities + bool(header) > 1:
-        raise ValueError("--top, --probabilities and --sample each say which columns there are: give one of them")
-    if header:
-        return of_sample(header, classes)
-    if probabilities:
-        return with_probabilities(classes)
-    return with_top(classes, top) if top else labels_alone()
-
-
-def _write(out: Path, kind: str, partial: Path, photos: Named, columns: Columns, quoted: bool, fallback: str) -> Unread:
-    "The tables, from a journal that is complete."
-    unread = [
-        (row.name, path, row.reason)
-        for (_, path), row in zip(photos, journal.rows(partial), strict=True)
-        if row.reason is not None
-    ]
-    table.write_errors(out, unread)
-    table.write_table(out, kind, columns, journal.rows(partial), quoted, fallback)
-    return unread
-
-
-def _texts(columns: Columns, classes: list[str], fallback: str, photos: Named) -> Iterator[str]:
-    "All text that the table may hold."
-    return itertools.chain(columns.header, classes, [fallback], (name for name, _ in photos))
-
-
-def _asked(classifier: Classifier, probabilities: bool, top: int, header: list[str]) -> dict:
-    "All that the rows depend on, the photos apart. The fallback and the format are not: a journal holds neither."
-    import onnxruntime
-
-    return {
-        "model": classifier.checksum,
-        "onnxruntime": onnxruntime.__version__,
-        "device": classifier.device,
-        "--bs": classifier.bs,
-        "--tta": classifier.tta,
-        "--probabilities": probabilities,
-        "--top": top,
-        "columns of --sample": header,
-    }
-
-
-@contextlib.contextmanager
-def _one_thread_each():
-    "OpenCV's own threads off: the decoding threads already fill the cores."
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
-
-
-def _check_out(out: Path, zipped: bool, inputs: list[Path]) -> None:
-    if out.is_dir():
-        raise IsADirectoryError(f"--out {out} is a folder: give the file, as in {out / 'predictions.csv'}")
-    for path in inputs:
-        if out.resolve() == path.resolve():
-            raise FileExistsError(f"--out {out} is what is being read: give another file")
-    if zipped and out == table.zip_file(out):
-        raise ValueError(f"--out {out} --zip: give the name of the file that is zipped, as in predictions.csv")
-
-
-def _checked_workers(workers: int | None) -> int:
-    if workers is None:
-        return cores()
-    if workers < 0:
-        raise ValueError(f"--workers {workers}: give 0 threads, for none beside the main one, or more")
-    return workers
-
-
-def _threads(photos: int, bs: int | str, workers: int) -> int | None:
-    """How many the CPU computes a batch with: one, while every worker has a batch of its own; else one a core.
-
-    On 2 cores one took 5.7 ms of the processor an image of an int8 resnet18 in all, two 5.9.
-    """
-    batches = photos / (8 if bs == "auto" else int(bs))
-    return 1 if batches >= 4 * workers and workers >= cores() else None
-
-
-def _label(
-    partial: Path, photos: Named, done: int, classifier: Classifier, columns: Columns, workers: int, watch: Watch
-) -> None:
-    "Completes the journal, which has `done` rows."
-    rows = _answered(photos[done:], classifier, columns, workers, watch)
-    with contextlib.closing(rows), _one_thread_each():
-        journal.extend(partial, with_bar(rows, done, len(photos)), classifier.bs, watch)
-
-
-def _tell(out: Path, unread: Unread, done: int, total: int, seconds: float, device: str) -> None:
-    if unread:
-        print(f"not read: {len(unread)}; which and why: {table.errors_file(out)}", file=sys.stderr)
-    earlier = f" (and {done} earlier)" if done else ""
-    rate = (total - done) / seconds
-    print(f"{total - done} images{earlier} in {seconds:.1f} s, {rate:.0f} a second on {device} -> {out}")
+def _check_engine(engine: str, images, out, format: str, of_ray: list, of_one_file: dict) -> None:
+    "Raises ValueError where an option means nothing to the engine."
+    if engine == "ray":
+        if given := [flag for flag, value in of_one_file.items() if value]:
+            raise ValueError(
+                f"--engine ray writes a folder of shards from many processes: leave out {', '.join(given)}"
+            )
+        if format not in ("auto", "parquet"):
+            raise ValueError(f"--engine ray --format {format}: it writes Parquet; leave out --format")
+    elif any(value is not None for value in of_ray):
+        raise ValueError("--address, --share and --actors are of --engine ray: add it, or leave them out")
+    elif uris := [str(value) for value in (images, out) if isinstance(value, str) and "://" in value]:
+        raise ValueError(f"{uris[0]} is a URI: only --engine ray reads and writes these")
 
 
 def exit_status(unread: list) -> int:
@@ -165,8 +43,8 @@ def exit_status(unread: list) -> int:
 @command(status=exit_status)
 def predict(
     model: Path,  # model.onnx; nothing else is needed
-    images: Path,  # a folder, a photo, a quoted glob, or a .txt file of paths
-    out: Path | None = None,  # the file to write: image_name,pred_label (default: predictions.csv)
+    images: str,  # a folder, a photo, a quoted glob, a .txt file of paths; of --engine ray also URIs
+    out: str | None = None,  # the file to write (predictions.csv); of --engine ray a folder or URI (predictions)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the model runs; auto says what it chose
     bs: str = "auto",  # images a batch; auto says what it chose, for the model and the memory there is
     workers: int | None = None,  # threads that decode, and run the model; one a core unless given
@@ -178,6 +56,10 @@ def predict(
     format: Annotated[str, {"choices": ["auto", *table.KINDS]}] = "auto",  # of the file; auto: what its suffix says
     sample: Path | None = None,  # sample_submission.csv: its ids, in its order, in its columns
     zip: bool = False,  # also write the file into a .zip beside it
+    engine: Annotated[str, {"choices": ["local", "ray"]}] = "local",  # ray: a cluster, into a folder
+    address: str | None = None,  # of the cluster, HOST:PORT; else RAY_ADDRESS's, else this machine alone
+    share: float | None = None,  # CPUs of each of its actors (4), or with a GPU device GPUs (1), also a part of one
+    actors: int | None = None,  # at most so many; as many as the nodes hold unless given
     profile: bool = False,  # tell the seconds of each stage, and what bounds the run
 ) -> list[tuple[str, Path, str]]:
     """Label photos with a model.onnx and write predictions.csv.
@@ -188,38 +70,24 @@ def predict(
     Raises ValueError or OSError, and leaves `out` as it was, where model, device, images or `out` itself are no good,
     and where `resume` finds the work of another model, other images or other options, which it names.
     """
-    started, watch = time.monotonic(), Stopwatch() if profile else unwatched
-    model, out = Path(model), Path(out or f"predictions.{'csv' if format == 'auto' else format}")
-    bs, workers = checked_bs(bs), _checked_workers(workers)
-    _check_out(out, zip, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
-    kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
-    header, photos = _photos(images, sample)
-    size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
-    classifier = Classifier(model, device, size, _threads(len(photos), size, workers), tta)
-    columns = _columns(classifier.card.classes, probabilities, top, header)
-    check_distinct(columns, kind)
-    table.check_kind(kind, _texts(columns, classifier.card.classes, fallback, photos))
-    with journal.held(partial):
-        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
-        if resume and out.exists() and not partial.exists():
-            unread = finished(out, kind, model, photos, columns)
-            if zip:  # it may be asked for only now
-                table.write_zip(out)
-            return unread
-        asked = _asked(classifier, probabilities, top, header)
-        begin = gone_on_with if resume and partial.exists() else begun
-        photos, done = begin(partial, asked, photos)
-        if bs == "auto":
-            tell(f"bs auto: {classifier.bs}")
-        with resumable(partial):
-            _label(partial, photos, done, classifier, columns, workers, watch)
-            with watch("write"):
-                quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
-                unread = _write(out, kind, partial, photos, columns, quoted, fallback)
-                if zip:
-                    table.write_zip(out)
-        partial.unlink()
-    _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
-    if profile:
-        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers)))
-    return unread
+    _check_engine(
+        engine, images, out, format, [address, share, actors], {"--sample": sample, "--zip": zip, "--profile": profile}
+    )
+    common = {
+        "device": device,
+        "bs": bs,
+        "workers": workers,
+        "probabilities": probabilities,
+        "top": top,
+        "tta": tta,
+        "fallback": fallback,
+        "resume": resume,
+    }
+    if engine == "ray":
+        from export.cluster.engine import predict_on_cluster
+
+        return predict_on_cluster(
+            model, images, out or "predictions", **common, address=address, share=share, actors=actors
+        )
+    out = Path(out or f"predictions.{'csv' if format == 'auto' else format}")
+    return predict_here(Path(model), images, out, **common, format=format, sample=sample, zipped=zip, profile=profile)

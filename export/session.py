@@ -15,7 +15,6 @@ import numpy as np
 
 from export.batch_size import choose_bs
 from export.batches import in_batches
-from export.batches import in_order as _in_order  # noqa: F401  export.labeller takes it from here
 from export.buffers import BoundBuffer, Buffer, MemoryBuffer
 from export.card import content, first_line, read_card
 from export.device import choose_device, cores

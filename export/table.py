@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from export.columns import Columns
 from export.journal import Row, unpacked
@@ -49,22 +50,20 @@ def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quo
 
     quoted: see `has_return`.
     """
-    cells = ([row.name, *_cells(row, columns, fallback)] for row in rows)
+    cells = (cells_of(row, columns, fallback) for row in rows)
     with replacing(out) as beside:
         if kind == "csv":
             _write_csv(beside, columns.header, cells, quoted)
         elif kind == "json":
             _write_json(beside, columns.header, cells)
         else:
-            _write_parquet(beside, columns, cells)
+            write_parquet(beside, columns, cells)
 
 
-def _cells(row: Row, columns: Columns, fallback: str) -> Iterator[str | float | None]:
-    labels = row.labels or [fallback or None]
-    figures = unpacked(row.figures).tolist()
-    for kind, index in columns.cells:
-        values = labels if kind == "label" else figures
-        yield values[index] if index < len(values) else None
+def cells_of(row: Row, columns: Columns, fallback: str) -> list[str | float | None]:
+    "What stands in a row of the table, its name first."
+    kept = {"label": row.labels or [fallback or None], "figure": unpacked(row.figures).tolist()}
+    return [row.name, *(kept[kind][index] if index < len(kept[kind]) else None for kind, index in columns.cells)]
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[list], quoted: bool) -> None:
@@ -86,15 +85,18 @@ def _write_json(path: Path, header: list[str], rows: Iterable[list]) -> None:
         file.write("\n]\n")
 
 
-def _write_parquet(path: Path, columns: Columns, rows: Iterator[list]) -> None:
+def write_parquet(
+    file: Path | BinaryIO, columns: Columns, rows: Iterator[list], note: dict[str, str] | None = None
+) -> None:
+    "The table as Parquet, with `note` in its footer."
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
     kinds = ["label", *(kind for kind, _ in columns.cells)]
     types = [pyarrow.string() if kind == "label" else pyarrow.float32() for kind in kinds]
-    schema = pyarrow.schema(list(zip(columns.header, types, strict=True)))
+    schema = pyarrow.schema(list(zip(columns.header, types, strict=True)), note)
     at_once = max(1, 2**20 // len(types))  # cells in memory, about a million
-    with ParquetWriter(path, schema) as writer:
+    with ParquetWriter(file, schema) as writer:
         while some := list(itertools.islice(rows, at_once)):
             arrays = [pyarrow.array(values, kind) for values, kind in zip(zip(*some, strict=True), types, strict=True)]
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))

@@ -20,7 +20,8 @@ from export.calibrate import calibration
 from export.certificate import PRECISIONS, faults, table
 from export.device import DEVICES, choose_device
 from export.lower import lower
-from export.verify import Reference, measured, prepared, reference_of
+from export.reference import Reference, prepared_all, reference_of
+from export.verify import measured
 from toolkit.command import command
 from toolkit.run import Run, load, replacing
 
@@ -108,7 +109,7 @@ def _training_images(run: Run, count: int = 256) -> np.ndarray:
             f"the training photos of {run.folder} are not at {run.recipe['data']['path']} as they were: bring them back"
         )
     drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:count]
-    return prepared([photos[index] for index in drawn], run.recipe["preprocess"])
+    return prepared_all([photos[index] for index in drawn], run.recipe["preprocess"])
 
 
 @command

@@ -5,111 +5,28 @@
 DATA is any labelled folder or CSV; where it comes split, its validation part is taken.
 """
 
-import csv
-from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from export.certificate import BUDGETS, PRECISIONS, faults, table
 from export.device import DEVICES
 from export.half import as_computed
+from export.reference import Reference, evenly, prepared_all, torch_logits
 from export.session import Classifier
 from toolkit.command import command
 from toolkit.metrics import calibration_error, reliability_curve, softmax, wilson_interval
-from toolkit.photo import read_reduced
-from toolkit.preprocess import prepare, smallest_side
 from toolkit.run import Run, load
-
-if TYPE_CHECKING:
-    from fastai.learner import Learner
-
-RECORDED = 0.9  # of torch's labels must be those that training wrote down, in another precision perhaps
-
-
-@dataclass(frozen=True)
-class Reference:
-    "Labelled photos as a model is fed with them, and what the trained model, in torch float32, says of them."
-
-    names: list[str]
-    images: np.ndarray
-    "uint8 [n, crop, crop, 3] RGB, by the shipped preprocessing."
-    labels: list[str]
-    "Class names [n]."
-    classes: list[str]
-    "In the order of the logits."
-    logits: np.ndarray | None = None
-    "float32 [n, classes], by fastai's own loader; None where there is no run to ask."
-
-
-def reference_of(run: Run, images: int = 1000) -> Reference:
-    """Up to `images` validation photos of the run, spread evenly over its classes.
-
-    Raises FileNotFoundError where photos or valid_predictions.csv are gone, ValueError where the weights do not say of
-    these photos what training recorded.
-    """
-    learn, classes = run.learner("cpu"), run.recipe["classes"]
-    labels = evenly(learn.dls.data.valid, images)
-    if not labels:
-        raise FileNotFoundError(
-            f"the validation photos of {run.folder} are not at {run.recipe['data']['path']} as they were: "
-            "a model is verified on real photos, bring them back"
-        )
-    names, logits = [learn.dls.data.relative(photo) for photo in labels], _torch_logits(learn, list(labels))
-    _check_recorded(run, names, [classes[index] for index in logits.argmax(1)])
-    return Reference(names, prepared(labels, run.recipe["preprocess"]), list(labels.values()), classes, logits)
-
-
-def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:
-    "At most `count` of the photos, spread evenly over the list and so over the classes."
-    photos = list(labels)
-    picked = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
-    return {photos[index]: labels[photos[index]] for index in picked}
-
-
-def prepared(photos: Collection[Path], preprocess: dict) -> np.ndarray:
-    "The photos as a model is fed with them, uint8 [n, crop, crop, 3] RGB."
-    images = np.empty((len(photos), preprocess["crop"], preprocess["crop"], 3), np.uint8)
-    for image, path in zip(images, photos, strict=True):
-        photo, whole = read_reduced(path, smallest_side(preprocess))
-        image[:] = prepare(photo, preprocess, whole)
-    return images
-
-
-def _torch_logits(learn: "Learner", photos: list[Path]) -> np.ndarray:
-    "float32 [n, classes], by fastai's loader: its reading, its preparing, its normalisation."
-    import torch
-
-    learn.model.eval()
-    with torch.inference_mode():
-        return np.concatenate([learn.model(batch[0]).numpy() for batch in learn.dls.test_dl(photos, bs=16)])
-
-
-def _check_recorded(run: Run, names: list[str], labels: list[str]) -> None:
-    "Raises ValueError where these are not the labels of valid_predictions.csv, FileNotFoundError where there is none."
-    with run.path("valid_predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        recorded = {row["file"]: row["prediction"] for row in csv.DictReader(file)}
-    share = np.mean([recorded.get(name) == label for name, label in zip(names, labels, strict=True)])
-    if share < RECORDED:
-        raise ValueError(
-            f"torch gives the label that training recorded on {share:.2%} of the photos, "
-            f"at least {RECORDED:.0%} wanted: best.safetensors or recipe.json is not this run's"
-        )
-
-
-# The file against the reference
 
 
 def measured(reference: Reference, model: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
     """What the file `model` does with the photos of the reference: its certificate, within the budget or not.
 
-    Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits are
-    no numbers), accuracy, accuracy_interval
-    (Wilson, 95 %), ece; and against torch, where the reference has it: torch_accuracy, agreement (share of equal class
-    names), logit_difference and probability_difference (the largest), worst (file and logit difference of those that
-    differ most), budget.
+    Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits
+    are no numbers), accuracy, accuracy_interval (Wilson, 95 %), ece; and against torch, where the reference has it:
+    torch_accuracy, agreement (share of equal class names), logit_difference and probability_difference (the largest),
+    worst (file and logit difference of those that differ most), budget.
     """
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
@@ -207,8 +124,8 @@ def verify(
     found, logits = _run_of(model, run), None
     classes = found.recipe["classes"] if found else classifier.card.classes
     if found:
-        logits = _torch_logits(found.learner("cpu"), list(labels))
-    names, pixels = [str(photo) for photo in labels], prepared(labels, classifier.card.preprocess)
+        logits = torch_logits(found.learner("cpu"), list(labels))
+    names, pixels = [str(photo) for photo in labels], prepared_all(labels, classifier.card.preprocess)
     reference = Reference(names, pixels, list(labels.values()), classes, logits)
     certificate = measured(reference, model, classifier.device, precision, kept)
     print(table(certificate))

@@ -19,10 +19,11 @@ from PIL import Image
 pytest.importorskip("ray", reason="needs Ray: pip install 'ray[data]'")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-from export import objects, session, shards  # noqa: E402
-from export.cluster import predict_on_cluster  # noqa: E402
-from export.labeller import Job, Labeller  # noqa: E402
-from export.nodes import share_of  # noqa: E402
+from export import session  # noqa: E402
+from export.cluster import objects, shards  # noqa: E402
+from export.cluster.engine import predict_on_cluster  # noqa: E402
+from export.cluster.labeller import Job, Labeller  # noqa: E402
+from export.cluster.nodes import share_of  # noqa: E402
 from export.predict import predict  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # about its own settings
@@ -121,7 +122,7 @@ def test_two_nodes_give_the_rows_of_one_machine_and_say_no_more_than_it(cluster,
     (photos / "img7.png").write_bytes(b"no photo")  # img7.jpg is there too: both keep their suffix
     expected = local(model, photos, tmp_path / "local.parquet", probabilities=True, fallback="3")
     code = (
-        "import sys; from export.cluster import predict_on_cluster as p; "
+        "import sys; from export.cluster.engine import predict_on_cluster as p; "
         "print(p(*sys.argv[1:4], device='cpu', address=sys.argv[4], share=1, probabilities=True, fallback='3'))"
     )
     out = tmp_path / "predictions"

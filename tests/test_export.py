@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from export.certificate import faults
 from export.half import to_half
 from export.int8 import ranges_of, to_int8
+from export.reference import reference_of
 from export.to_onnx import export_graph, to_onnx, write_metadata
-from export.verify import measured, reference_of
+from export.verify import measured
 from toolkit import run as runs
 from toolkit import train
 from toolkit.data import find_data

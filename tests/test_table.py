@@ -247,23 +247,22 @@ def test_profile_tells_each_stage_and_what_bounds_the_run(model, photos, tmp_pat
     assert len(lines) == 8
 
 
-@pytest.mark.parametrize(("slow", "workers", "bound"), [("read_photo", 2, "decode"), ("prepare", 0, "crop")])
+@pytest.mark.parametrize(("slow", "workers", "bound"), [("read_reduced", 2, "decode"), ("prepare", 0, "crop")])
 def test_profile_finds_the_stage_that_is_slow(model, photos, tmp_path, monkeypatch, capsys, slow, workers, bound):
     real = getattr(session, slow)
     monkeypatch.setattr(session, slow, lambda *given: time.sleep(0.05) or real(*given))
     predict(model, photos, tmp_path / "p.csv", "cpu", workers=workers, profile=True)
-    assert f"\nbound by {bound}: for " in capsys.readouterr().out
+    assert f"\nbound by {bound}: " in capsys.readouterr().out
 
 
-def test_the_bound_is_the_longest_of_what_takes_turns():
+def test_the_bound_is_writing_or_what_takes_the_workers_longest():
     watch = Stopwatch()
-    watch.seconds |= {"read": 9.0, "decode": 40.0, "crop": 5.0, "wait": 2.0, "copy": 1.0, "model": 7.0, "write": 0.0}
-    lines = watch.report(images=100, workers=4).splitlines()
+    watch.seconds |= {"read": 9.0, "decode": 40.0, "crop": 5.0, "copy": 1.0, "model": 25.0, "write": 0.0, "wait": 12.0}
+    lines = watch.report(images=100, workers=4, in_flight=6).splitlines()
     assert lines[1].split() == ["decode", "40.00", "s", "10", "images/s", "in", "4", "threads"]
-    assert lines[4].split() == ["model", "7.00", "s", "14", "images/s"]
+    assert lines[4].split() == ["model", "25.00", "s", "16", "images/s", "in", "4", "threads"]
     assert lines[5].split() == ["write", "0.00", "s", "-"]
-    assert lines[6] == "bound by model: 70 % of the time"
-    watch.seconds["wait"] = 12.0
-    assert watch.report(100, 4).endswith(
-        "bound by decode: for 60 % of the time the model had no photos to go on with (4 workers)"
-    )
+    assert lines[6] == "bound by decode: 50% of the workers' time"
+    assert watch.report(100, 4, in_flight=2).endswith("bound by model: 48% of the workers' time")  # 12.5 of 26.25 s
+    watch.seconds["write"] = 36.0
+    assert watch.report(100, 4, in_flight=6).endswith("bound by write: 75% of the time")

@@ -14,10 +14,10 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 
 from export.calibrate import calibration
+from export.reference import prepared_all
 from export.session import Classifier
 from export.to_onnx import to_onnx, write_metadata
-from export.verify import prepared, scores, verify
-from toolkit import run as runs
+from export.verify import scores, verify
 from toolkit.data import labelled
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +138,7 @@ def test_the_temperature_is_the_one_that_scipy_finds(digits_run, model):
     labels = labelled(digits_run.recipe["data"]["path"])
     classes = digits_run.recipe["classes"]
     classifier = Classifier(model, "cpu")
-    logits = scores(classifier, prepared(list(labels), classifier.card.preprocess))[0]
+    logits = scores(classifier, prepared_all(list(labels), classifier.card.preprocess))[0]
     truth = [classes.index(label) for label in labels.values()]
 
     def loss(logarithm):

@@ -24,7 +24,7 @@ from PIL import Image  # noqa: E402
 
 RUN = """
 import sys
-from export.cluster import predict_on_cluster
+from export.cluster.engine import predict_on_cluster
 predict_on_cluster(*sys.argv[1:4], device="cpu", probabilities=True)
 """
 

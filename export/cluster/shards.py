@@ -14,7 +14,7 @@ import re
 from typing import NamedTuple
 
 from export.bar import tell
-from export.objects import at_once, names_in, opened, read_object, remove_object, write_object
+from export.cluster.objects import at_once, names_in, opened, read_object, remove_object, write_object
 from export.resume import START_ANEW, check_asked
 
 RUN, SUCCESS = "_run.json", "_SUCCESS"

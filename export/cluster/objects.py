@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
 from export.card import first_line
-from export.photos import _tidy, named_photos
+from export.photos import named_photos, tidy
 from toolkit.photo import SUFFIXES
 from toolkit.run import write_atomic
 
@@ -159,5 +159,5 @@ def _in_list(listing: str) -> dict[str, str]:
     if not lines:
         raise ValueError(f"{listing}: no images found in it, one path or URI a line")
     return {
-        line if is_uri(line) else _tidy(line): line if is_uri(line) else os.path.join(folder, line) for line in lines
+        line if is_uri(line) else tidy(line): line if is_uri(line) else os.path.join(folder, line) for line in lines
     }

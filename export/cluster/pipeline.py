@@ -14,9 +14,9 @@ import numpy as np
 
 from export.bar import with_bar
 from export.card import first_line
-from export.labeller import Job, Labeller
-from export.nodes import Share
-from export.objects import Objects, is_uri
+from export.cluster.labeller import Job, Labeller
+from export.cluster.nodes import Share
+from export.cluster.objects import Objects, is_uri
 
 if TYPE_CHECKING:
     from ray.data import Dataset

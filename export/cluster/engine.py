@@ -17,15 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from export import journal, shards, table
+from export import journal, table
 from export.bar import tell
 from export.batch_size import checked_bs
 from export.card import content as content_of
-from export.columns import check_distinct
-from export.labeller import Job, columns_of
-from export.nodes import Share, connected, resources, share_of
-from export.objects import Objects, is_uri, named_objects, names_in, remove_object, write_object
-from export.pipeline import labelled
+from export.cluster import shards
+from export.cluster.labeller import Job
+from export.cluster.nodes import Share, connected, resources, share_of
+from export.cluster.objects import Objects, is_uri, named_objects, names_in, remove_object, write_object
+from export.cluster.pipeline import labelled
+from export.columns import check_distinct, columns_for
 from export.resume import resumable
 from export.session import Classifier
 
@@ -57,7 +58,7 @@ def predict_on_cluster(
     share: float | None = None,
     actors: int | None = None,
 ) -> Unread:
-    """Labels `images` (see `export.objects`) into the folder or URI `out`, which all nodes must reach.
+    """Labels `images` (see `export.cluster.objects`) into the folder or URI `out`, which all nodes must reach.
 
     bs: images a batch; auto: what suits the model. workers: threads of an actor; one for each of its CPUs unless given.
     share: CPUs an actor has, or with cuda and tensorrt GPUs, of which it may be a part. actors: how many at most; as
@@ -135,7 +136,7 @@ def _check(out: str, workers: int | None, share: float | None, actors: int | Non
 
 def _check_table(classes: list[str], options: dict, photos: Objects) -> None:
     "Raises ValueError where the columns asked for are not to be had."
-    columns = columns_of(classes, options)
+    columns = columns_for(classes, options["--probabilities"], options["--top"])
     check_distinct(columns, "parquet")
     texts = (*columns.header, *classes, options["--fallback"])
     table.check_kind("parquet", (*texts, *(name for name, _ in photos)))

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from export.batches import in_order
-from export.columns import Columns
+from export.cluster.objects import AT_ONCE, Objects, is_uri, read_object, write_object
+from export.cluster.shards import run_of, shard_file
+from export.columns import Columns, columns_for
 from export.journal import Row, packed
-from export.objects import AT_ONCE, Objects, is_uri, read_object, write_object
-from export.predict import _columns
 from export.session import Classifier
-from export.shards import run_of, shard_file
-from export.table import _cells, _write_parquet
+from export.table import cells_of, write_parquet
 from toolkit.command import user_message
 
 
@@ -51,7 +50,9 @@ class Labeller:
         number, photos = int(row["shard"]), json.loads(row["photos"])
         try:
             self.classifier = self.classifier or _loaded(self.model, self.job)
-            columns = columns_of(self.classifier.card.classes, self.job.asked)
+            columns = columns_for(
+                self.classifier.card.classes, self.job.asked["--probabilities"], self.job.asked["--top"]
+            )
             rows = list(_rows(self.classifier, photos, columns, self.job.workers))
             write_object(shard_file(self.job.out, number), _shard(rows, columns, self.job))
         except (ValueError, ImportError, OSError) as error:
@@ -79,10 +80,6 @@ def _loaded(model, job: Job) -> Classifier:
         classifier = Classifier(path, asked["device"], asked["--bs"], job.threads, asked["--tta"])
     classifier.model = Path(job.model)  # what its messages name
     return classifier
-
-
-def columns_of(classes: list[str], asked: dict) -> Columns:
-    return _columns(classes, asked["--probabilities"], asked["--top"], [])
 
 
 def _rows(classifier: Classifier, photos: Objects, columns: Columns, workers: int) -> Iterator[Row]:
@@ -118,12 +115,8 @@ def _content(where: str) -> str | bytes | OSError:
 
 
 def _shard(rows: list[Row], columns: Columns, job: Job) -> bytes:
-    "The Parquet file, with the note that `export.shards` reads in its footer."
-    from pyarrow import parquet
-
-    plain, noted = io.BytesIO(), io.BytesIO()
-    _write_parquet(plain, columns, ([row.name, *_cells(row, columns, job.asked["--fallback"])] for row in rows))
+    "The Parquet file, with the note that `export.cluster.shards` reads in its footer."
     unread = [(number, row.reason) for number, row in enumerate(rows) if row.reason is not None]
-    note = {"run": run_of(job.asked), "unread": json.dumps(unread)}
-    parquet.write_table(parquet.read_table(plain).replace_schema_metadata(note), noted)
-    return noted.getvalue()
+    note, file = {"run": run_of(job.asked), "unread": json.dumps(unread)}, io.BytesIO()
+    write_parquet(file, columns, (cells_of(row, columns, job.asked["--fallback"]) for row in rows), note)
+    return file.getvalue()

@@ -1,0 +1,86 @@
+"""What the trained model, in torch float32, says of real photos: what a file is compared with."""
+
+import csv
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.session import prepared
+from toolkit.run import Run
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner
+
+RECORDED = 0.9  # of torch's labels must be those that training wrote down, in another precision perhaps
+
+
+@dataclass(frozen=True)
+class Reference:
+    "Labelled photos as a model is fed with them, and what the trained model, in torch float32, says of them."
+
+    names: list[str]
+    images: np.ndarray
+    "uint8 [n, crop, crop, 3] RGB, by the shipped preprocessing."
+    labels: list[str]
+    "Class names [n]."
+    classes: list[str]
+    "In the order of the logits."
+    logits: np.ndarray | None = None
+    "float32 [n, classes], by fastai's own loader; None where there is no run to ask."
+
+
+def reference_of(run: Run, images: int = 1000) -> Reference:
+    """Up to `images` validation photos of the run, spread evenly over its classes.
+
+    Raises FileNotFoundError where photos or valid_predictions.csv are gone, ValueError where the weights do not say of
+    these photos what training recorded.
+    """
+    learn, classes = run.learner("cpu"), run.recipe["classes"]
+    labels = evenly(learn.dls.data.valid, images)
+    if not labels:
+        raise FileNotFoundError(
+            f"the validation photos of {run.folder} are not at {run.recipe['data']['path']} as they were: "
+            "a model is verified on real photos, bring them back"
+        )
+    names, logits = [learn.dls.data.relative(photo) for photo in labels], torch_logits(learn, list(labels))
+    _check_recorded(run, names, [classes[index] for index in logits.argmax(1)])
+    return Reference(names, prepared_all(labels, run.recipe["preprocess"]), list(labels.values()), classes, logits)
+
+
+def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:
+    "At most `count` of the photos, spread evenly over the list and so over the classes."
+    photos = list(labels)
+    picked = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
+    return {photos[index]: labels[photos[index]] for index in picked}
+
+
+def prepared_all(photos: Collection[Path], preprocess: dict) -> np.ndarray:
+    "The photos as a model is fed with them, uint8 [n, crop, crop, 3] RGB."
+    images = np.empty((len(photos), preprocess["crop"], preprocess["crop"], 3), np.uint8)
+    for image, path in zip(images, photos, strict=True):
+        image[:] = prepared(path, preprocess)
+    return images
+
+
+def torch_logits(learn: "Learner", photos: list[Path]) -> np.ndarray:
+    "float32 [n, classes], by fastai's loader: its reading, its preparing, its normalisation."
+    import torch
+
+    learn.model.eval()
+    with torch.inference_mode():
+        return np.concatenate([learn.model(batch[0]).numpy() for batch in learn.dls.test_dl(photos, bs=16)])
+
+
+def _check_recorded(run: Run, names: list[str], labels: list[str]) -> None:
+    "Raises ValueError where these are not the labels of valid_predictions.csv, FileNotFoundError where there is none."
+    with run.path("valid_predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        recorded = {row["file"]: row["prediction"] for row in csv.DictReader(file)}
+    share = np.mean([recorded.get(name) == label for name, label in zip(names, labels, strict=True)])
+    if share < RECORDED:
+        raise ValueError(
+            f"torch gives the label that training recorded on {share:.2%} of the photos, "
+            f"at least {RECORDED:.0%} wanted: best.safetensors or recipe.json is not this run's"
+        )
