@@ -46,14 +46,17 @@ CLASSES = 100
 
 def model_file(folder: Path, arch: str, size: int, precision: str) -> Path:
     "A model.onnx with random weights, of fp32, fp16 or int8."
+    from export.lower import lower
     from export.to_onnx import export_graph, write_metadata
     from toolkit.preprocess import for_size
 
-    if precision != "fp32":
-        raise SystemExit(f"--precision {precision}: not built here yet")
     path, preprocess = folder / f"{arch}.onnx", for_size(size)
     export_graph(torch_model(arch, size), preprocess, path)
-    write_metadata(path, {"classes": [str(index) for index in range(CLASSES)], "preprocess": preprocess})
+    classes = [str(index) for index in range(CLASSES)]
+    write_metadata(path, {"classes": classes, "preprocess": preprocess, "precision": precision})
+    if precision != "fp32":
+        images = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), np.uint8)
+        lower(path, precision, "cpu", images, lambda candidate, kept: [])
     return path
 
 
