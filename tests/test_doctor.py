@@ -204,7 +204,7 @@ def test_bf16_is_what_torch_says_of_this_cpu():
 
 def test_a_disk_with_little_room_is_a_note(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
-    assert f"{free / 1e9:.0f}" == f"{float(only(doctor.disk(tmp_path)).text.split()[0]):.0f}"
+    assert float(only(doctor.disk(tmp_path)).text.split()[0]) == pytest.approx(free / 1e9, abs=5)  # others write too
     monkeypatch.setattr(doctor, "ROOM", free * 2)
     assert only(doctor.disk(tmp_path)).state == "note"
 
