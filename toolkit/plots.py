@@ -4,6 +4,7 @@ Figures are made directly, never through pyplot: no global state, no window, any
 """
 
 import io
+import itertools
 import logging
 import re
 import warnings
@@ -16,7 +17,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, Percent
 
 # Okabe and Ito's colours, told apart by colour-blind eyes and in print; the page swaps each for a CSS variable
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#9a9a9a", "#1b1b1b"
+GREEN, PURPLE = "#009e73", "#cc79a7"
 PAGE_COLOURS = {BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)", INK: "currentColor"}
+PAGE_COLOURS |= {GREEN: "var(--green)", PURPLE: "var(--purple)"}
+LINES = [  # colour, style and marker of the lines that are compared: told apart without colour too
+    (colour, style, marker)
+    for style, markers in (("-", "os^D"), ("--", "vP*X"), (":", "<>hd"))
+    for colour, marker in zip((BLUE, ORANGE, GREEN, PURPLE), markers, strict=True)
+]
 
 
 def png(figure: Figure) -> bytes:
@@ -169,3 +177,61 @@ def counts(numbers: list[int]) -> Figure:
     axes.set_xlim(0.4, len(numbers) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
+
+
+def overlaid(histories: dict[str, list[dict[str, np.ndarray]]], column: str, title: str) -> Figure:
+    """A column of history.csv by epoch, of each name its mean over runs, and each run thin behind it.
+
+    histories: of each name the columns of its runs' history.csv, float [epochs]. The mean ends with the shortest run.
+    """
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    axes = _axes(figure, 1, 1, title, "epoch")
+    for (name, runs), (colour, style, marker) in zip(histories.items(), itertools.cycle(LINES), strict=False):
+        for run in runs if len(runs) > 1 else []:
+            axes.plot(run["epoch"], run[column], style, color=colour, alpha=0.3, linewidth=0.8)
+        epochs = min(len(run["epoch"]) for run in runs)
+        mean = np.mean([run[column][:epochs] for run in runs], axis=0)
+        every = max(1, epochs // 12)
+        axes.plot(
+            runs[0]["epoch"][:epochs],
+            mean,
+            style,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            markevery=every,
+            label=name,
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    if column == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    _named(axes.legend(fontsize=9, frameon=False, labelcolor=INK))
+    return figure
+
+
+def intervals(rows: list[tuple[str, float, float, float, list[float]]], title: str, zero: bool = False) -> Figure:
+    """A line for each (name, low, middle, high, points), shares: its interval, its middle, and its points beside it.
+
+    zero: whether 0 is marked, which a difference has to stay clear of.
+    """
+    figure = Figure(figsize=(4.6, 0.9 + 0.42 * len(rows)), layout="constrained")
+    axes = _axes(figure, 1, 1, title, "")
+    for place, (_, low, middle, high, points) in enumerate(rows):
+        axes.hlines(place, low, high, color=BLUE, alpha=0.4, linewidth=4)
+        axes.plot(middle, place, "o", color=BLUE, markersize=6)
+        axes.plot(points, [place + 0.25] * len(points), "|", color=ORANGE, markersize=7, markeredgewidth=1.5)
+    if zero:
+        axes.axvline(0, color=INK, linewidth=1.0, linestyle=":")
+    axes.set_yticks(range(len(rows)), [_short(name) for name, *_ in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}\u00a0%"))
+    return figure
+
+
+def _named(legend) -> None:
+    "A name with a dollar sign is a name, not mathematics."
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+        text.set_text(_short(text.get_text(), 32))

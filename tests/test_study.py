@@ -1,0 +1,274 @@
+"""The statistics of a study against figures from elsewhere, and its words and page on runs made up for the purpose."""
+
+import csv
+import itertools
+import re
+
+import numpy as np
+import pytest
+import test_report
+from scipy.stats import binomtest
+
+from toolkit import metrics, study, study_page
+from toolkit.run import load, write_json
+
+# Statistics
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 4])
+def test_an_image_votes_once_and_the_p_value_is_the_sign_tests(seeds):
+    draws = np.random.default_rng(seeds)
+    a, b = (draws.random((seeds, 60)) < rate for rate in (0.8, 0.6))
+    only_a, only_b, p = study.votes(a.astype(float), b.astype(float))
+    assert only_a == sum(x.sum() > y.sum() for x, y in zip(a.T, b.T, strict=True))
+    assert only_a + only_b <= 60
+    assert p == pytest.approx(binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_seeds_that_repeat_each_other_make_no_difference_more_certain():
+    draws = np.random.default_rng(0)
+    a, b = (np.where(draws.random((1, 80)) < rate, 1.0, 0.0) for rate in (0.9, 0.8))
+    assert study.votes(np.repeat(a, 9, 0), np.repeat(b, 9, 0)) == study.votes(a, b)
+
+
+def test_bootstrap_is_the_mean_over_all_ways_to_draw_seeds_and_images():
+    values = np.array([[1.0, 0.0, -1.0], [1.0, 1.0, 0.0]])
+    ways = [
+        values[np.ix_(seeds, images)].mean()
+        for seeds in itertools.product(range(2), repeat=2)
+        for images in itertools.product(range(3), repeat=3)
+    ]
+    drawn = study.resampled_means(values, 200_000)
+    for mean in set(ways):
+        assert np.isclose(drawn, mean).mean() == pytest.approx(np.isclose(ways, mean).mean(), abs=0.005)
+    low, high, p = study.bootstrap(values, 200_000)
+    assert (low, high) == pytest.approx(tuple(np.quantile(ways, [0.025, 0.975], method="inverted_cdf")))
+    assert p == pytest.approx(2 * np.mean(np.array(ways) <= 0), abs=0.01)
+
+
+def test_bootstrap_of_a_thousand_images_has_the_width_of_the_normal_interval():
+    draws = np.random.default_rng(0)
+    values = draws.choice([-1.0, 0.0, 1.0], (1, 1000), p=[0.1, 0.7, 0.2])
+    low, high, _ = study.bootstrap(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(1000), rel=0.05)
+
+
+def test_images_that_a_seed_did_not_see_do_not_count_for_it():
+    values = np.array([[1.0, np.nan], [np.nan, 0.0]])
+    ways = [
+        values[np.ix_(s, i)]
+        for s in itertools.product(range(2), repeat=2)
+        for i in itertools.product(range(2), repeat=2)
+    ]
+    means = [way[~np.isnan(way)].mean() if (~np.isnan(way)).any() else 0.0 for way in ways]
+    drawn = study.resampled_means(values, 200_000)
+    assert drawn.mean() == pytest.approx(np.mean(means), abs=0.005)
+    assert set(drawn) == set(means)
+
+
+def test_thirds_of_the_classes_keep_equal_counts_together():
+    assert study.thirds(np.array([5, 50, 500])).tolist() == [0, 1, 2]
+    assert study.thirds(np.array([7, 7, 7, 7])).tolist() == [1, 1, 1, 1]
+    assert study.thirds(np.arange(20)[::-1]).tolist() == [2] * 7 + [1] * 6 + [0] * 7
+    counts = np.random.default_rng(0).integers(1, 6, 40)
+    group = study.thirds(counts)
+    for a, b in itertools.combinations(range(40), 2):
+        assert (counts[a] < counts[b]) <= (group[a] <= group[b])
+        assert (counts[a] == counts[b]) <= (group[a] == group[b])
+
+
+def test_epochs_are_counted_to_the_first_that_reaches_the_share():
+    history = {"epoch": np.arange(1.0, 6), "accuracy": np.array([0.5, 0.71, 0.73, 0.8, 0.8])}
+    assert study.epochs_to(history, 0.9) == 3  # 0.72
+    assert study.epochs_to(history, 1.0) == 4
+
+
+# Runs
+
+
+def make_runs(folder, correct, counts=None, fingerprint="0" * 64):
+    "A run folder for each name and seed, of correct: {name: bool [seeds, images]}; three classes in turn."
+    runs = {}
+    for name, of_seeds in correct.items():
+        for seed, right in enumerate(np.atleast_2d(of_seeds)):
+            run = folder / f"{re.sub(r'[^a-z]', '-', name)}-{seed}"
+            recipe = test_report.recipe(list("abc"), folder, 5)
+            recipe["options"] |= {"seed": seed, "loss": "ce"}
+            recipe["data"] |= {"counts": counts or dict.fromkeys("abc", 9), "fingerprint": fingerprint}
+            write_json(run / "recipe.json", recipe)
+            labels = np.arange(len(right)) % 3
+            said = np.where(right, labels, (labels + 1) % 3)
+            rows = [(f"{i}.png", "abc"[y], "abc"[p], 0.9) for i, (y, p) in enumerate(zip(labels, said, strict=True))]
+            test_report.write_predictions(run, rows)
+            test_report.write_history(run, 5 + seed)
+            runs.setdefault(name, []).append(load(run))
+    return runs
+
+
+def of(right, images):
+    return np.arange(images) < right
+
+
+def made(folder, correct, **options):
+    "(study, pairs, text of the page, Markdown) of made-up runs."
+    found = study.read_study(make_runs(folder, correct, **options))
+    page = study_page.write_study(folder, found, ["python", "-m", "recipes.loss_study"])
+    return (
+        found,
+        study.pairs(found),
+        page.read_text(encoding="utf-8"),
+        (folder / "study.md").read_text(encoding="utf-8"),
+    )
+
+
+@pytest.mark.parametrize(("a", "b"), [(274, 272), (274, 271), (272, 271)])
+def test_the_homeworks_figures_cannot_be_told_apart_however_their_mistakes_fall(a, b):
+    for both in range(a + b - 300, b + 1):  # images right with both
+        correct_a = np.arange(300) < a
+        correct_b = np.concatenate([np.arange(a) < both, np.arange(300 - a) < b - both])
+        assert (correct_a.sum(), correct_b.sum()) == (a, b)
+        assert metrics.mcnemar_exact(correct_a, correct_b)[2] > 0.2
+        assert study.votes(correct_a[None] * 1.0, correct_b[None] * 1.0)[2] > 0.2
+
+
+def test_the_verdict_on_the_homeworks_figures_says_so_and_what_it_would_take(tmp_path):
+    losses = {"ce": of(274, 300), "focal": of(272, 300), "smoothing": np.roll(of(271, 300), 20)}
+    found, compared, page, text = made(tmp_path, losses)
+    said = study_page.verdict(found, compared)
+    assert said[0] == "On 300 validation images and 1 seed, no two of ce, focal and smoothing can be told apart."
+    assert re.search(
+        r"ce and smoothing can’t be told apart: 1.0 points .* about [\d\u202f]+ validation images", said[2]
+    )
+    assert said[-1].startswith("One seed")
+    for sentence in said:
+        assert sentence in page
+        assert sentence in text
+    assert [row["verdict"] for row in compared] == ["same"] * 3
+
+
+def test_a_clear_difference_is_named_with_the_better_one_first(tmp_path):
+    found, compared, *_ = made(
+        tmp_path, {"worse": np.stack([of(200, 300)] * 3), "better": np.stack([of(280, 300)] * 3)}
+    )
+    said = study_page.verdict(found, compared)
+    assert said[0] == "On 300 validation images and 3 seeds, worse and better differ."
+    assert said[1].startswith("better is better than worse, by 26.7 points (95 % interval 21.")
+    assert compared[0]["difference"] == pytest.approx(-80 / 300)
+
+
+def test_models_that_differ_but_turn_round_with_the_seed_are_sent_for_more_seeds(tmp_path):
+    a = np.stack([of(290, 300), of(250, 300), of(250, 300)])
+    b = np.stack([of(200, 300), of(270, 300), of(270, 300)])
+    _, compared, page, _ = made(tmp_path, {"a": a, "b": b})
+    assert compared[0]["mcnemar_holm"] < 0.05 < compared[0]["bootstrap_holm"]
+    assert "More seeds would tell, rather than more images." in page
+
+
+def test_where_no_difference_was_seen_it_takes_more_than_so_many_images(tmp_path):
+    found, compared, *_ = made(tmp_path, {"a": of(90, 100), "b": of(90, 100)})
+    assert re.search("it would take more than [0-9]+ validation images", study_page.verdict(found, compared)[1])
+
+
+def test_both_p_values_are_corrected_for_the_number_of_pairs(tmp_path):
+    found = study.read_study(make_runs(tmp_path, {"a": of(250, 300), "b": of(262, 300), "c": of(290, 300)}))
+    rows = study.pairs(found)
+    for test in ("mcnemar", "bootstrap"):
+        smallest = min(row[f"{test}_p"] for row in rows)
+        assert min(row[f"{test}_holm"] for row in rows) == pytest.approx(min(1, 3 * smallest))
+    assert rows[0]["mcnemar_p"] == pytest.approx(binomtest(0, 12).pvalue)
+
+
+def test_figures_of_a_variant_are_means_over_seeds(tmp_path):
+    found = study.read_study(make_runs(tmp_path, {"a": np.stack([of(80, 100), of(90, 100)])}))
+    (row,) = study.variants(found)
+    assert row["accuracy"] == pytest.approx(0.85)
+    assert row["sd"] == pytest.approx(np.std([0.8, 0.9], ddof=1))
+    assert (row["low"], row["high"]) == metrics.wilson_interval(85, 100)
+    assert row["best_epoch"] == 5.5  # write_history's accuracy rises to the end, of 5 and of 6 epochs
+    assert row["seconds"] == pytest.approx(7.5 * 5.5)
+
+
+def test_recall_of_rare_classes_stands_apart(tmp_path):
+    labels = np.arange(300) % 3
+    a, b = labels != 0, (labels != 0) | (np.arange(300) < 150)  # none and half of class a, the rare one
+    found = study.read_study(make_runs(tmp_path, {"a": a, "b": b}, counts={"a": 5, "b": 50, "c": 500}))
+    rare, middle, frequent = study.rare(found)
+    assert (rare["name"], rare["classes"], rare["images"], rare["most"]) == ("rare", 1, 100, 5)
+    assert [one["recall"] for one in rare["recalls"]] == [0, 0.5]
+    assert rare["recalls"][1]["interval"] == pytest.approx((0.4, 0.6), abs=0.02)
+    assert [one["recall"] for one in middle["recalls"] + frequent["recalls"]] == [1] * 4
+
+
+def test_classes_of_one_count_have_no_rare_ones(tmp_path):
+    _, _, page, text = made(tmp_path, {"a": of(80, 100), "b": of(90, 100)})
+    for said in (page, text):
+        assert "All classes have equally many training images (9): none is rare." in said
+
+
+def test_runs_on_other_photos_are_not_compared(tmp_path):
+    one = make_runs(tmp_path / "one", {"a": of(80, 100)})
+    for other in (
+        make_runs(tmp_path / "two", {"b": of(80, 100)}, fingerprint="1" * 64),
+        make_runs(tmp_path / "three", {"b": of(80, 99)}),
+    ):
+        with pytest.raises(ValueError, match="are runs on different photos and can't be compared: give another --out"):
+            study.read_study(one | other)
+
+
+def test_a_run_that_has_not_ended_is_not_compared(tmp_path):
+    runs = make_runs(tmp_path, {"a": of(80, 100)})
+    runs["a"][0].path("valid_predictions.csv").unlink()
+    with pytest.raises(ValueError, match="a-0 has no valid_predictions.csv: let the run end"):
+        study.read_study(runs)
+
+
+# Files
+
+
+NASTY = '<script>alert("1")</script> $\\frac{$ | `x`'
+
+
+def test_tables_can_be_read_by_programs(tmp_path):
+    counts = {"a": 5, "b": 50, "c": 500}
+    correct = {NASTY: np.stack([of(80, 99), of(81, 99)]), "b": np.stack([of(90, 99)] * 2)}
+    made(tmp_path, correct, counts=counts)
+    rows = list(csv.DictReader((tmp_path / "study.csv").open(newline="")))
+    assert [row["name"] for row in rows] == list(correct)
+    assert float(rows[1]["accuracy"]) == pytest.approx(90 / 99)
+    assert float(rows[1]["recall_rare"]) == pytest.approx(30 / 33)
+    (pair,) = csv.DictReader((tmp_path / "study_pairs.csv").open(newline=""))
+    assert (pair["a"], pair["b"], pair["only_a"], pair["only_b"]) == (NASTY, "b", "0", "10")
+    assert len(pair["by_seed"].split()) == 2
+
+
+def test_a_single_variant_gets_its_page_and_nothing_to_compare(tmp_path):
+    _, compared, page, _ = made(tmp_path, {"ce": of(80, 100)})
+    assert compared == []
+    assert "one variant, ce, so there is nothing to compare" in page
+
+
+def test_page_is_self_contained_and_names_are_escaped(tmp_path):
+    _, _, page, text = made(tmp_path, {NASTY: of(80, 100), "b": of(90, 100)})
+    assert "<script" not in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#|[\w-]+/report\.html)""", page)
+    assert "@import" not in page
+    assert len(page) < 1_000_000
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows[:4]}) == 1
+
+
+browser = test_report.browser
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_browser_shows_it_without_error_request_or_sideways_scrolling(browser, tmp_path, width, dark):
+    counts = {"a": 5, "b": 50, "c": 500}
+    names = [NASTY, *(f"focal, class_weights {kind}" for kind in ("none", "balanced", "effective"))]
+    made(tmp_path, {name: np.stack([of(80 + i, 100)] * 2) for i, name in enumerate(names)}, counts=counts)
+    page = tmp_path / "study.html"
+    browser.open(page, width, dark)
+    assert browser.console() == []
+    assert browser.requests() == [page.as_uri()]
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    assert browser.run("return [...document.querySelectorAll('svg')].every(s => s.closest('[role=img][aria-label]'))")
+    assert browser.run("return document.querySelectorAll('svg').length") == 4

@@ -1,0 +1,249 @@
+"""Losses, or any other option, compared over seeds: which differ, and what it would take to tell those that may not.
+
+Pure functions on what the runs of `recipes.loss_study` left. Shapes: correct float [variants, seeds, images], 1 where
+the image was right, 0 where it was wrong, nan where it was not among that seed's validation images (a seed may split
+the data its own way).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from toolkit import metrics
+from toolkit.mistakes import Predictions, read_predictions
+from toolkit.report import read_history
+from toolkit.run import Run
+
+ALPHA = 0.05  # how often, at most, a study names a difference where there is none
+RESAMPLES = 10_000
+ABSENT = 9.0  # in place of nan, which is not equal to itself
+THIRDS = ("rare", "middle", "frequent")
+
+
+@dataclass(frozen=True)
+class Study:
+    "Variants (a loss, or a loss with a value) by seeds, judged on the same images."
+
+    names: list[str]
+    runs: list[list[Run]]  # [variants][seeds]
+    histories: list[list[dict[str, np.ndarray]]]  # their history.csv
+    correct: np.ndarray
+    labels: np.ndarray  # int [images]
+    counts: np.ndarray | None  # int [classes]: training images
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        "float [variants, seeds]"
+        return np.nanmean(self.correct, axis=2)
+
+    @property
+    def images(self) -> int:
+        "Validation images, each counted once however many seeds saw it."
+        return self.correct.shape[2]
+
+
+def read_study(runs: dict[str, list[Run]]) -> Study:
+    """The study of finished runs, of each variant one a seed, in the same order of seeds.
+
+    Raises ValueError where two runs that are to be paired were not judged on the same photos, or trained on others.
+    """
+    columns = list(runs.values())
+    predictions = [[_predictions(run) for run in column] for column in columns]
+    for column, said in zip(columns, predictions, strict=True):
+        for first, run, ours, theirs in zip(columns[0], column, predictions[0], said, strict=True):
+            _same_photos(first, run, ours, theirs)
+    place: dict[str, int] = {}
+    for one in predictions[0]:
+        for file in one.files:
+            place.setdefault(file, len(place))
+    correct = np.full((len(columns), len(columns[0]), len(place)), np.nan)
+    labels = np.zeros(len(place), int)
+    for variant, said in enumerate(predictions):
+        for seed, one in enumerate(said):
+            at = [place[file] for file in one.files]
+            correct[variant, seed, at], labels[at] = ~one.wrong, one.labels
+    counts, classes = columns[0][0].recipe["data"]["counts"], predictions[0][0].classes
+    numbers = np.array([counts.get(name, 0) for name in classes]) if counts else None
+    histories = [[read_history(run) for run in column] for column in columns]
+    return Study(list(runs), columns, histories, correct, labels, numbers)
+
+
+def _predictions(run: Run) -> Predictions:
+    if (found := read_predictions(run)) is None:
+        raise ValueError(f"{run.folder} has no valid_predictions.csv: let the run end, then compare it")
+    return found
+
+
+def _same_photos(first: Run, run: Run, ours: Predictions, theirs: Predictions) -> None:
+    same = ours.files == theirs.files and (ours.labels == theirs.labels).all() and ours.classes == theirs.classes
+    if not same or first.recipe["data"]["fingerprint"] != run.recipe["data"]["fingerprint"]:
+        raise ValueError(
+            f"{first.folder} and {run.folder} are runs on different photos and can't be compared: "
+            "give another --out to run both again"
+        )
+
+
+# Of each variant
+
+
+def variants(study: Study) -> list[dict]:
+    """A row for each variant: name, seeds, images, accuracy (mean over seeds), sd (over seeds, nan for one seed), low
+    and high, and of best_epoch, epochs_to_90 and seconds the mean over seeds.
+
+    low and high are Wilson's 95 % interval of one model of this accuracy on so many images, each counted once: what
+    other images might give. What other seeds might give is sd.
+    """
+    rows = []
+    for name, accuracy, histories in zip(study.names, study.accuracy, study.histories, strict=True):
+        mean = float(accuracy.mean())
+        low, high = metrics.wilson_interval(round(mean * study.images), study.images)
+        rows.append(
+            {
+                "name": name,
+                "seeds": len(accuracy),
+                "images": study.images,
+                "accuracy": mean,
+                "sd": float(accuracy.std(ddof=1)) if len(accuracy) > 1 else float("nan"),
+                "low": low,
+                "high": high,
+                "best_epoch": float(np.mean([epochs_to(history, 1.0) for history in histories])),
+                "epochs_to_90": float(np.mean([epochs_to(history, 0.9) for history in histories])),
+                "seconds": float(np.mean([history["seconds"].sum() for history in histories])),
+            }
+        )
+    return rows
+
+
+def epochs_to(history: dict[str, np.ndarray], share: float) -> int:
+    "The first epoch whose validation accuracy is `share` of the best one's, or more; with 1 the best epoch."
+    reached = history["accuracy"] >= share * np.nanmax(history["accuracy"])
+    return int(history["epoch"][np.argmax(reached)])
+
+
+# Of each pair
+
+
+def pairs(study: Study) -> list[dict]:
+    """A row for each pair of variants a, b: difference (accuracy of a less that of b, mean over seeds), low, high and
+    bootstrap_p (`bootstrap`), only_a, only_b and mcnemar_p (`votes`), by_seed (McNemar's p for each seed), mcnemar_holm
+    and bootstrap_holm (corrected for the number of pairs), verdict (differ, seeds or same) and images_to_tell.
+
+    Two differ where both tests say so: McNemar's knows these models alone, the bootstrap of few seeds is too sure.
+    "seeds": McNemar's says so and the bootstrap does not, so that more images would be no help.
+    """
+    rows = [_pair(study, a, b) for a, b in combinations(range(len(study.names)), 2)]
+    for test in ("mcnemar", "bootstrap"):
+        for row, p in zip(rows, metrics.holm([row[f"{test}_p"] for row in rows]), strict=True):
+            row[f"{test}_holm"] = float(p)
+    for row in rows:
+        told = [row[f"{test}_holm"] < ALPHA for test in ("mcnemar", "bootstrap")]
+        row["verdict"] = "differ" if all(told) else "seeds" if told[0] else "same"
+        # a pair is told apart at the corrected level, at worst the strictest
+        row["images_to_tell"] = metrics.images_to_tell(row["only_a"], row["only_b"], study.images, ALPHA / len(rows))
+    return rows
+
+
+def _pair(study: Study, a: int, b: int) -> dict:
+    correct_a, correct_b = study.correct[a], study.correct[b]
+    only_a, only_b, p = votes(correct_a, correct_b)
+    low, high, bootstrap_p = bootstrap(correct_a - correct_b)
+    return {
+        "a": study.names[a],
+        "b": study.names[b],
+        "difference": float(study.accuracy[a].mean() - study.accuracy[b].mean()),
+        "low": low,
+        "high": high,
+        "only_a": only_a,
+        "only_b": only_b,
+        "by_seed": [votes(correct_a[[seed]], correct_b[[seed]])[2] for seed in range(len(correct_a))],
+        "mcnemar_p": p,
+        "bootstrap_p": bootstrap_p,
+    }
+
+
+def votes(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
+    """(images that a got right with more of the seeds, that b did, p of McNemar's exact test on them), two-sided.
+
+    Seeds repeat the same images: pooled, an image would count once a seed, and p would come out too small. So each
+    image has one vote, for the variant that more of its models got right; with one seed this is McNemar's test itself.
+    correct_a, correct_b: float [seeds, images].
+    """
+    a, b = np.nansum(correct_a, axis=0), np.nansum(correct_b, axis=0)
+    return metrics.mcnemar_exact(a > b, b > a)
+
+
+def bootstrap(values: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """(low, high, p) of the mean of `values` float [seeds, images]: its 95 % interval, and two-sided whether it is 0.
+
+    Seeds and images are each drawn again with replacement, crossed, the same ones for both of a pair: Owen 2007, The
+    pigeonhole bootstrap, https://arxiv.org/abs/0712.1111. Percentiles; p = 2 (1 + those not beyond 0) / (1 + all), at
+    most 1. The same draws each time.
+    """
+    means = resampled_means(values, resamples)
+    low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
+    tail = min((means <= 0).sum(), (means >= 0).sum())
+    return float(low), float(high), min(1.0, 2 * (1 + int(tail)) / (1 + resamples))
+
+
+def resampled_means(values: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
+    """float [resamples]: means of `values` over seeds and images drawn again.
+
+    Images with the same values are drawn together, as a multinomial of their number: memory is resamples x patterns.
+    """
+    coded = np.where(np.isnan(values), ABSENT, values)
+    patterns, counts = np.unique(coded, axis=1, return_counts=True)
+    present = patterns != ABSENT
+    draws, seeds = np.random.default_rng(0), len(values)
+    images = draws.multinomial(counts.sum(), counts / counts.sum(), resamples)
+    times = draws.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
+    totals = (times @ np.where(present, patterns, 0.0) * images).sum(1)
+    return totals / np.maximum((times @ present * images).sum(1), 1)
+
+
+# Rare classes
+
+
+def thirds(counts: np.ndarray) -> np.ndarray:
+    """int [classes]: 0 for the rarest third of the classes, 1, 2 for the most frequent, from training images of each.
+
+    Classes of one count share their mean rank and so stay together; where all have one, all are in the middle.
+    """
+    from scipy.stats import rankdata
+
+    return ((rankdata(counts) - 0.5) * 3 // len(counts)).astype(int)
+
+
+def rare(study: Study) -> list[dict]:
+    """Recall by class-frequency third: of each that has images its name, classes, images, fewest and most training
+    images, and of each variant (name, recall, sd over seeds, and of the difference to the first variant low and high).
+
+    Recall: the share of these classes' validation images that are right, mean over seeds. low and high: `bootstrap`'s,
+    not corrected for the number of comparisons. Empty where all classes are as frequent, or counts are not known.
+    """
+    if study.counts is None or (study.counts == study.counts[0]).all():
+        return []
+    group, rows = thirds(study.counts), []
+    for number, name in enumerate(THIRDS):
+        correct = study.correct[:, :, group[study.labels] == number]
+        if correct.shape[2]:
+            counts = study.counts[group == number]
+            facts = {"name": name, "classes": len(counts), "images": correct.shape[2]}
+            facts |= {"fewest": int(counts.min()), "most": int(counts.max()), "recalls": _recalls(study.names, correct)}
+            rows.append(facts)
+    return rows
+
+
+def _recalls(names: Sequence[str], correct: np.ndarray) -> list[dict]:
+    by_seed = np.nanmean(correct, axis=2)
+    return [
+        {
+            "name": name,
+            "recall": float(by_seed[i].mean()),
+            "sd": float(by_seed[i].std(ddof=1)) if len(by_seed[i]) > 1 else float("nan"),
+            "difference": float(by_seed[i].mean() - by_seed[0].mean()),
+            "interval": bootstrap(correct[i] - correct[0])[:2],
+        }
+        for i, name in enumerate(names)
+    ]
