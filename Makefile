@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/python -m recipes.digits
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.command import command
+from toolkit.command import command, user_message
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """
@@ -314,3 +314,20 @@ def test_importing_it_changes_no_filter_and_brings_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\n", done.stderr
+
+
+def raised_over(first):
+    try:
+        raise RuntimeError(first)
+    finally:
+        raise KeyError("thread")
+
+
+def test_a_worker_that_the_system_killed_is_told_though_another_error_was_raised_over_it():
+    "torch raises the first in whatever the main process does; where it starts a thread, CPython raises a KeyError."
+    with pytest.raises(KeyError) as dead_worker:
+        raised_over("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    assert user_message(dead_worker.value).startswith("DataLoader worker (pid 7) is killed by signal: Killed:")
+    with pytest.raises(KeyError) as other:
+        raised_over("any other")
+    assert user_message(other.value) is None

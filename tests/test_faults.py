@@ -318,7 +318,6 @@ def test_a_worker_killed_by_the_system_is_reported_within_seconds(photos, tmp_pa
     children = []
     while len(children) < 2:  # between two epochs there are none
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    time.sleep(0.05)  # while it starts threads for them, CPython itself may stumble over torch's signal handler
     killed = time.monotonic()
     os.kill(int(children[0]), signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)

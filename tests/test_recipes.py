@@ -86,7 +86,7 @@ def test_every_recipe_on_disk_runs_through_its_command(trained, digits):
         last = [line.split() for line in done.stdout.splitlines()[-4:]]
         assert [words[0] for words in last] == ["report", "curves", "model", "predictions"]
         assert all(Path(words[1]).is_file() for words in last)
-        assert done.stderr == ""
+        assert done.stderr == "bs auto: 8\n"
 
 
 def test_digits_reach_the_accuracy_they_promise(digits):

@@ -137,7 +137,7 @@ def user_message(error: Exception) -> str | None:
     OSErrors are the user's machine wherever they come from. Other errors are meant for the user if a `raise` of this
     house made them: a ValueError out of a library, or out of `int("x")`, is something we failed to check.
     """
-    if worker := _worker_message(error):
+    if worker := _worker_message(error) or _killed_worker(error.__context__):
         return worker
     if isinstance(error, OSError):
         lines = [line for line in str(error).splitlines() if line.strip()][:2]
@@ -170,11 +170,8 @@ def _worker_message(error: Exception) -> str | None:
     `Caught ValueError in DataLoader worker process 0.`, the frames, `ValueError: the message`. Where the system killed
     a worker, it says so in a RuntimeError.
     """
-    if killed := re.match(r"DataLoader worker \(pid.+?\) (is killed by signal: .+?|exited unexpectedly)\b", str(error)):
-        return (
-            f"{killed[0].rstrip()}: a process that reads photos is gone, as where memory runs out; "
-            "try fewer --workers, or 0"
-        )
+    if killed := _killed_worker(error):
+        return killed
     text = str(error).rstrip()
     frames = list(re.finditer(r'^  File "(.+)", line \d+, in .+\n +(.+)$', text, re.MULTILINE))
     if not re.match(r"Caught \w+ in DataLoader worker process", text) or not frames:
@@ -184,6 +181,17 @@ def _worker_message(error: Exception) -> str | None:
     if not (isinstance(error, OSError) or raised_by_us):
         return None
     return text[frames[-1].end() :].partition(f"\n{type(error).__name__}: ")[2]
+
+
+def _killed_worker(error: BaseException | None) -> str | None:
+    """Of an error by which torch says that the system killed a worker; None for another.
+
+    It raises it wherever the main process is, in a thread's start for one, and there CPython raises a KeyError over it.
+    """
+    killed = re.match(r"DataLoader worker \(pid.+?\) (is killed by signal: .+?|exited unexpectedly)\b", str(error))
+    if not isinstance(error, RuntimeError) or not killed:
+        return None
+    return f"{killed[0]}: a process that reads photos is gone, as where memory runs out; try fewer --workers, or 0"
 
 
 # The command line
