@@ -42,6 +42,18 @@ def test_focal_with_gamma_0_is_cross_entropy(batch):
     assert focal(*batch, gamma=0).item() == pytest.approx(F.cross_entropy(*batch).item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0])
+def test_focal_of_a_certain_photo_is_0_with_finite_gradients_for_any_gamma(gamma):
+    logits = torch.tensor([[200.0, 0, 0], [17.0, 0, 0], [15.0, 0, 0]], requires_grad=True)
+    losses = focal(logits, torch.tensor([0, 0, 0]), gamma=gamma, reduction="none")
+    losses.sum().backward()
+    exact = logits.detach().double().requires_grad_()
+    log_p = exact.log_softmax(1)[1:, 0]
+    ((-torch.expm1(log_p)) ** gamma * -log_p).sum().backward()
+    assert losses[0] == 0
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=0.1, atol=1e-7)
+
+
 def test_smoothing_is_cross_entropy_against_the_smoothed_target(batch):
     target = lambda label: np.eye(7)[label] * 0.9 + 0.1 / 7  # noqa: E731
     expected = by_hand(*batch, lambda row, label: -(target(label) * row).sum())
@@ -178,6 +190,36 @@ def test_a_run_records_what_its_loss_came_to_and_is_rebuilt_with_it(uneven, tmp_
     assert again.dls.train.draws.chances == learn.dls.train.draws.chances
     logits, labels = torch.randn(5, 2), torch.tensor([0, 1, 0, 0, 1])
     assert again.loss_func(logits, labels) == learn.loss_func(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("gamma", "2", "has options.gamma '2', expected a number"),
+        ("smoothing", [0.1], r"has options.smoothing \[0.1\], expected a number"),
+        ("gamma", -1, "--gamma -1: give a number from 0"),
+        ("class_weights", ["even"], r"unknown --class_weights \['even'\]: choose one of none"),
+        ("sampler", None, "unknown --sampler None: choose one of shuffle"),
+    ],
+)
+def test_a_recipe_json_whose_loss_or_sampler_cant_be_followed_is_refused(uneven, tmp_path, name, value, said):
+    run, learn = begun(uneven, tmp_path / "run")
+    save_file(learn.model.state_dict(), run.path("best.safetensors"))
+    run.recipe["options"][name] = value
+    runs.write_json(run.path("recipe.json"), run.recipe)
+    with pytest.raises(ValueError, match=said):
+        runs.load(run.folder).learner("cpu")
+
+
+def test_a_run_of_before_these_options_is_rebuilt_with_their_defaults(uneven, tmp_path):
+    run, learn = begun(uneven, tmp_path / "run", class_weights="none", sampler="shuffle")
+    save_file(learn.model.state_dict(), run.path("best.safetensors"))
+    for name in ("gamma", "smoothing", "class_weights", "sampler"):
+        del run.recipe["options"][name]
+    runs.write_json(run.path("recipe.json"), run.recipe)
+    again = runs.load(run.folder).learner("cpu")
+    assert (again.loss_func.options, again.loss_func.weight) == ({"gamma": 2.0}, None)
+    assert again.dls.train.draws.chances is None
 
 
 def test_a_run_whose_photos_are_gone_is_rebuilt_with_its_weights(uneven, tmp_path):

@@ -224,8 +224,9 @@ def make_loaders(
         splits=[list(part) for part in splits],
         types=[SOURCES, SOURCES, Photo],  # fastai finds them out from a photo, and there may be none
     )
-    chances = {photo: 1 / data.counts[name] for photo, name in data.train.items()}
-    draws = Draws(seed, chances=chances if sampler == "balanced" else None)
+    draws = Draws(seed)
+    if sampler == "balanced":
+        draws.chances = {photo: 1 / data.counts[name] for photo, name in data.train.items()}
     train = PhotoLoader(
         datasets.train,
         draws,
