@@ -21,7 +21,8 @@ from toolkit.device import pick_device, pick_precision
 from toolkit.loss import LOSSES, make_loss
 from toolkit.run import Run, load
 from toolkit.study import pairs, read_study
-from toolkit.study_page import verdict, write_study
+from toolkit.study_page import write_study
+from toolkit.study_words import verdict
 from toolkit.train import FREE
 
 RECIPES = {"digits": digits.main, "hw1": hw1.main}
@@ -83,7 +84,7 @@ def finished(recipe: str, wanted: dict) -> bool:
                 "give the old value, or another --out"
             )
     left = [*LEFT, *(["predictions.csv"] if run.recipe["data"].get("test") else [])]
-    return all(run.path(name).is_file() for name in left) and run.metrics["epochs"] == wanted["epochs"]
+    return all(run.path(name).is_file() for name in left) and run.metrics.get("epochs") == wanted["epochs"]
 
 
 def as_recorded(name: str, value: object) -> object:

@@ -9,7 +9,7 @@ import pytest
 import test_report
 from scipy.stats import binomtest
 
-from toolkit import metrics, study, study_page
+from toolkit import metrics, study, study_page, study_words
 from toolkit.run import load, write_json
 
 # Statistics
@@ -86,8 +86,11 @@ def test_epochs_are_counted_to_the_first_that_reaches_the_share():
 # Runs
 
 
-def make_runs(folder, correct, counts=None, fingerprint="0" * 64):
-    "A run folder for each name and seed, of correct: {name: bool [seeds, images]}; three classes in turn."
+def make_runs(folder, correct, counts=None, fingerprint="0" * 64, shift=0):
+    """A run folder for each name and seed, of correct: {name: bool [seeds, images]}; three classes in turn.
+
+    shift: how many of its photos the next seed has not.
+    """
     runs = {}
     for name, of_seeds in correct.items():
         for seed, right in enumerate(np.atleast_2d(of_seeds)):
@@ -98,7 +101,10 @@ def make_runs(folder, correct, counts=None, fingerprint="0" * 64):
             write_json(run / "recipe.json", recipe)
             labels = np.arange(len(right)) % 3
             said = np.where(right, labels, (labels + 1) % 3)
-            rows = [(f"{i}.png", "abc"[y], "abc"[p], 0.9) for i, (y, p) in enumerate(zip(labels, said, strict=True))]
+            rows = [
+                (f"{i + shift * seed}.png", "abc"[y], "abc"[p], 0.9)
+                for i, (y, p) in enumerate(zip(labels, said, strict=True))
+            ]
             test_report.write_predictions(run, rows)
             test_report.write_history(run, 5 + seed)
             runs.setdefault(name, []).append(load(run))
@@ -134,7 +140,7 @@ def test_the_homeworks_figures_cannot_be_told_apart_however_their_mistakes_fall(
 def test_the_verdict_on_the_homeworks_figures_says_so_and_what_it_would_take(tmp_path):
     losses = {"ce": of(274, 300), "focal": of(272, 300), "smoothing": np.roll(of(271, 300), 20)}
     found, compared, page, text = made(tmp_path, losses)
-    said = study_page.verdict(found, compared)
+    said = study_words.verdict(found, compared)
     assert said[0] == "On 300 validation images and 1 seed, no two of ce, focal and smoothing can be told apart."
     assert re.search(
         r"ce and smoothing can’t be told apart: 1.0 points .* about [\d\u202f]+ validation images", said[2]
@@ -150,7 +156,7 @@ def test_a_clear_difference_is_named_with_the_better_one_first(tmp_path):
     found, compared, *_ = made(
         tmp_path, {"worse": np.stack([of(200, 300)] * 3), "better": np.stack([of(280, 300)] * 3)}
     )
-    said = study_page.verdict(found, compared)
+    said = study_words.verdict(found, compared)
     assert said[0] == "On 300 validation images and 3 seeds, worse and better differ."
     assert said[1].startswith("better is better than worse, by 26.7 points (95 % interval 21.")
     assert compared[0]["difference"] == pytest.approx(-80 / 300)
@@ -164,9 +170,17 @@ def test_models_that_differ_but_turn_round_with_the_seed_are_sent_for_more_seeds
     assert "More seeds would tell, rather than more images." in page
 
 
+def test_five_images_are_too_few_for_mcnemar_whatever_the_bootstrap_says(tmp_path):
+    found, compared, *_ = made(tmp_path, {"a": of(80, 100), "b": of(85, 100)})
+    assert compared[0]["mcnemar_holm"] == pytest.approx(2 * 0.5**5)
+    assert compared[0]["bootstrap_holm"] == pytest.approx(2 * 0.95**100, abs=0.005)
+    assert compared[0]["verdict"] == "same"
+    assert "does not hold in both tests" in study_words.verdict(found, compared)[1]
+
+
 def test_where_no_difference_was_seen_it_takes_more_than_so_many_images(tmp_path):
     found, compared, *_ = made(tmp_path, {"a": of(90, 100), "b": of(90, 100)})
-    assert re.search("it would take more than [0-9]+ validation images", study_page.verdict(found, compared)[1])
+    assert re.search("it would take more than [0-9]+ validation images", study_words.verdict(found, compared)[1])
 
 
 def test_both_p_values_are_corrected_for_the_number_of_pairs(tmp_path):
@@ -197,6 +211,9 @@ def test_recall_of_rare_classes_stands_apart(tmp_path):
     assert [one["recall"] for one in rare["recalls"]] == [0, 0.5]
     assert rare["recalls"][1]["interval"] == pytest.approx((0.4, 0.6), abs=0.02)
     assert [one["recall"] for one in middle["recalls"] + frequent["recalls"]] == [1] * 4
+    assert "On the rare third, b is 50.0 points above a (95 % interval" in study_words.rare_words(
+        found, study.rare(found)
+    )
 
 
 def test_classes_of_one_count_have_no_rare_ones(tmp_path):
@@ -213,6 +230,18 @@ def test_runs_on_other_photos_are_not_compared(tmp_path):
     ):
         with pytest.raises(ValueError, match="are runs on different photos and can't be compared: give another --out"):
             study.read_study(one | other)
+
+
+def test_seeds_may_split_the_data_their_own_way(tmp_path):
+    correct = {"a": np.stack([of(80, 99), of(90, 99)]), "b": np.stack([of(60, 99), of(70, 99)])}
+    found = study.read_study(make_runs(tmp_path, correct, shift=33))
+    assert found.images == 132
+    assert np.isnan(found.correct[:, 0, 99:]).all()
+    assert np.isnan(found.correct[:, 1, :33]).all()
+    assert found.accuracy == pytest.approx(np.array([[80, 90], [60, 70]]) / 99)
+    (row,) = study.pairs(found)
+    assert row["difference"] == pytest.approx(20 / 99)
+    assert (row["only_a"], row["only_b"]) == (40, 0)  # 60 to 80 with one seed, 33 + 70 to 33 + 90 with the other
 
 
 def test_a_run_that_has_not_ended_is_not_compared(tmp_path):

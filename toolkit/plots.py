@@ -188,7 +188,7 @@ def overlaid(histories: dict[str, list[dict[str, np.ndarray]]], column: str, tit
     axes = _axes(figure, 1, 1, title, "epoch")
     for (name, runs), (colour, style, marker) in zip(histories.items(), itertools.cycle(LINES), strict=False):
         for run in runs if len(runs) > 1 else []:
-            axes.plot(run["epoch"], run[column], style, color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(run["epoch"], run[column], style, color=colour, alpha=0.45, linewidth=0.8)
         epochs = min(len(run["epoch"]) for run in runs)
         mean = np.mean([run[column][:epochs] for run in runs], axis=0)
         every = max(1, epochs // 12)
@@ -212,7 +212,7 @@ def overlaid(histories: dict[str, list[dict[str, np.ndarray]]], column: str, tit
 def intervals(rows: list[tuple[str, float, float, float, list[float]]], title: str, zero: bool = False) -> Figure:
     """A line for each (name, low, middle, high, points), shares: its interval, its middle, and its points beside it.
 
-    zero: whether 0 is marked, which a difference has to stay clear of.
+    zero: for differences, in points: 0 is marked, which an interval has to stay clear of.
     """
     figure = Figure(figsize=(4.6, 0.9 + 0.42 * len(rows)), layout="constrained")
     axes = _axes(figure, 1, 1, title, "")
@@ -226,7 +226,8 @@ def intervals(rows: list[tuple[str, float, float, float, list[float]]], title: s
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}\u00a0%"))
+    unit = "" if zero else "\u00a0%"
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}{unit}".replace("-", "−")))
     return figure
 
 

@@ -131,15 +131,16 @@ def pairs(study: Study) -> list[dict]:
     and bootstrap_holm (corrected for the number of pairs), verdict (differ, seeds or same) and images_to_tell.
 
     Two differ where both tests say so: McNemar's knows these models alone, the bootstrap of few seeds is too sure.
-    "seeds": McNemar's says so and the bootstrap does not, so that more images would be no help.
+    "seeds": McNemar's says so and the bootstrap over several does not, so that more images would be no help.
     """
     rows = [_pair(study, a, b) for a, b in combinations(range(len(study.names)), 2)]
     for test in ("mcnemar", "bootstrap"):
         for row, p in zip(rows, metrics.holm([row[f"{test}_p"] for row in rows]), strict=True):
             row[f"{test}_holm"] = float(p)
+    several = study.correct.shape[1] > 1
     for row in rows:
         told = [row[f"{test}_holm"] < ALPHA for test in ("mcnemar", "bootstrap")]
-        row["verdict"] = "differ" if all(told) else "seeds" if told[0] else "same"
+        row["verdict"] = "differ" if all(told) else "seeds" if told[0] and several else "same"
         # a pair is told apart at the corrected level, at worst the strictest
         row["images_to_tell"] = metrics.images_to_tell(row["only_a"], row["only_b"], study.images, ALPHA / len(rows))
     return rows
