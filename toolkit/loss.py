@@ -36,8 +36,7 @@ def focal(
     """
     log_p = F.log_softmax(logits.float(), dim=-1)
     log_p_t = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    rest = -torch.expm1(log_p_t)  # 1 - p_t, exact near 0; at 0 a gamma below 1 would have an infinite gradient
-    losses = rest.clamp(min=torch.finfo(rest.dtype).tiny).pow(gamma) * -log_p_t
+    losses = (1 - log_p_t.exp()).clamp(min=0).pow(gamma) * -log_p_t
     factors = torch.ones_like(losses) if weight is None else weight.to(losses)[labels]
     if reduction == "none":
         return factors * losses
