@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """-log p_t, p_t the softmax probability of the label; from 0 up. torch's own.
@@ -36,7 +38,8 @@ def focal(
     """
     log_p = F.log_softmax(logits.float(), dim=-1)
     log_p_t = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    losses = (1 - log_p_t.exp()).clamp(min=0).pow(gamma) * -log_p_t
+    rest = (1 - log_p_t.exp()).clamp(min=TINY)  # where it is 0, a gamma below 1 would have an infinite gradient
+    losses = rest.pow(gamma) * -log_p_t
     factors = torch.ones_like(losses) if weight is None else weight.to(losses)[labels]
     if reduction == "none":
         return factors * losses
