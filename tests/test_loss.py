@@ -115,7 +115,7 @@ def test_balanced_weights_are_scikit_learns():
 
 
 def test_effective_weights_are_one_over_the_sum_of_betas_powers():
-    "The effective number is 1 + beta + ... + beta^(count - 1): the paper's equation 2 is this series."
+    "The effective number is 1 + beta + ... + beta^(count - 1): the paper's proposition 1 is this series."
     expected = np.array([1 / sum(0.999**power for power in range(count)) for count in COUNTS.values()])
     weights = weights_by_class("effective", COUNTS).numpy()
     np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-6)

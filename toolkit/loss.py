@@ -70,7 +70,7 @@ def weights_by_class(kind: str, counts: dict[str, int]) -> Tensor | None:
                Source: https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight
     effective: 1 / effective number of photos, (1 - BETA) / (1 - BETA^count), scaled to a mean over classes of 1: nearly
                balanced where classes have tens of photos, nearly none where they have thousands.
-               Source: Cui et al. 2019, https://arxiv.org/abs/1901.05555, equation 2 (scaled as in section 4)
+               Source: Cui et al. 2019, https://arxiv.org/abs/1901.05555, proposition 1 (scaled as in section 4)
     Raises ValueError for another kind, and for a class without photos.
     """
     if kind not in CLASS_WEIGHTS:
