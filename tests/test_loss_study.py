@@ -59,7 +59,7 @@ def photos(tmp_path_factory):
 def interrupted(photos, tmp_path_factory):
     "(the study's folder, what it said, when its first run's weights were written) after a Ctrl-C in the second run."
     out = tmp_path_factory.mktemp("study") / "out"
-    process = begin(*words(photos, out, "--losses", "ce", "focal", "--seeds", 2, "--epochs", 6))
+    process = begin(*words(photos, out, "--losses", "ce", "focal", "--seeds", 2, "--epochs", 3))
     for line in process.stdout:
         if line.startswith("run 2 of 4"):
             break
@@ -74,7 +74,7 @@ def test_a_study_that_was_interrupted_goes_on_by_the_same_command(photos, interr
     assert status == 130
     assert f"interrupted in {out / 'focal-0'}; the same command goes on from there\n" in stderr
     assert not (out / "study.csv").exists()
-    again = words(photos, out, "--losses", "ce", "focal", "--seeds", 2, "--epochs", 6)
+    again = words(photos, out, "--losses", "ce", "focal", "--seeds", 2, "--epochs", 3)
     assert study(*again) == 0
     said, stderr = capfd.readouterr()
     assert stderr == ""
@@ -102,7 +102,7 @@ def assert_study_is_of_its_runs(out):
     ("changed", "told"),
     [
         (["--lr", "0.02"], "--lr 0.01, now it is 0.02"),
-        (["--epochs", "3"], "--epochs 6, now it is 3"),
+        (["--epochs", "9"], "--epochs 3, now it is 9"),
         (["--options", "sampler=balanced"], "--sampler shuffle, now it is balanced"),
         (["--recipe", "digits"], "--recipe hw1, now it is digits"),
     ],
@@ -111,19 +111,22 @@ def test_a_run_begun_with_other_options_is_refused_before_anything_is_trained(
     photos, interrupted, capfd, changed, told
 ):
     out = interrupted[0]
-    assert study(*words(photos, out, "--losses", "ce", "--epochs", 6, *changed)) == 2
+    assert study(*words(photos, out, "--losses", "ce", "--epochs", 3, *changed)) == 2
     said = f"error: {out / 'ce-0'} was begun with {told}: give the old value, or another --out\n"
     assert capfd.readouterr() == ("", said)
 
 
-def test_any_option_is_varied_and_named(photos, tmp_path, capfd):
-    assert (
-        study(*words(photos, tmp_path, "--losses", "ce", "--vary", "lr", "1e-3", "0.5", "--seeds", 1, "--epochs", 1))
-        == 0
-    )
-    assert [row["name"] for row in rows(tmp_path / "study.csv")] == ["ce, lr 1e-3", "ce, lr 0.5"]
-    assert loss_study.load(tmp_path / "ce-lr-0.5-0").recipe["options"]["lr"] == 0.5
-    assert "One seed speaks of these models alone" in capfd.readouterr().out
+def test_any_option_is_varied_with_each_loss_and_names_the_variant():
+    chosen = loss_study.variants(["ce", "focal"], ["lr", "1e-3", "0.5"], ["epochs=2"])
+    runs = loss_study.plan("hw1", chosen, ["epochs=2"], 2, Path("out"))
+    assert [(name, wanted["loss"], wanted["lr"], wanted["seed"]) for name, wanted in runs] == [
+        (f"{loss}, lr {lr}", loss, float(lr), seed)
+        for seed in (0, 1)
+        for loss in ("ce", "focal")
+        for lr in ("1e-3", "0.5")
+    ]
+    assert runs[1][1]["out"] == Path("out/ce-lr-0.5-0")
+    assert all(wanted["epochs"] == 2 and wanted["resume"] for _, wanted in runs)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +161,9 @@ def test_the_command_that_is_shown_makes_the_same_study():
 @pytest.mark.slow
 def test_the_digits_are_what_is_studied_by_default(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert study("--losses", "ce", "--seeds", "1", "--epochs", "1", "--device", "cpu") == 0
-    assert (tmp_path / "runs/loss_study/digits/study.html").is_file()
-    assert "one variant, ce, so there is nothing to compare" in capfd.readouterr().out
+    varied = ["--losses", "ce", "--vary", "lr", "1e-3", "4e-3"]
+    assert study(*varied, "--seeds", "1", "--epochs", "1", "--device", "cpu") == 0
+    study_folder = tmp_path / "runs/loss_study/digits"
+    assert [row["name"] for row in rows(study_folder / "study.csv")] == ["ce, lr 1e-3", "ce, lr 4e-3"]
+    assert loss_study.load(study_folder / "ce-lr-1e-3-0").recipe["options"]["lr"] == 1e-3
+    assert "One seed speaks of these models alone" in capfd.readouterr().out
