@@ -1,0 +1,152 @@
+"""A run -> a folder that timm loads and that can be pushed to the Hugging Face Hub as it is.
+
+    python -m export.hub runs/hw1/20261124-120000-ce my_model
+    hf upload USER/my_model my_model
+
+Nothing in it names a place of this machine: the data are called by their folder's name alone.
+"""
+
+import json
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.hub_card import MARK, last_part, model_card
+from toolkit.command import command
+from toolkit.run import Run, load, replacing, write_atomic
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILES = "README.md model.safetensors model.onnx config.json".split()  # in the order in which they get their names
+
+
+def check_free(folder: Path) -> None:
+    """Raises NotADirectoryError where `folder` is a file, FileExistsError where it holds what we did not write.
+
+    Names with a leading dot, such as git's, are left alone.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: give a folder for the model, new or empty")
+    names = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
+    card = folder / "README.md"
+    ours = FILES if card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace") else []
+    if others := [name for name in names if name not in ours]:
+        raise FileExistsError(f"{folder} holds {others[0]}, which export.hub did not write: give a new or empty folder")
+
+
+def timm_model(run: Run) -> "nn.Module":
+    """timm's model with the run's best weights; its pretrained_cfg says how photos are prepared, as near as timm can.
+
+    Raises FileNotFoundError where there are no weights yet, ValueError where they do not fit.
+    """
+    from toolkit.learner import load_weights
+    from toolkit.model import make_model
+
+    recipe, preprocess = run.recipe, run.recipe["preprocess"]
+    model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])
+    load_weights(model, run.path("best.safetensors"))
+    size = (3, preprocess["crop"], preprocess["crop"])
+    own = {
+        "input_size": size,
+        "pool_size": None,
+        "mean": tuple(preprocess["mean"]),
+        "std": tuple(preprocess["std"]),
+        "interpolation": "bilinear",
+        "crop_mode": "center",
+        "crop_pct": crop_share(preprocess["crop"], preprocess["resize"]),
+    }
+    # what timm says of the weights it offers under this name is not said of these
+    foreign = "tag license origin_url paper_ids paper_name notes"
+    sizes = "test_input_size test_crop_pct test_pool_size min_input_size"
+    model.pretrained_cfg = model.pretrained_cfg | own | dict.fromkeys(f"{foreign} {sizes}".split())
+    return model
+
+
+def crop_share(crop: int, resize: int) -> float:
+    "timm's crop_pct: the share of `resize` that `crop` is, such that timm's floor(crop / crop_pct) is `resize`."
+    share = crop / resize
+    return share if math.floor(crop / share) == resize else math.nextafter(share, 0)
+
+
+def _write_timm_files(run: Run, folder: Path) -> None:
+    "model.safetensors and config.json, by timm."
+    from timm.models import save_for_hf
+
+    recipe, model = run.recipe, timm_model(run)
+    fixed = {"img_size": recipe["preprocess"]["crop"]} if model.pretrained_cfg.get("fixed_input_size") else {}
+    said = {"label_names": recipe["classes"], "model_args": fixed}
+    save_for_hf(model, folder, model_config=said, safe_serialization=True)
+
+
+def _write_onnx(run: Run, path: Path) -> None:
+    """The run's model.onnx without what it says of this machine: paths in its options, stack traces in its graph.
+
+    Raises ValueError where it was made of other weights, or is no ONNX file.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(run.path("model.onnx"))
+    except DecodeError as error:
+        raise ValueError(f"{run.path('model.onnx')} is not an ONNX file: export it again, or delete it") from error
+    said = {prop.key: prop.value for prop in model.metadata_props}
+    figures = {name: value for name, value in run.metrics.items() if "reliability" not in name}
+    if json.loads(said.get("metrics", "{}")) != figures:
+        raise ValueError(
+            f"{run.path('model.onnx')} is not of the weights that metrics.json was measured with: "
+            f"export it again, `python -m export.to_onnx {run.folder}`"
+        )
+    recipe = json.loads(said["recipe"])
+    options = recipe["options"].items()
+    recipe["options"] = {name: last_part(value) if isinstance(value, str) else value for name, value in options}
+    onnx.helper.set_model_props(model, said | {"recipe": json.dumps(recipe, ensure_ascii=False)})
+    for part in (*model.graph.node, *model.graph.value_info, *(node for f in model.functions for node in f.node)):
+        del part.metadata_props[:]
+    onnx.save(model, path)
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    "metrics.json. Raises FileNotFoundError or ValueError where the figures of the card are not there."
+    figures, file = run.metrics, run.path("metrics.json")
+    if not figures:
+        raise FileNotFoundError(f"{file} is not there: the run has not been evaluated yet")
+    interval = figures.get("accuracy_interval")
+    whole = isinstance(interval, list) and [type(end) for end in interval] == [float, float]
+    if not whole or not {"accuracy", "images"} <= figures.keys():
+        raise ValueError(f"{file} has no accuracy, accuracy_interval or images: it was not written by a recipe")
+    return figures
+
+
+@command
+def hub(
+    run: Path,  # run folder with its best.safetensors and metrics.json
+    folder: Path,  # folder to write: new, empty, or one that this command wrote
+) -> Path:
+    """Write a run as a folder for timm and the Hugging Face Hub: weights, config.json and a model card.
+
+    Returns the folder, which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads; model.onnx comes along
+    where the run has one. config.json comes last, without it timm loads nothing. Raises FileNotFoundError for a run
+    without weights or figures, and as `check_free` does.
+    """
+    trained, folder = load(run), Path(folder)
+    check_free(folder)
+    has_onnx = trained.path("model.onnx").is_file()
+    with tempfile.TemporaryDirectory() as name:
+        made = Path(name)
+        _write_timm_files(trained, made)
+        figures = _measured(trained)
+        if has_onnx:
+            _write_onnx(trained, made / "model.onnx")
+        write_atomic(made / "README.md", model_card(trained.recipe, figures, folder.resolve().name, has_onnx))
+        for file in reversed(FILES[1:]):
+            (folder / file).unlink(missing_ok=True)
+        for file in FILES:
+            if (made / file).exists():
+                with replacing(folder / file) as beside:
+                    shutil.copyfile(made / file, beside)
+    print(f"model {folder}\nload it: timm.create_model('local-dir:{folder}', pretrained=True)", flush=True)
+    return folder
