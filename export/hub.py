@@ -48,9 +48,8 @@ def timm_model(run: Run) -> "nn.Module":
     recipe, preprocess = run.recipe, run.recipe["preprocess"]
     model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])
     load_weights(model, run.path("best.safetensors"))
-    size = (3, preprocess["crop"], preprocess["crop"])
     own = {
-        "input_size": size,
+        "input_size": (3, preprocess["crop"], preprocess["crop"]),
         "pool_size": None,
         "mean": tuple(preprocess["mean"]),
         "std": tuple(preprocess["std"]),
@@ -59,9 +58,9 @@ def timm_model(run: Run) -> "nn.Module":
         "crop_pct": crop_share(preprocess["crop"], preprocess["resize"]),
     }
     # what timm says of the weights it offers under this name is not said of these
-    foreign = "tag license origin_url paper_ids paper_name notes"
-    sizes = "test_input_size test_crop_pct test_pool_size min_input_size"
-    model.pretrained_cfg = model.pretrained_cfg | own | dict.fromkeys(f"{foreign} {sizes}".split())
+    foreign = ["tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "min_input_size"]
+    foreign += ["test_input_size", "test_crop_pct", "test_pool_size"]
+    model.pretrained_cfg = model.pretrained_cfg | own | dict.fromkeys(foreign)
     return model
 
 
@@ -77,8 +76,7 @@ def _write_timm_files(run: Run, folder: Path) -> None:
 
     recipe, model = run.recipe, timm_model(run)
     fixed = {"img_size": recipe["preprocess"]["crop"]} if model.pretrained_cfg.get("fixed_input_size") else {}
-    said = {"label_names": recipe["classes"], "model_args": fixed}
-    save_for_hf(model, folder, model_config=said, safe_serialization=True)
+    save_for_hf(model, folder, {"label_names": recipe["classes"], "model_args": fixed}, safe_serialization=True)
 
 
 def _write_onnx(run: Run, path: Path) -> None:
@@ -134,11 +132,10 @@ def hub(
     """
     trained, folder = load(run), Path(folder)
     check_free(folder)
-    has_onnx = trained.path("model.onnx").is_file()
     with tempfile.TemporaryDirectory() as name:
         made = Path(name)
         _write_timm_files(trained, made)
-        figures = _measured(trained)
+        figures, has_onnx = _measured(trained), trained.path("model.onnx").is_file()
         if has_onnx:
             _write_onnx(trained, made / "model.onnx")
         write_atomic(made / "README.md", model_card(trained.recipe, figures, folder.resolve().name, has_onnx))

@@ -1,7 +1,9 @@
 """The notebooks run from top to bottom, and a learner does what fastai's users expect of one."""
 
+import ast
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -35,23 +37,116 @@ def outputs(content):
     return [output for cell in content.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
+def printed(content):
+    return "".join(output.text for output in outputs(content) if output.get("name") == "stdout")
+
+
+def pictures(content):
+    return sum("image/png" in output.get("data", {}) for output in outputs(content))
+
+
+def stored(name):
+    "Sources of the code cells and of the text cells."
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    return [["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind] for kind in ("code", "markdown")]
+
+
+def test_the_notebooks_are_those_that_are_tested_here():
+    assert [path.stem for path in NOTEBOOKS] == ["01_first_model", "02_look_and_tune", "03_from_run_to_onnx"]
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_stored_without_outputs_and_defines_nothing(notebook):
     cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert [cell for cell in cells if cell["outputs"] or cell["execution_count"]] == []
-    lines = "".join("".join(cell["source"]) + "\n" for cell in cells).splitlines()
-    assert [line for line in lines if line.startswith(("def ", "class ", "%", "!"))] == []
+    assert [cell for cell in cells if cell["outputs"] or cell["execution_count"] is not None] == []
+    defines = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+    for source in stored(notebook.stem)[0]:
+        assert [node for node in ast.walk(ast.parse(source)) if isinstance(node, defines)] == []  # no magics: it parses
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_to_its_end_and_warns_of_nothing(notebook, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # a clone may be tested without being installed
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two that wait for each other crawl where other tests keep a core
-    content = executed(notebook, tmp_path)
-    complaints = [output.text for output in outputs(content) if output.get("name") == "stderr"]
-    assert [text for text in complaints if "IProgress" not in text] == []  # tqdm misses ipywidgets, which are optional
-    assert list(tmp_path.glob("models/*")) == []  # what lr_find writes it takes away
-    assert {path.name for path in tmp_path.iterdir()} <= {"data", "runs", "models"}
+def test_the_first_notebook_takes_ten_cells():
+    assert len(stored("01_first_model")[0]) == 10
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    "Each notebook once run, by its name; in one folder, so that the digits are written and checked once."
+    folder, done = tmp_path_factory.mktemp("notebooks"), {}
+
+    def run(name):
+        if name not in done:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("PYTHONPATH", str(ROOT))  # a clone may be tested without being installed
+                patch.setenv("OMP_NUM_THREADS", "1")  # two that wait for each other crawl where tests keep a core
+                done[name] = executed(ROOT / "notebooks" / f"{name}.ipynb", folder)
+            assert list(folder.glob("models/*")) == []  # what lr_find writes it takes away
+            assert {path.name for path in folder.iterdir()} <= {"data", "runs", "models"}
+        return done[name]
+
+    return run
+
+
+def complaints(content):
+    said = [output.text for output in outputs(content) if output.get("name") == "stderr"]
+    return [text for text in said if "IProgress" not in text]  # tqdm misses ipywidgets, which are optional
+
+
+def test_the_first_notebook_predicts_digits(ran):
+    content = ran("01_first_model")
+    assert complaints(content) == []
+    text = printed(content)
+    accuracy, images, low, high = re.search(
+        r"([\d.]+)% of (\d+) photos are right, 95 % interval ([\d.]+)% to ([\d.]+)%", text
+    ).groups()
+    assert float(low) < float(accuracy) <= float(high)
+    assert float(accuracy) > 80
+    assert images == "270"
+    photo, label = re.search(r"(\d+)\.png -> (\d) [\d.]+%", text).groups()
+    assert text.split()[-1] == label == _true_label(photo)
+    shares = [float(share) for share in re.findall(r"^\d+\.png \d ([\d.]+)%$", text, re.MULTILINE)]
+    assert len(shares) == 5
+    assert shares == sorted(shares)
+    assert pictures(content) == 2  # a batch, results
+
+
+def _true_label(photo):
+    from sklearn.datasets import load_digits
+
+    return str(load_digits().target[int(photo)])
+
+
+def test_the_second_notebook_looks_and_compares_losses(ran):
+    content = ran("02_look_and_tune")
+    assert complaints(content) == []
+    text = printed(content)
+    plain, tta, total = map(int, re.search(r"^(\d+) (\d+) (\d+)$", text, re.MULTILINE).groups())
+    only_plain, only_tta = map(int, re.search(r"only plain right: (\d+), only tta right: (\d+), p = ", text).groups())
+    assert only_tta - only_plain == tta - plain
+    assert total == 270
+    rows = re.findall(r"^(\w+) +([\d.]+)%   ([\d.]+)% to ([\d.]+)%   p = ([\d.]+)$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["ce", "focal", "smoothing"]
+    for _, accuracy, low, high, p in rows:
+        expected = proportion_confint(float(accuracy) / 100, 270)
+        assert [float(low) / 100, float(high) / 100] == pytest.approx(expected, abs=1.5e-3)
+        assert 0 <= float(p) <= 1
+    assert rows[0][4] == "1.00"  # against itself
+    assert "can't be told apart" in "".join(stored("02_look_and_tune")[1])
+    assert pictures(content) == 5  # two batches, lr_find, confusion, top losses
+
+
+def proportion_confint(rate, n, z=1.959964):
+    "Wilson's interval as its quadratic's roots: (p - rate)^2 = z^2 p (1 - p) / n."
+    return np.sort(np.roots([1 + z * z / n, -2 * rate - z * z / n, rate * rate]))
+
+
+def test_the_third_notebook_ships_what_the_learner_says(ran):
+    content = ran("03_from_run_to_onnx")
+    assert complaints(content) == []
+    text = printed(content)
+    assert "best.safetensors history.csv" in text
+    assert "\nTrue True\n" in text  # the rebuilt learner
+    assert re.findall(r"same label +([\d.]+)%", text) == ["100.00"] * 2  # by to_onnx, and as the file has it
+    assert "270 of 270 labels are the same" in text
 
 
 # A learner of hw1, as a notebook would use it
