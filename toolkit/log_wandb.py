@@ -31,7 +31,7 @@ class Logger:
             self.run = self._begin(run, id, "offline")
         self.run.define_metric("epoch")
         self.run.define_metric("*", step_metric="epoch")
-        print(f"wandb        {self.run.url or self.run.sync_dir}", flush=True)
+        print(f"wandb        {self.run.sync_dir if self.run.offline else self.run.url}", flush=True)
         return self.run.id
 
     def _begin(self, run: Run, id: str | None, mode: str | None = None) -> wandb.Run:
