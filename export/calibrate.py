@@ -35,3 +35,11 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "nll": nll,
         "scaled_nll": scaled_nll,
     }
+
+
+def temperature_line(fitted: dict[str, Any]) -> str:
+    "The calibration for a person to read."
+    if "ece" not in fitted:
+        return "  temperature         1, none was fitted"
+    told = f"calibration error {fitted['ece']:.4f} without, {fitted['scaled_ece']:.4f} with one fitted to other photos"
+    return f"  temperature         {fitted['temperature']:.3g}: {told}"

@@ -7,6 +7,9 @@ from typing import Any
 
 PRECISIONS = ["fp32", "fp16", "int8"]
 
+SOFTMAX = 2e-3
+"What a probability may be from the softmax of the file's own logits over its temperature, which may be a float16."
+
 BUDGETS = {  # least share of equal labels, largest difference in a probability, accuracy that may be lost
     ("fp32", "cpu"): {"agreement": 0.999, "probability": 1e-3, "accuracy_loss": 0.001},
     ("fp32", "cuda"): {"agreement": 0.99, "probability": 2e-2, "accuracy_loss": 0.005},  # it multiplies in TF32
@@ -25,6 +28,8 @@ def faults(certificate: dict[str, Any]) -> list[str]:
     "Every figure of the certificate that is over its budget, in words; none for one without a budget."
     if certificate["not_finite"]:
         return [f"{certificate['not_finite']} of {certificate['images']} photos get no numbers: an overflow"]
+    if not certificate["softmax_difference"] <= SOFTMAX:
+        return [f"a probability is {certificate['softmax_difference']:.1e} from that of the file's own logits"]
     if "budget" not in certificate:
         return []
     budget, worst = certificate["budget"], certificate["worst"][0][0]

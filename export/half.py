@@ -12,10 +12,6 @@ from tempfile import TemporaryDirectory
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-FLOATS = (TensorProto.FLOAT16, TensorProto.FLOAT)
-
-FLOATS = (TensorProto.FLOAT16, TensorProto.FLOAT)
-
 
 def to_half(model: onnx.ModelProto, kept: Iterable[str]) -> onnx.ModelProto:
     """The model in float16: inputs and outputs as they were, the nodes named in `kept` and what follows the logits in
@@ -44,9 +40,13 @@ def _mend(graph: onnx.GraphProto) -> None:
     """What onnxruntime 1.31's conversion leaves behind: the same cast for each kept node that reads a tensor, a cast to
     float16 and back between two kept ones, and types that are no longer so.
     """
-    casts = {kind: [n for n in graph.node if n.op_type == "Cast" and n.attribute[0].i == kind] for kind in FLOATS}
-    wide = {node.output[0]: node.input[0] for node in casts[TensorProto.FLOAT16]}
-    direct = {node.output[0]: wide[node.input[0]] for node in casts[TensorProto.FLOAT] if node.input[0] in wide}
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    wide = {node.output[0]: node.input[0] for node in casts if node.name.endswith("_cast_to_fp16_node")}
+    direct = {
+        node.output[0]: wide[node.input[0]]
+        for node in casts
+        if helper.get_node_attr_value(node, "to") == TensorProto.FLOAT and node.input[0] in wide
+    }
     ends = {direct[value.name]: value.name for value in graph.output if value.name in direct}
     nodes = {node.output[0]: node for node in graph.node if node.output[0] not in direct}
     for node in nodes.values():
@@ -77,6 +77,7 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     to float16, and one beyond 65504 becomes infinite.
 
     onnxruntime computes float16 on x86 in float32 and drops the casts between nodes: an overflow would pass unseen.
+    Subgraphs, which torch's export of timm's models has none of, are left as they are.
     """
     kinds = {
         value.name: value.type.tensor_type.elem_type for value in shape_inference.infer_shapes(model).graph.value_info

@@ -5,10 +5,11 @@ A layer is a Conv, Gemm or MatMul with the nodes that follow it, up to the next 
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import onnx
 
-WEIGHTY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTY = ("Conv", "Gemm", "MatMul")
 "Where nearly all of the time goes; each begins a layer."
 
 Layers = dict[str, list[str]]
@@ -25,6 +26,15 @@ def layers_of(model: onnx.ModelProto) -> Layers:
         if layers:
             nodes.append(node.name)
     return layers
+
+
+def precision_of(path: Path) -> str:
+    "fp32, fp16 or int8, by what is in the file."
+    graph = onnx.load(path).graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        return "int8"
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+    return "fp16" if halves else "fp32"
 
 
 def _module_of(node: onnx.NodeProto) -> str:

@@ -1,10 +1,13 @@
-"""A verified float32 file -> float16 or 8 bits, with the layers that this would harm kept in float32: a search that the
-verification drives.
+"""A verified float32 file -> float16 or 8 bits, with the layers that this would harm kept in float32.
+
+A search that the verification drives: the worst layers are kept one by one until the file is within its budget, and
+then those let go again that it is within it without.
 """
 
+import itertools
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +20,7 @@ from export.session import Classifier
 from export.verify import scores
 
 MOST = 0.5
-"Of the layers may stay in float32; with more, a file is not what was asked for."
+"Share of the layers that may stay in float32; with more, a file is not what was asked for."
 
 
 def lower(
@@ -31,32 +34,53 @@ def lower(
     Raises ValueError, naming the layers that hurt most, where more than MOST would have to be kept.
     """
     layers, make = layers_of(onnx.load(path)), _maker(path, precision, images)
+    expected = _logits(path, "fp32", device, images[:64])
     with TemporaryDirectory() as folder:
-        candidate, kept = Path(folder) / "model.onnx", {}
+        candidate = Path(folder) / "model.onnx"
 
-        def write(names: Sequence[str]) -> None:
+        def write(names: Iterable[str]) -> None:
             onnx.save(make(nodes_of(layers, names)), candidate)
 
         def damage(lowered: list[str]) -> float:
-            write([name for name in layers if name not in lowered])
+            write(name for name in layers if name not in lowered)
             return _error(expected, _logits(candidate, precision, device, images[:64]))
 
-        write(())
-        wrong = faults(candidate, [])
-        if wrong:
-            print(f"{precision}: {wrong[0]}; looking for the layers that hurt, of {len(layers)}", file=sys.stderr)
-            expected = _logits(path, "fp32", device, images[:64])
-            for name, cost in costliest_first(list(layers), damage):
-                kept[name] = cost
-                write(list(kept))
-                wrong = faults(candidate, list(kept))
-                print(f"{precision}: {name} in float32: {wrong[0] if wrong else 'within the budget'}", file=sys.stderr)
-                if not wrong or len(kept) > MOST * len(layers):
-                    break
-        if wrong:
-            raise ValueError(_too_much(precision, wrong, kept, len(layers)))
+        def judge(names: list[str]) -> list[str]:
+            write(names)
+            return faults(candidate, names)
+
+        kept = _searched(precision, list(layers), damage, judge)
+        write(kept)
         shutil.copyfile(candidate, path)
     return kept
+
+
+def _searched(precision: str, layers: list[str], damage: Callable, judge: Callable) -> dict[str, float]:
+    "The layers to keep, with the damage of each. Raises ValueError where MOST of them are not enough."
+    found, kept = judge([]), {}
+    if not found:
+        return kept
+    _tell(f"{precision}: {found[0]}; looking for the layers that hurt, of {len(layers)}")
+    for name, cost in itertools.islice(costliest_first(layers, damage), int(MOST * len(layers))):
+        kept[name] = cost
+        found = judge(list(kept))
+        _tell(f"{precision}: {name} in float32: {found[0] if found else 'within the budget'}")
+        if not found:
+            return _needed(precision, kept, judge)
+    raise ValueError(_too_much(precision, found, kept, len(layers)))
+
+
+def _needed(precision: str, kept: dict[str, float], judge: Callable) -> dict[str, float]:
+    "Those of the layers that the file is over its budget without; the last of them is one."
+    for name in list(kept)[:-1]:
+        if not judge([other for other in kept if other != name]):
+            del kept[name]
+            _tell(f"{precision}: {name} need not be")
+    return kept
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _maker(path: Path, precision: str, images: np.ndarray) -> Callable[[list[str]], onnx.ModelProto]:

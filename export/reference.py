@@ -1,6 +1,6 @@
 """What the trained model, in torch float32, says of real photos: what a file is compared with."""
 
-import csv
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.session import prepared
+from toolkit.outside import PREDICTIONS, read_csv
 from toolkit.run import Run
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def reference_of(run: Run, images: int = 1000) -> Reference:
     Raises FileNotFoundError where photos or valid_predictions.csv are gone, ValueError where the weights do not say of
     these photos what training recorded.
     """
-    learn, classes = run.learner("cpu"), run.recipe["classes"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of photos that are gone, which is an error below
+        learn, classes = run.learner("cpu"), run.recipe["classes"]
     labels = evenly(learn.dls.data.valid, images)
     if not labels:
         raise FileNotFoundError(
@@ -51,7 +54,9 @@ def reference_of(run: Run, images: int = 1000) -> Reference:
 
 
 def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:
-    "At most `count` of the photos, spread evenly over the list and so over the classes."
+    "At most `count` of the photos, spread evenly over the list and so over the classes. Raises ValueError for none."
+    if count < 1:
+        raise ValueError(f"--images {count}: give 1 or more")
     photos = list(labels)
     picked = np.linspace(0, len(photos) - 1, min(count, len(photos))).round().astype(int)
     return {photos[index]: labels[photos[index]] for index in picked}
@@ -76,8 +81,10 @@ def torch_logits(learn: "Learner", photos: list[Path]) -> np.ndarray:
 
 def _check_recorded(run: Run, names: list[str], labels: list[str]) -> None:
     "Raises ValueError where these are not the labels of valid_predictions.csv, FileNotFoundError where there is none."
-    with run.path("valid_predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        recorded = {row["file"]: row["prediction"] for row in csv.DictReader(file)}
+    path = run.path("valid_predictions.csv")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; the run has not been evaluated, go on with it by --resume")
+    recorded = {file: label for file, _, label, _ in read_csv(path, PREDICTIONS)[1:]}
     share = np.mean([recorded.get(name) == label for name, label in zip(names, labels, strict=True)])
     if share < RECORDED:
         raise ValueError(

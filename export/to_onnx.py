@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from export.calibrate import calibration
+from export.calibrate import calibration, temperature_line
 from export.certificate import PRECISIONS, faults, table
 from export.device import DEVICES, choose_device
 from export.lower import lower
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 18  # onnxruntime 1.14 and later
+FOLDED = 2**30  # the largest constant, in elements, that is computed when the graph is exported
 
 
 def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, temperature: float = 1.0) -> None:
@@ -37,7 +38,9 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
     model: float [batch, 3, crop, crop], normalised -> logits. Its weights end up in the one file. temperature: the
     probabilities are softmax(logits / temperature).
     """
+    import onnx
     import torch
+    from onnxscript import optimizer
 
     from toolkit.model import Deployable
 
@@ -55,6 +58,12 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
             dynamo=True,
             verbose=False,
         )
+        # weights that are computed of others, as nfnet's, are too large for the exporter to compute them itself
+        model = optimizer.optimize(onnx.load(path), input_size_limit=FOLDED, output_size_limit=FOLDED)
+    for part in (*model.graph.node, *model.graph.value_info):
+        for prop in [prop for prop in part.metadata_props if "stack_trace" in prop.key]:  # with places of this machine
+            part.metadata_props.remove(prop)
+    onnx.save(model, path)
 
 
 @contextlib.contextmanager
@@ -82,8 +91,8 @@ def write_metadata(path: Path, values: dict[str, Any]) -> None:
     onnx.save(model, path)
 
 
-def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> None:
-    "The run's weights as a file with all that it says about itself, but for its certificate."
+def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> dict[str, Any]:
+    "The run's weights as a file with all that it says about itself, but for its certificate. Returns its calibration."
     from toolkit.learner import load_weights
     from toolkit.model import make_model
 
@@ -93,23 +102,26 @@ def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) 
     labels = np.array([recipe["classes"].index(label) for label in reference.labels])
     fitted = calibration(reference.logits, labels) if calibrate else {"temperature": 1.0}
     export_graph(model, preprocess, path, fitted["temperature"])
-    metrics = run.metrics if run.path("metrics.json").is_file() else {}
     said = {name: recipe[name] for name in ("classes", "preprocess")}
     said["recipe"] = {name: recipe.get(name) for name in ("recipe", "options", "versions", "git", "created")}
-    said["metrics"] = {name: value for name, value in metrics.items() if "reliability" not in name}
+    said["metrics"] = {name: value for name, value in run.metrics.items() if "reliability" not in name}
     write_metadata(path, said | {"calibration": fitted})
+    return fitted
 
 
 def _training_images(run: Run, count: int = 256) -> np.ndarray:
     "Photos to calibrate 8 bits by, prepared: drawn from the training set by the run's seed."
     learn = run.learner("cpu")
     photos = list(learn.dls.data.train)
-    if not photos:
-        raise FileNotFoundError(
-            f"the training photos of {run.folder} are not at {run.recipe['data']['path']} as they were: bring them back"
-        )
     drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:count]
     return prepared_all([photos[index] for index in drawn], run.recipe["preprocess"])
+
+
+def _certified(reference: Reference, path: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
+    certificate = measured(reference, path, device, precision, kept)
+    if wrong := faults(certificate):
+        raise ValueError(f"the exported model is not the trained one, no file is written: {'; '.join(wrong)}")
+    return certificate
 
 
 @command
@@ -130,17 +142,15 @@ def to_onnx(
     out, device = Path(out) if out else trained.path("model.onnx"), choose_device(device)
     reference = reference_of(trained, images)
     with replacing(out) as beside:
-        _write_float32(trained, beside, reference, calibrate)
-        kept = {}
+        fitted = _write_float32(trained, beside, reference, calibrate)
+        certificate = _certified(reference, beside, device, "fp32", [])
         if precision != "fp32":
 
             def judge(path: Path, kept: list[str]) -> list[str]:
                 return faults(measured(reference, path, device, precision, kept))
 
             kept = lower(beside, precision, device, _training_images(trained), judge)
-        certificate = measured(reference, beside, device, precision, list(kept))
-        if wrong := faults(certificate):
-            raise ValueError(f"the exported model is not the trained one, no file is written: {'; '.join(wrong)}")
+            certificate = _certified(reference, beside, device, precision, list(kept))
         write_metadata(beside, {"precision": precision, "verification": certificate})
-    print(f"{table(certificate)}\nmodel {out}", flush=True)
+    print(f"{table(certificate)}\n{temperature_line(fitted)}\nmodel {out}", flush=True)
     return out

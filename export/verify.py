@@ -2,7 +2,7 @@
 
     python -m export.verify model.onnx data --device cuda
 
-DATA is any labelled folder or CSV; where it comes split, its validation part is taken.
+DATA is any labelled folder or CSV. Of what comes split, and of what the run was trained on, it is the validation part.
 """
 
 from pathlib import Path
@@ -10,13 +10,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from export.certificate import BUDGETS, PRECISIONS, faults, table
+from export.card import first_line
+from export.certificate import BUDGETS, faults, table
 from export.device import DEVICES
 from export.half import as_computed
+from export.layers import precision_of
 from export.reference import Reference, evenly, prepared_all, torch_logits
 from export.session import Classifier
 from toolkit.command import command
-from toolkit.metrics import calibration_error, reliability_curve, softmax, wilson_interval
+from toolkit.metrics import TEMPERATURES, calibration_error, reliability_curve, softmax, wilson_interval
 from toolkit.run import Run, load
 
 
@@ -24,7 +26,8 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     """What the file `model` does with the photos of the reference: its certificate, within the budget or not.
 
     Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits
-    are no numbers), accuracy, accuracy_interval (Wilson, 95 %), ece; and against torch, where the reference has it:
+    are no numbers), softmax_difference (of a probability from the softmax of the file's own logits, the largest),
+    accuracy, accuracy_interval (Wilson, 95 %), ece; and against torch, where the reference has it:
     torch_accuracy, agreement (share of equal class names), logit_difference and probability_difference (the largest),
     worst (file and logit difference of those that differ most), budget.
     """
@@ -32,6 +35,7 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     with as_computed(model, precision, classifier.device) as computed:
         emulated = computed != model
         logits, probabilities = scores(Classifier(computed, device) if emulated else classifier, reference.images)
+    temperature = _temperature(classifier)
     finite = np.isfinite(logits).all(1) & np.isfinite(probabilities).all(1)
     logits, probabilities = np.nan_to_num(logits), np.nan_to_num(probabilities)
     names = np.array(classifier.card.classes)[logits.argmax(1)]
@@ -43,6 +47,7 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
         "arithmetic": f"{classifier.device}, {precision} emulated" if emulated else classifier.device,
         "images": len(right),
         "not_finite": int((~finite).sum()),
+        "softmax_difference": float(np.abs(softmax(logits / temperature) - probabilities)[finite].max(initial=0)),
         "accuracy": float(right.mean()),
         "accuracy_interval": list(wilson_interval(int(right.sum()), len(right))),
         "ece": calibration_error(reliability_curve(np.minimum(probabilities.max(1), 1), right)),
@@ -50,7 +55,7 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     if reference.logits is None:
         return certificate
     torch_names = np.array(reference.classes)[reference.logits.argmax(1)]
-    expected = softmax(reference.logits / _temperature(classifier))
+    expected = softmax(reference.logits / temperature)
     difference = np.abs(reference.logits - logits).max(1)
     order = np.argsort(-difference, kind="stable")[:5]
     return certificate | {
@@ -64,30 +69,38 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
 
 
 def scores(classifier: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Logits and probabilities, float32 [n, classes], of prepared images, uint8 [n, crop, crop, 3]."
-    parts = [
-        classifier.session.run(["logits", "probabilities"], {"image": images[start : start + 16]})
-        for start in range(0, len(images), 16)
-    ]
+    "Logits and probabilities, float32 [n, classes], of prepared images, uint8 [n, crop, crop, 3]; numbers or not."
+    try:
+        parts = [
+            classifier.session.run(["logits", "probabilities"], {"image": images[start : start + 16]})
+            for start in range(0, len(images), 16)
+        ]
+    except Exception as error:  # onnxruntime's exceptions have no base of their own
+        raise ValueError(f"{classifier.model} can't be run on {classifier.device}: {first_line(error)}") from error
     logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits, probabilities
 
 
 def _temperature(classifier: Classifier) -> float:
-    said = classifier.card.calibration
+    said, (low, high) = classifier.card.calibration, TEMPERATURES
     value = said.get("temperature") if isinstance(said, dict) else 1.0
-    if not isinstance(value, float) or not value > 0:
+    if type(value) not in (int, float) or not low <= value <= high:
         raise ValueError(
-            f"{classifier.model}: its calibration has temperature {value!r:.60}, expected a number above 0"
+            f"{classifier.model}: its calibration has temperature {value!r:.60}, expected {low:g} to {high:g}"
         )
     return value
 
 
+# The certificate again
+
+
 def _claims(classifier: Classifier) -> tuple[str, list[str]]:
-    "The precision that the file says it has, and the layers kept in float32. Raises ValueError for what is neither."
+    "The file's precision, and the layers that it says are in float32. Raises ValueError where it says other things."
     said = classifier.card.verification if isinstance(classifier.card.verification, dict) else {}
-    precision, kept = classifier.card.precision, said.get("kept", [])
-    if precision not in PRECISIONS or not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
+    precision, kept = precision_of(classifier.model), said.get("kept", [])
+    if classifier.card.precision != precision:
+        raise ValueError(f"{classifier.model} says it is {classifier.card.precision!r:.60}, and is {precision}")
+    if not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
         raise ValueError(f"{classifier.model}: its verification is no certificate; export it again")
     return precision, kept
 
@@ -99,12 +112,35 @@ def _run_of(model: Path, run: Path | None) -> Run | None:
     return load(run) if run else None
 
 
+def _labels(data: Path, run: Run | None, classifier: Classifier) -> dict[Path, str]:
+    "The photos to judge by; of what the run was trained on, those it was validated on."
+    from toolkit.data import labelled
+
+    own = run is not None and Path(data).resolve() == Path(run.recipe["data"]["path"]).resolve()
+    labels = run.learner("cpu").dls.data.valid if own else labelled(data)
+    unknown = sorted(set(labels.values()) - set(classifier.card.classes))
+    if unknown:
+        raise ValueError(
+            f"{data} has photos of {unknown[0]!r}, a class that {classifier.model} doesn't know ({len(unknown)} such)"
+        )
+    return labels
+
+
+def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier) -> Reference:
+    names, images = [str(photo) for photo in labels], prepared_all(labels, classifier.card.preprocess)
+    if run is None:
+        return Reference(names, images, list(labels.values()), classifier.card.classes)
+    classes = run.recipe["classes"]
+    if sorted(classes) != sorted(classifier.card.classes):
+        raise ValueError(f"{classifier.model} has other classes than {run.folder}: give the run it was exported from")
+    return Reference(names, images, list(labels.values()), classes, torch_logits(run.learner("cpu"), list(labels)))
+
+
 @command
 def verify(
     model: Path,  # model.onnx
     data: Path,  # labelled photos: a folder of class folders, a folder with val/, or a CSV with columns path,label
-    run: Path
-    | None = None,  # run folder of the weights it is compared with (default: the model's folder, if it is one)
+    run: Path | None = None,  # run folder to compare with (default: the one that the model lies in, if it does)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the model runs; auto says what it chose
     images: int = 1000,  # photos, at most, spread evenly over the classes
 ) -> dict[str, Any]:
@@ -112,23 +148,13 @@ def verify(
 
     Without a run it is accuracy and calibration alone. Raises ValueError, by how much, for a file over its budget.
     """
-    from toolkit.data import labelled
-
-    classifier, model = Classifier(model, device), Path(model)
-    (precision, kept), labels = _claims(classifier), evenly(labelled(data), images)
-    unknown = sorted(set(labels.values()) - set(classifier.card.classes))
-    if unknown:
-        raise ValueError(
-            f"{data} has photos of {unknown[0]!r}, a class that {model} doesn't know ({len(unknown)} such)"
-        )
-    found, logits = _run_of(model, run), None
-    classes = found.recipe["classes"] if found else classifier.card.classes
-    if found:
-        logits = torch_logits(found.learner("cpu"), list(labels))
-    names, pixels = [str(photo) for photo in labels], prepared_all(labels, classifier.card.preprocess)
-    reference = Reference(names, pixels, list(labels.values()), classes, logits)
+    model = Path(model)
+    classifier, trained = Classifier(model, device), _run_of(model, run)
+    precision, kept = _claims(classifier)
+    labels = evenly(_labels(data, trained, classifier), images)
+    reference = _reference(labels, trained, classifier)
     certificate = measured(reference, model, classifier.device, precision, kept)
     print(table(certificate))
     if wrong := faults(certificate):
-        raise ValueError(f"{model} is not what {found.folder} trained: {'; '.join(wrong)}")
+        raise ValueError(f"{model} is not what it is to be: {'; '.join(wrong)}")
     return certificate

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from safetensors.torch import save_file
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 
@@ -18,7 +20,11 @@ from export.reference import prepared_all
 from export.session import Classifier
 from export.to_onnx import to_onnx, write_metadata
 from export.verify import scores, verify
+from recipes import digits, hw1
+from toolkit import run as runs
+from toolkit import train
 from toolkit.data import labelled
+from toolkit.model import make_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,7 +90,8 @@ def verified(model, data, *options):
 
 def test_a_file_that_is_not_what_the_run_trained_exits_with_2_and_by_how_much(digits_run, model, tmp_path):
     shutil.copytree(digits_run.folder, tmp_path / "run")
-    write_metadata(tmp_path / "run/model.onnx", {"classes": digits_run.recipe["classes"][::-1]})
+    torch.manual_seed(9)
+    save_file(make_model("test_resnet", 10, "none", image_size=32).state_dict(), tmp_path / "run/best.safetensors")
     done = verified(tmp_path / "run/model.onnx", digits_run.recipe["data"]["path"], "--images", "50")
     assert done.returncode == 2
     assert "same label on" in done.stderr
@@ -105,15 +112,69 @@ def test_data_that_can_not_judge_the_model_is_refused(digits_run, model, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "lie",
-    [{"precision": "fp4"}, {"calibration": {"temperature": -1.0}}, {"verification": {"kept": [1]}}],
-    ids=["precision", "temperature", "kept"],
+    ("lie", "message"),
+    [
+        ({"precision": "int8"}, "says it is 'int8', and is fp32"),
+        ({"precision": ["fp32"]}, "and is fp32"),
+        ({"calibration": {"temperature": -1.0}}, "has temperature -1.0, expected 0.01 to 100"),
+        ({"calibration": {"temperature": 25}}, "from that of the file's own logits"),
+        ({"verification": {"kept": [1]}}, "its verification is no certificate"),
+    ],
 )
-def test_what_a_file_claims_of_itself_is_checked(digits_run, tmp_path, lie):
-    shutil.copytree(digits_run.folder, tmp_path / "run")
-    write_metadata(tmp_path / "run/model.onnx", lie)
-    with pytest.raises(ValueError, match="no certificate|expected a number above 0"):
-        verify(tmp_path / "run/model.onnx", digits_run.recipe["data"]["path"], device="cpu", images=20)
+def test_what_a_file_claims_of_itself_is_checked(digits_run, model, tmp_path, lie, message):
+    path = shutil.copy(model, tmp_path / "model.onnx")
+    write_metadata(path, lie)
+    with pytest.raises(ValueError, match=message):
+        verify(path, digits_run.recipe["data"]["path"], digits_run.folder, "cpu", 20)
+
+
+@pytest.mark.parametrize("images", [0, -3])
+def test_no_photos_are_asked_for_in_vain(digits_run, model, tmp_path, images):
+    with pytest.raises(ValueError, match=f"--images {images}: give 1 or more"):
+        verify(model, digits_run.recipe["data"]["path"], device="cpu", images=images)
+    with pytest.raises(ValueError, match=f"--images {images}: give 1 or more"):
+        to_onnx(digits_run.folder, tmp_path / "model.onnx", device="cpu", images=images)
+
+
+def test_a_run_of_other_classes_is_refused(digits_run, model, tmp_path):
+    shutil.copytree(digits_run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("model.onnx"))
+    recipe = json.loads((tmp_path / "run/recipe.json").read_text())
+    renamed = [f"digit {name}" for name in recipe["classes"]]
+    runs.write_json(tmp_path / "run/recipe.json", recipe | {"classes": renamed})
+    photos = Path(digits_run.recipe["data"]["path"]) / "val"
+    with pytest.raises(ValueError, match="has other classes than .*: give the run it was exported from"):
+        verify(model, photos, tmp_path / "run", "cpu", 20)
+
+
+def test_a_model_that_gives_no_numbers_is_refused_with_a_run_or_without(digits_run, model, tmp_path):
+    content = onnx.load(model)
+    bias = next(tensor for tensor in content.graph.initializer if tensor.name == "model.fc.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
+    onnx.save(content, tmp_path / "model.onnx")
+    for run in (None, digits_run.folder):
+        with pytest.raises(ValueError, match="20 of 20 photos get no numbers"):
+            verify(tmp_path / "model.onnx", digits_run.recipe["data"]["path"], run, "cpu", 20)
+
+
+def test_a_run_that_was_validated_on_a_part_of_its_folder_is_judged_by_that_part(tmp_path):
+    "A folder of class folders: what was trained on would flatter it."
+    source = digits.learner(tmp_path / "digits", device="cpu").dls.data
+    for path, label in [*source.valid.items()][::3]:
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "data" / label)
+    learn = hw1.learner(tmp_path / "data", arch="test_resnet", weights="none", image_size=32, workers=0, device="cpu")
+    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 1e-3, "seed": 0}
+    run = train.begin(tmp_path / "run", "hw1", options | {"data": tmp_path / "data"}, learn)
+    train.fit(learn, run, 1)
+    train.evaluate(learn, run)
+    said = verify(to_onnx(run.folder, device="cpu"), tmp_path / "data", device="cpu")
+    assert said["images"] == len(learn.dls.data.valid) == round(0.2 * len([*source.valid][::3]))
+    assert len(labelled(tmp_path / "data")) == len([*source.valid][::3])
+
+
+def test_a_folder_of_val_alone_is_taken_by_its_classes(digits_run, model, tmp_path):
+    shutil.copytree(Path(digits_run.recipe["data"]["path"]) / "val", tmp_path / "data/val")
+    assert verify(model, tmp_path / "data", digits_run.folder, "cpu", 30)["agreement"] == 1.0
 
 
 # Temperature
@@ -157,5 +218,5 @@ def test_a_temperature_that_does_not_help_on_other_photos_is_not_used():
     assert calibration(8 * sure, labels)["temperature"] > 3
     assert calibration(8 * sure, labels)["scaled_ece"] < calibration(8 * sure, labels)["ece"]
     few = calibration(wrong[:4], labels[:4])
-    assert (few["temperature"] == 1.0) == (few["scaled_nll"] >= few["nll"])
     assert few["scaled_nll"] >= few["nll"]
+    assert few["temperature"] == 1.0

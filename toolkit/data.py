@@ -103,10 +103,16 @@ def labelled(data: str | Path) -> dict[Path, str]:
         splits = _csv_splits(root)
         labels = splits["valid"] or splits["train"]
     else:
-        labels = _held_out(root) if (root / "train").is_dir() else _class_folders(root)
+        labels = _held_out(root) if _is_split(root) else _class_folders(root)
     if not labels:
         raise ValueError(f"no labelled photos in {root}: it takes <class>/*, val/<class>/*, or a CSV with path,label")
     return labels
+
+
+def _is_split(folder: Path) -> bool:
+    "Whether the folder holds parts of a data set, and not its classes."
+    names = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+    return "train" in names or (bool(names) and names <= set(SPLITS))
 
 
 def _relative(path: Path, root: Path) -> str:
