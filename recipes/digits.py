@@ -24,6 +24,7 @@ from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.digits import write_digits
 from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
+from toolkit.log import LOGGERS, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.preprocess import for_size
@@ -89,22 +90,25 @@ def main(
     seed: int = 0,  # of the weights, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
+    log: Annotated[tuple[str, ...], {"choices": LOGGERS}] = (),  # where to send curves, figures, mistakes and model
     out: Path | None = None,  # run folder (default: runs/digits/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
 ) -> list:
     "Train on scikit-learn's digits and write report, model.onnx and predictions.csv for the test folder."
     options = dict(locals())
     folder = new_folder("digits", loss, out, resume)
+    chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
         device, precision, seed, skip_unreadable,
     )  # fmt: skip
     run = train.begin(folder, "digits", options, learn)
-    train.fit(learn, run, epochs, save_every)
-    train.evaluate(learn, run)
-    device = learn.dls.device.type
-    to_onnx(run.folder, device=device)
-    write_report(run)
+    with logged(learn, run, chosen):
+        train.fit(learn, run, epochs, save_every)
+        train.evaluate(learn, run)
+        device = learn.dls.device.type
+        to_onnx(run.folder, device=device)
+        write_report(run)
     unread = predict(run.path("model.onnx"), learn.dls.data.test, run.path("predictions.csv"), device)
     train.tell_results(run)
     return unread

@@ -25,6 +25,7 @@ from toolkit.data import find_data
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
+from toolkit.log import LOGGERS, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.preprocess import for_size
@@ -90,22 +91,25 @@ def main(
     seed: int = 0,  # of the head, the split, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
+    log: Annotated[tuple[str, ...], {"choices": LOGGERS}] = (),  # where to send curves, figures, mistakes and model
     out: Path | None = None,  # run folder (default: runs/hw1/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
 ) -> list:
     "Train the homework's model and write report, model.onnx and, for a test folder, predictions.csv."
     options = dict(locals())
     folder = new_folder("hw1", loss, out, resume)
+    chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
         device, precision, seed, skip_unreadable,
     )  # fmt: skip
     run = train.begin(folder, "hw1", options, learn)
-    train.fit(learn, run, epochs, save_every)
-    train.evaluate(learn, run)
-    device = learn.dls.device.type
-    to_onnx(run.folder, device=device)
-    write_report(run)
+    with logged(learn, run, chosen):
+        train.fit(learn, run, epochs, save_every)
+        train.evaluate(learn, run)
+        device = learn.dls.device.type
+        to_onnx(run.folder, device=device)
+        write_report(run)
     photos = learn.dls.data.test
     unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
     train.tell_results(run)

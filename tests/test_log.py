@@ -193,7 +193,7 @@ def test_a_server_that_is_away_is_told_of_and_gets_what_it_missed(photos, tmp_pa
 
 def test_a_library_that_is_missing_is_an_error_that_names_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # Python's own way to say that there is none
-    with pytest.raises(ImportError, match=r"pip install 'rapid-finetune\[wandb\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '.\[wandb\]'"):
         loggers(["wandb"])
     with pytest.raises(ValueError, match="--log comet: give one or more of tensorboard, wandb, mlflow"):
         loggers(["comet"])

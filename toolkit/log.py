@@ -72,7 +72,7 @@ def loggers(names: list[str] | None) -> dict[str, Logger]:
         if name not in LOGGERS:
             raise ValueError(f"--log {name}: give one or more of {', '.join(LOGGERS)}")
         if find_spec(name) is None:
-            raise ImportError(f"--log {name} needs {name}: pip install 'rapid-finetune[{name}]' -c constraints.txt")
+            raise ImportError(f"--log {name} needs {name}: pip install -c constraints.txt -e '.[{name}]'")
         found[name] = importlib.import_module(f"toolkit.log_{name}").Logger()
     return found
 

@@ -109,7 +109,7 @@ def command_line(recipe: dict) -> list[str]:
     "What to type to run the recipe again, into a new folder, with the options it resolved to; one option an item."
     words = [shlex.join(["python", "-m", f"recipes.{recipe['recipe']}"])]
     for name, value in recipe["options"].items():
-        if name in ("out", "resume") or value is None or value is False:
+        if name in ("out", "resume") or value is None or value is False or value == []:
             continue
         values = [] if value is True else value if isinstance(value, list) else [value]
         words.append(shlex.join([f"--{name}", *map(str, values)]))

@@ -21,7 +21,7 @@ from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
 from toolkit.run import Run, git_revision, lock, versions, write_csv, write_json
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
-FREE = {"data", "epochs", "workers", "device", "save_every", "out", "resume"}  # may change on resume, data but by name
+FREE = set("data epochs workers device save_every log out resume".split())  # may change on resume, data but by name
 
 
 def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) -> Run:
