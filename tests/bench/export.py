@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from export.lower import lower  # noqa: E402
-from export.to_onnx import export_graph  # noqa: E402
+from export.to_onnx import export_graph, write_metadata  # noqa: E402
 from toolkit.model import make_model  # noqa: E402
 from toolkit.preprocess import for_size  # noqa: E402
 
@@ -33,6 +33,7 @@ def exported(folder: Path, arch: str, size: int) -> Path:
     torch.manual_seed(0)
     path = folder / f"{arch}.onnx"
     export_graph(make_model(arch, 100, "none", image_size=size).eval(), for_size(size), path)
+    write_metadata(path, {"classes": [str(index) for index in range(100)], "preprocess": for_size(size)})
     return path
 
 
