@@ -18,6 +18,7 @@ from noise import write_noise
 from safetensors.torch import load_file
 
 from toolkit.run import Run, load
+from toolkit.train import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 6
@@ -98,7 +99,7 @@ def assert_same_run(run: Run, whole: Run):
     for name in states[1]:
         assert same(states[0][name], states[1][name]), name
     assert same(load_file(run.path("best.safetensors")), load_file(whole.path("best.safetensors")))
-    machine = {"seconds": 0, "images_per_second": 0, "peak_memory_bytes": 0}
+    machine = dict.fromkeys(["seconds", "images_per_second", "peak_memory_bytes", *PARTS], 0)
     assert run.read_json("metrics.json") | machine == whole.read_json("metrics.json") | machine
     assert run.path("valid_predictions.csv").read_bytes() == whole.path("valid_predictions.csv").read_bytes()
 

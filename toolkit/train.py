@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -13,14 +14,16 @@ from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 
 from toolkit import metrics
-from toolkit.callbacks import FiniteLoss
+from toolkit.callbacks import EpochParts, FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
 from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
 from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
-from toolkit.run import Run, git_revision, lock, versions, write_csv, write_json
+from toolkit.report import write_report
+from toolkit.run import Run, git_revision, load, lock, versions, write_csv, write_json
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
+PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
 FREE = set("data epochs workers device save_every log out resume".split())  # may change on resume, data but by name
 
 
@@ -118,7 +121,7 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
         raise ValueError(f"--epochs {epochs}: give 1 or more")
     if save_every < 0:
         raise ValueError(f"--save_every {save_every}: give 0 (only after each epoch) or more optimiser steps")
-    checkpoint = Checkpoint(run, epochs, save_every)
+    checkpoint, learn.time_spent = Checkpoint(run, epochs, save_every), EpochParts()
     if checkpoint.finished >= epochs:
         print(f"all {epochs} epochs are done", flush=True)
     elif checkpoint.state:
@@ -142,7 +145,8 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
 def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
     "Fit to the end, or until memory ran out and `checkpoint` stands ready to go on with smaller mini-batches."
     try:
-        learn.fit(checkpoint.epochs - checkpoint.finished, cbs=[FiniteLoss(), checkpoint])
+        cbs = [FiniteLoss(), checkpoint, learn.time_spent, RunPage(checkpoint.target)]
+        learn.fit(checkpoint.epochs - checkpoint.finished, cbs=cbs)
         return
     except torch.OutOfMemoryError as error:
         if checkpoint.halved is None:
@@ -166,6 +170,26 @@ def _epoch_lines(learn: Learner) -> Iterator[None]:
     "One plain line an epoch instead of a progress bar, whose control characters would flood a pipe."
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(EpochLines()):
         yield
+
+
+class RunPage(Callback):
+    "report.html after each epoch, but for a tenth of the time at most."
+
+    order = 72  # after Checkpoint
+
+    def __init__(self, run: Run):
+        self.target, self.due = run, 0.0
+
+    def after_epoch(self) -> None:
+        begun = time.perf_counter()
+        if begun < self.due:
+            return
+        try:
+            write_report(load(self.target.folder))  # afresh: a Run keeps what it has read
+        except OSError as error:
+            self.learn.end_with(error)
+        now = time.perf_counter()
+        self.due = now + 9 * (now - begun)
 
 
 class EpochLines(Callback):
@@ -203,6 +227,7 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
         "bs": state["bs"],
         "accum": state["accum"],
         "images_per_second": len(data.train) * len(seconds) / sum(seconds),
+        **_epoch_parts(learn, run),
         "peak_memory_bytes": _peak_memory(learn.dls.device),
     }
     write_json(run.path("metrics.json"), found)
@@ -220,6 +245,12 @@ def tell_results(run: Run) -> None:
     for name in ("report.html", "curves.png", "model.onnx", "predictions.csv"):
         if run.path(name).is_file():
             print(f"{name.partition('.')[0]:<12} {run.path(name)}")
+
+
+def _epoch_parts(learn: Learner, run: Run) -> dict[str, float]:
+    "Seconds an epoch of the last fit: seconds_data_wait, seconds_compute, seconds_validation."
+    told = learn.time_spent.per_epoch() if hasattr(learn, "time_spent") else {}
+    return told or {name: value for name, value in load(run.folder).metrics.items() if name in PARTS}
 
 
 def _peak_memory(device: torch.device) -> int:
