@@ -80,6 +80,13 @@ def slow_photos(folder: Path, count: int) -> Path:
     return folder
 
 
+def rows_done(partial: Path, out: Path) -> int:
+    if partial.exists():
+        with contextlib.suppress(OSError, ValueError):  # it may be renamed, or begun, at this moment
+            return sum(1 for _ in journal.rows(partial))
+    return 1500 if out.exists() else 0
+
+
 # Killed
 
 
@@ -87,20 +94,19 @@ def slow_photos(folder: Path, count: int) -> Path:
 def test_killed_at_random_moments_and_resumed_it_gives_the_files_of_an_unbroken_run(model, tmp_path):
     photos, out = slow_photos(tmp_path / "photos", 1500), tmp_path / "killed" / "p.csv"
     options = [model, photos, "--probabilities", "--bs", "16", "--out"]
-    begun = time.monotonic()
     whole = started(*options, tmp_path / "whole" / "p.csv")
     whole.communicate()
     assert whole.returncode == 2
-    longest = 0.5 + (time.monotonic() - begun) / 6
-    moments, progress = random.Random(0), []
+    moments, progress, partial = random.Random(0), [0], out.with_name("p.csv.partial")
     for _ in range(9):
-        process = started(*options, out, "--resume")
+        process, wanted = started(*options, out, "--resume"), progress[-1] + moments.randint(0, 200)
+        while process.poll() is None and rows_done(partial, out) < wanted:
+            time.sleep(0.005)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=moments.uniform(0.3, longest))
+            process.communicate(timeout=moments.uniform(0, 0.1))
         process.kill()
         process.communicate()
-        partial = out.with_name("p.csv.partial")
-        progress.append(len(list(journal.rows(partial))) if partial.exists() else 1500 if out.exists() else 0)
+        progress.append(rows_done(partial, out))
     assert len(set(progress) - {0, 1500}) > 2, f"too few kills came midway: {progress}"
     assert progress == sorted(progress)
     process = started(*options, out, "--resume")

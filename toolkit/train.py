@@ -85,7 +85,8 @@ def _recipe(recipe: str, options: dict[str, Any], learn: Learner) -> dict[str, A
 
 def _same_method(run: Run, said: dict[str, Any]) -> None:
     before = run.recipe
-    for name in sorted((said["options"].keys() | before["options"].keys()) - FREE):
+    names = (said["options"].keys() | before["options"].keys()) - FREE
+    for name in sorted(names, key=lambda name: (name != "loss", name)):  # its own options follow from it
         old, new = before["options"].get(name), said["options"].get(name)
         if old != new:
             raise ValueError(
