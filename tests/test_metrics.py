@@ -256,53 +256,6 @@ def test_temperature_lowers_the_loss_and_keeps_every_prediction():
     assert (metrics.scaled_by_other_half(probabilities, labels).argmax(1) == probabilities.argmax(1)).all()
 
 
-# Two models
-
-
-def test_holm_is_the_worked_example():
-    "https://en.wikipedia.org/wiki/Holm%E2%80%93Bonferroni_method#Example: of these at 0.05 the 4th and the 1st hold."
-    corrected = metrics.holm(np.array([0.01, 0.04, 0.03, 0.005]))
-    assert corrected == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert (corrected < 0.05).tolist() == [True, False, False, True]
-    assert metrics.holm(np.array([0.6, 0.7])).tolist() == [1, 1]
-    assert metrics.holm(np.array([])).tolist() == []
-    with pytest.raises(ValueError, match="accepted: numbers from 0 to 1"):
-        metrics.holm(np.array([0.5, np.nan]))
-
-
-@pytest.mark.parametrize(
-    ("only_a", "only_b", "total", "power"), [(20, 10, 100, 0.8), (12, 4, 300, 0.9), (3, 0, 50, 0.8)]
-)
-def test_so_many_images_as_mcnemars_test_needs_tell_a_true_difference_that_often(only_a, only_b, total, power):
-    "The exact test, which is a little more careful than the normal one that the formula is for, on drawn images."
-    images = round(metrics.images_to_tell(only_a, only_b, total, power=power))
-    shares = np.array([only_a, only_b, total - only_a - only_b]) / total
-    a, b, _ = np.random.default_rng(0).multinomial(images, shares, 20_000).T
-    told = 2 * stats.binom.cdf(np.minimum(a, b), a + b, 0.5) < 0.05
-    assert told.mean() == pytest.approx(power, abs=0.05)
-
-
-def test_images_to_tell_where_no_difference_was_seen_are_those_of_one_image():
-    assert metrics.images_to_tell(5, 5, 100) == pytest.approx(metrics.images_to_tell(55, 45, 1000))
-    assert metrics.images_to_tell(0, 0, 100) == metrics.images_to_tell(1, 0, 100)
-    with pytest.raises(ValueError, match="70 and 40 of 100 images"):
-        metrics.images_to_tell(70, 40, 100)
-
-
-@pytest.mark.parametrize(("only_a", "only_b", "both"), [(10, 3, 80), (0, 0, 5), (0, 5, 3), (7, 7, 0), (400, 350, 9000)])
-def test_mcnemar_is_the_exact_binomial_test(only_a, only_b, both):
-    a = np.r_[np.ones(only_a), np.zeros(only_b), np.ones(both)]
-    b = np.r_[np.zeros(only_a), np.ones(only_b), np.ones(both)]
-    expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
-    assert metrics.mcnemar_exact(a, b) == (only_a, only_b, pytest.approx(expected, rel=1e-9))
-
-
-def test_the_homeworks_three_losses_cannot_be_told_apart():
-    # 274 and 271 of 300 right: even if one were right wherever the other is, p = 2 * 0.5^3
-    a, b = np.arange(300) < 274, np.arange(300) < 271
-    assert metrics.mcnemar_exact(a, b) == (3, 0, pytest.approx(0.25))
-
-
 # The summary
 
 

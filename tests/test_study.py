@@ -9,61 +9,10 @@ import pytest
 import test_report
 from scipy.stats import binomtest
 
-from toolkit import metrics, study, study_page, study_words
+from toolkit import metrics, paired, study, study_page, study_words
 from toolkit.run import load, write_json
 
 # Statistics
-
-
-@pytest.mark.parametrize("seeds", [1, 3, 4])
-def test_an_image_votes_once_and_the_p_value_is_the_sign_tests(seeds):
-    draws = np.random.default_rng(seeds)
-    a, b = (draws.random((seeds, 60)) < rate for rate in (0.8, 0.6))
-    only_a, only_b, p = study.votes(a.astype(float), b.astype(float))
-    assert only_a == sum(x.sum() > y.sum() for x, y in zip(a.T, b.T, strict=True))
-    assert only_a + only_b <= 60
-    assert p == pytest.approx(binomtest(only_a, only_a + only_b).pvalue)
-
-
-def test_seeds_that_repeat_each_other_make_no_difference_more_certain():
-    draws = np.random.default_rng(0)
-    a, b = (np.where(draws.random((1, 80)) < rate, 1.0, 0.0) for rate in (0.9, 0.8))
-    assert study.votes(np.repeat(a, 9, 0), np.repeat(b, 9, 0)) == study.votes(a, b)
-
-
-def test_bootstrap_is_the_mean_over_all_ways_to_draw_seeds_and_images():
-    values = np.array([[1.0, 0.0, -1.0], [1.0, 1.0, 0.0]])
-    ways = [
-        values[np.ix_(seeds, images)].mean()
-        for seeds in itertools.product(range(2), repeat=2)
-        for images in itertools.product(range(3), repeat=3)
-    ]
-    drawn = study.resampled_means(values, 200_000)
-    for mean in set(ways):
-        assert np.isclose(drawn, mean).mean() == pytest.approx(np.isclose(ways, mean).mean(), abs=0.005)
-    low, high, p = study.bootstrap(values, 200_000)
-    assert (low, high) == pytest.approx(tuple(np.quantile(ways, [0.025, 0.975], method="inverted_cdf")))
-    assert p == pytest.approx(2 * np.mean(np.array(ways) <= 0), abs=0.01)
-
-
-def test_bootstrap_of_a_thousand_images_has_the_width_of_the_normal_interval():
-    draws = np.random.default_rng(0)
-    values = draws.choice([-1.0, 0.0, 1.0], (1, 1000), p=[0.1, 0.7, 0.2])
-    low, high, _ = study.bootstrap(values)
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(1000), rel=0.05)
-
-
-def test_images_that_a_seed_did_not_see_do_not_count_for_it():
-    values = np.array([[1.0, np.nan], [np.nan, 0.0]])
-    ways = [
-        values[np.ix_(s, i)]
-        for s in itertools.product(range(2), repeat=2)
-        for i in itertools.product(range(2), repeat=2)
-    ]
-    means = [way[~np.isnan(way)].mean() if (~np.isnan(way)).any() else 0.0 for way in ways]
-    drawn = study.resampled_means(values, 200_000)
-    assert drawn.mean() == pytest.approx(np.mean(means), abs=0.005)
-    assert set(drawn) == set(means)
 
 
 def test_thirds_of_the_classes_keep_equal_counts_together():
@@ -133,8 +82,8 @@ def test_the_homeworks_figures_cannot_be_told_apart_however_their_mistakes_fall(
         correct_a = np.arange(300) < a
         correct_b = np.concatenate([np.arange(a) < both, np.arange(300 - a) < b - both])
         assert (correct_a.sum(), correct_b.sum()) == (a, b)
-        assert metrics.mcnemar_exact(correct_a, correct_b)[2] > 0.2
-        assert study.votes(correct_a[None] * 1.0, correct_b[None] * 1.0)[2] > 0.2
+        assert paired.mcnemar_exact(correct_a, correct_b)[2] > 0.2
+        assert paired.votes(correct_a[None] * 1.0, correct_b[None] * 1.0)[2] > 0.2
 
 
 def test_the_verdict_on_the_homeworks_figures_says_so_and_what_it_would_take(tmp_path):

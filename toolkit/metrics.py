@@ -172,54 +172,6 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
-    """(only a right, only b right, p): are two models, judged on the same images, equally accurate? Exact, two-sided.
-
-    McNemar's test: a sign test over the images on which exactly one is right, https://en.wikipedia.org/wiki/McNemar%27s_test
-    """
-    correct_a, correct_b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
-    _same_length(correct_a, correct_b)
-    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
-    n = only_a + only_b
-    log_choose = (
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(only_a, only_b) + 1)
-    )
-    return only_a, only_b, min(1.0, 2 * math.fsum(math.exp(c - n * math.log(2)) for c in log_choose))
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """float [tests]: p-values corrected for their number, so that one below 0.05 by chance is rarer than 1 in 20.
-
-    Holm 1979: the smallest is multiplied by the number of tests, the next by one less, and so on; none falls below the
-    one before it, none rises above 1. https://en.wikipedia.org/wiki/Holm%E2%80%93Bonferroni_method
-    Raises ValueError for a value outside [0, 1].
-    """
-    p = np.asarray(p, np.float64)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values {p.tolist()} · accepted: numbers from 0 to 1")
-    order = np.argsort(p, kind="stable")
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return corrected
-
-
-def images_to_tell(only_a: int, only_b: int, total: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """How many images McNemar's test needs to tell two models apart that differ as these do, at `alpha`, two-sided.
-
-    ((z_alpha/2 sqrt(d) + z_power sqrt(d - e^2)) / e)^2, d the share of images on which exactly one is right, e the
-    difference of their accuracies: Connor 1987, Biometrics 43, 207-211, https://doi.org/10.2307/2531961
-    Where no difference was seen, the smallest that `total` images could have shown is put in its place, one image: a
-    true one smaller than that needs more. Raises ValueError for counts that do not fit.
-    """
-    if total < 1 or min(only_a, only_b) < 0 or only_a + only_b > total:
-        raise ValueError(f"{only_a} and {only_b} of {total} images · accepted: counts whose sum is within the total")
-    difference = max(abs(only_a - only_b), 1) / total
-    discordant = max((only_a + only_b) / total, difference)
-    z_alpha, z_power = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
-    spread = z_alpha * math.sqrt(discordant) + z_power * math.sqrt(discordant - difference**2)
-    return (spread / difference) ** 2
-
-
 def scaled_by_other_half(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Probabilities [n, classes] after a temperature that did not see their labels: each half gets the other half's.
 

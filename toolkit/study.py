@@ -11,14 +11,11 @@ from itertools import combinations
 
 import numpy as np
 
-from toolkit import metrics
+from toolkit import metrics, paired
 from toolkit.mistakes import Predictions, read_predictions
 from toolkit.report import read_history
 from toolkit.run import Run
 
-ALPHA = 0.05  # how often, at most, a study names a difference where there is none
-RESAMPLES = 10_000
-ABSENT = 9.0  # in place of nan, which is not equal to itself
 THIRDS = ("rare", "middle", "frequent")
 
 
@@ -128,28 +125,29 @@ def epochs_to(history: dict[str, np.ndarray], share: float) -> int:
 def pairs(study: Study) -> list[dict]:
     """A row for each pair of variants a, b: difference (accuracy of a less that of b, mean over seeds), low, high and
     bootstrap_p (`bootstrap`), only_a, only_b and mcnemar_p (`votes`), by_seed (McNemar's p for each seed), mcnemar_holm
-    and bootstrap_holm (corrected for the number of pairs), verdict (differ, seeds or same) and images_to_tell.
+    and bootstrap_holm (corrected for the number of pairs), verdict (differ, seeds or same) and images_to_tell; all but
+    the verdict by `toolkit.paired`.
 
     Two differ where both tests say so: McNemar's knows these models alone, the bootstrap of few seeds is too sure.
     "seeds": McNemar's says so and the bootstrap over several does not, so that more images would be no help.
     """
     rows = [_pair(study, a, b) for a, b in combinations(range(len(study.names)), 2)]
     for test in ("mcnemar", "bootstrap"):
-        for row, p in zip(rows, metrics.holm([row[f"{test}_p"] for row in rows]), strict=True):
+        for row, p in zip(rows, paired.holm([row[f"{test}_p"] for row in rows]), strict=True):
             row[f"{test}_holm"] = float(p)
     several = study.correct.shape[1] > 1
     for row in rows:
-        told = [row[f"{test}_holm"] < ALPHA for test in ("mcnemar", "bootstrap")]
+        told = [row[f"{test}_holm"] < paired.ALPHA for test in ("mcnemar", "bootstrap")]
         row["verdict"] = "differ" if all(told) else "seeds" if told[0] and several else "same"
-        # a pair is told apart at the corrected level, at worst the strictest
-        row["images_to_tell"] = metrics.images_to_tell(row["only_a"], row["only_b"], study.images, ALPHA / len(rows))
+        strictest = paired.ALPHA / len(rows)  # a pair is told apart at the corrected level, at worst this one
+        row["images_to_tell"] = paired.images_to_tell(row["only_a"], row["only_b"], study.images, strictest)
     return rows
 
 
 def _pair(study: Study, a: int, b: int) -> dict:
     correct_a, correct_b = study.correct[a], study.correct[b]
-    only_a, only_b, p = votes(correct_a, correct_b)
-    low, high, bootstrap_p = bootstrap(correct_a - correct_b)
+    only_a, only_b, p = paired.votes(correct_a, correct_b)
+    low, high, bootstrap_p = paired.bootstrap(correct_a - correct_b)
     return {
         "a": study.names[a],
         "b": study.names[b],
@@ -158,49 +156,10 @@ def _pair(study: Study, a: int, b: int) -> dict:
         "high": high,
         "only_a": only_a,
         "only_b": only_b,
-        "by_seed": [votes(correct_a[[seed]], correct_b[[seed]])[2] for seed in range(len(correct_a))],
+        "by_seed": [paired.votes(correct_a[[seed]], correct_b[[seed]])[2] for seed in range(len(correct_a))],
         "mcnemar_p": p,
         "bootstrap_p": bootstrap_p,
     }
-
-
-def votes(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
-    """(images that a got right with more of the seeds, that b did, p of McNemar's exact test on them), two-sided.
-
-    Seeds repeat the same images: pooled, an image would count once a seed, and p would come out too small. So each
-    image has one vote, for the variant that more of its models got right; with one seed this is McNemar's test itself.
-    correct_a, correct_b: float [seeds, images].
-    """
-    a, b = np.nansum(correct_a, axis=0), np.nansum(correct_b, axis=0)
-    return metrics.mcnemar_exact(a > b, b > a)
-
-
-def bootstrap(values: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float, float]:
-    """(low, high, p) of the mean of `values` float [seeds, images]: its 95 % interval, and two-sided whether it is 0.
-
-    Seeds and images are each drawn again with replacement, crossed, the same ones for both of a pair: Owen 2007, The
-    pigeonhole bootstrap, https://arxiv.org/abs/0712.1111. Percentiles; p = 2 (1 + those not beyond 0) / (1 + all), at
-    most 1. The same draws each time.
-    """
-    means = resampled_means(values, resamples)
-    low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
-    tail = min((means <= 0).sum(), (means >= 0).sum())
-    return float(low), float(high), min(1.0, 2 * (1 + int(tail)) / (1 + resamples))
-
-
-def resampled_means(values: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
-    """float [resamples]: means of `values` over seeds and images drawn again.
-
-    Images with the same values are drawn together, as a multinomial of their number: memory is resamples x patterns.
-    """
-    coded = np.where(np.isnan(values), ABSENT, values)
-    patterns, counts = np.unique(coded, axis=1, return_counts=True)
-    present = patterns != ABSENT
-    draws, seeds = np.random.default_rng(0), len(values)
-    images = draws.multinomial(counts.sum(), counts / counts.sum(), resamples)
-    times = draws.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
-    totals = (times @ np.where(present, patterns, 0.0) * images).sum(1)
-    return totals / np.maximum((times @ present * images).sum(1), 1)
 
 
 # Rare classes
@@ -244,7 +203,7 @@ def _recalls(names: Sequence[str], correct: np.ndarray) -> list[dict]:
             "recall": float(by_seed[i].mean()),
             "sd": float(by_seed[i].std(ddof=1)) if len(by_seed[i]) > 1 else float("nan"),
             "difference": float(by_seed[i].mean() - by_seed[0].mean()),
-            "interval": bootstrap(correct[i] - correct[0])[:2],
+            "interval": paired.bootstrap(correct[i] - correct[0])[:2],
         }
         for i, name in enumerate(names)
     ]

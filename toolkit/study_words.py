@@ -2,8 +2,9 @@
 
 import math
 
+from toolkit.paired import ALPHA, RESAMPLES
 from toolkit.report import number
-from toolkit.study import ALPHA, RESAMPLES, Study
+from toolkit.study import Study
 
 
 def verdict(study: Study, compared: list[dict]) -> list[str]:
