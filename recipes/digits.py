@@ -49,6 +49,7 @@ def learner(
     workers: int | None = 0,
     device: str = "auto",
     precision: str = "fp32",
+    exact: bool = False,
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> Learner:
@@ -64,7 +65,8 @@ def learner(
     preprocess = for_size(image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     augment = {"scale": [0.6, 1.0], "flip": 0.0, "degrees": 10}
     dls = make_loaders(photos, preprocess, augment, bs, pick_workers(workers), place, seed, sampler=sampler)
-    return make_learner(dls, model, criterion, lr, pick_precision(precision, place), [Accumulate(accum), OneCycle()])
+    cbs = [Accumulate(accum), OneCycle()]
+    return make_learner(dls, model, criterion, lr, pick_precision(precision, place), cbs, exact)
 
 
 @command(status=exit_status)
@@ -87,6 +89,7 @@ def main(
     precision: Annotated[
         str, {"choices": ["auto", "fp16", "bf16", "fp32"]}
     ] = "fp32",  # of the forward pass; half gains nothing here
+    exact: bool = False,  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
     seed: int = 0,  # of the weights, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
@@ -100,7 +103,7 @@ def main(
     chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
-        device, precision, seed, skip_unreadable,
+        device, precision, exact, seed, skip_unreadable,
     )  # fmt: skip
     run = train.begin(folder, "digits", options, learn)
     with logged(learn, run, chosen):

@@ -50,6 +50,7 @@ def learner(
     workers: int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    exact: bool = False,
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> Learner:
@@ -67,7 +68,8 @@ def learner(
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
     dls = make_loaders(photos, for_size(image_size), augment, bs, pick_workers(workers), place, seed, sampler=sampler)
     schedule = Plateau(factor=0.2, patience=3)
-    return make_learner(dls, model, criterion, lr, pick_precision(precision, place), [Accumulate(accum), schedule])
+    cbs = [Accumulate(accum), schedule]
+    return make_learner(dls, model, criterion, lr, pick_precision(precision, place), cbs, exact)
 
 
 @command(status=exit_status)
@@ -88,6 +90,7 @@ def main(
     workers: int | None = None,  # processes that read photos (default: one a core, at most 8)
     device: str = "auto",  # auto, cuda or cpu
     precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "auto",  # of the forward pass
+    exact: bool = False,  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
     seed: int = 0,  # of the head, the split, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
@@ -101,7 +104,7 @@ def main(
     chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
-        device, precision, seed, skip_unreadable,
+        device, precision, exact, seed, skip_unreadable,
     )  # fmt: skip
     run = train.begin(folder, "hw1", options, learn)
     with logged(learn, run, chosen):

@@ -12,6 +12,7 @@ import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results a
 import torch
 from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor
 from fastai.learner import Learner as FastaiLearner
 from fastai.metrics import accuracy
@@ -27,14 +28,17 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
+from toolkit.speed import Layout, torch_flags
 
 
 class Learner(FastaiLearner):
     """fastai's Learner, whose `fit` is tidy after an error or Ctrl-C too: they end it as fastai's own cancelling does,
     so that every callback puts back what it changed and the model is in eval mode, and then go on their way.
+    torch's global flags are set for its passes only.
     """
 
     fault: BaseException | None = None
+    exact = False
 
     def end_with(self, error: BaseException) -> NoReturn:
         "Called by a callback: end the fit, which then raises `error` as it is; fastai would put words before it."
@@ -43,11 +47,16 @@ class Learner(FastaiLearner):
 
     def _do_fit(self) -> None:
         try:
-            super()._do_fit()
+            with torch_flags(self.dls.device, self.exact):
+                super()._do_fit()
         except CancelFitException:
             raise
         except (Exception, KeyboardInterrupt) as error:
             self.end_with(error)
+
+    def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
+        with torch_flags(self.dls.device, self.exact):
+            super()._do_epoch_validate(ds_idx, dl)
 
     def _end_cleanup(self) -> None:
         super()._end_cleanup()
@@ -65,24 +74,27 @@ def make_learner(
     lr: float,
     precision: str = "fp32",
     cbs: Iterable[Callback] = (),
+    exact: bool = False,
 ) -> Learner:
     """A fastai Learner: torch's AdamW with its defaults at `lr`, accuracy, forward passes in `precision`, `cbs`.
 
-    `learn.precision` says which precision. Everything fastai's Learner has works on it.
+    It computes channels last, with a fused optimiser and on CUDA in TF32, or, for `exact`, to the bit what a plain loop
+    does. `learn.precision` says which precision. Everything fastai's Learner has works on it.
     """
+    memory_format = torch.contiguous_format if exact else torch.channels_last
     scaler = [LossScaler()] if precision == "fp16" else []
     learn = Learner(
         dls,
-        mixed_precision(model.to(dls.device), dls.device, precision),
+        mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, precision),
         loss_func=loss,
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, **({} if exact else {"fused": True})),
         lr=lr,
         metrics=accuracy,
         path=Path(),  # lr_find saves below it; the data's folder, fastai's default, may be read-only and is not ours
         default_cbs=False,
-        cbs=[TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), *scaler, *cbs],
+        cbs=[TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format), *scaler, *cbs],
     )
-    learn.precision = precision
+    learn.precision, learn.exact = precision, exact
     return learn
 
 
@@ -107,7 +119,8 @@ def rebuild(run: Run, device: str = "auto") -> Learner:
         classes=recipe["classes"],
         sampler=options.get("sampler", "shuffle"),
     )
-    return make_learner(dls, model, _loss(recipe), options["lr"], cbs=[Accumulate(options["accum"])])
+    exact = options.get("exact", False)
+    return make_learner(dls, model, _loss(recipe), options["lr"], cbs=[Accumulate(options["accum"])], exact=exact)
 
 
 def _loss(recipe: dict[str, Any]) -> nn.Module:

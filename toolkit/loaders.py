@@ -3,6 +3,7 @@
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -12,9 +13,11 @@ import cv2
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.load import _loaders
 from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize
-from fastai.torch_core import TensorCategory, to_detach
+from fastai.torch_core import TensorCategory, to_detach, to_device
 from fastai.vision.core import TensorImage
+from fastcore.basics import chunked
 from fasttransform import Transform
 from PIL import Image, ImageOps
 
@@ -122,14 +125,18 @@ class Prepare(Transform):
 
 
 def _tensor(photo: np.ndarray) -> TensorImage:
-    return TensorImage(torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1))))
+    return TensorImage(torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1))
 
 
 class PhotoLoader(TfmdDL):
     """fastai's loader with draws that depend on (seed, epoch, sample) alone: the same for any number of workers.
 
-    Each pass over a training set is an epoch of its own, those of `learn.tta` too.
+    Each pass over a training set is an epoch of its own, those of `learn.tta` too. Where `share` is set, for training
+    on several processes, a mini-batch is those of its samples only, or the first for want of one; `n`, `bs`, the length
+    and the order stay those of the whole.
     """
+
+    share: Callable[[int], range] | None = None  # of so many samples, which
 
     def __init__(self, dataset: Datasets, draws: Draws, **options: Any):
         self.draws = draws
@@ -151,6 +158,12 @@ class PhotoLoader(TfmdDL):
             return self.order
         skip, self.draws.skip = self.draws.skip, 0
         return self.order[skip:]
+
+    def create_batches(self, samples: Iterable[int]) -> Iterator[tuple]:
+        if self.share is None:
+            return super().create_batches(samples)
+        shares = ([batch[place] for place in self.share(len(batch)) or [0]] for batch in chunked(samples, self.bs))
+        return (self.do_batch([self.do_item(index) for index in part]) for part in shares)
 
     def batch_photos(self, batch: int) -> list[Path]:
         "The photos in the mini-batch of this number, from 0, of the pass that was begun last."
@@ -179,11 +192,28 @@ class PhotoLoader(TfmdDL):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             Thread(target=_end_for, args=[os.getppid()], daemon=True).start()
 
+    def create_batch(self, samples: list[tuple]) -> tuple:
+        "fastai's, with photos as they lie in memory, channels last: it would turn each round."
+        if not isinstance(samples[0][0], TensorImage):
+            return super().create_batch(samples)
+        photos, *rest = super().create_batch([(photo.permute(1, 2, 0), *rest) for photo, *rest in samples])
+        return photos.permute(0, 3, 1, 2), *rest
+
+    def __iter__(self) -> Iterator[tuple]:
+        "fastai's, but the host does not wait for a copy from pinned memory: what computes with it is queued behind it."
+        self.randomize()
+        self.before_iter()
+        self._DataLoader__idxs = self.get_idxs()  # where fastai's `sample` looks
+        for batch in _loaders[self.fake_l.num_workers == 0](self.fake_l):
+            yield self.after_batch(to_device(tuple(batch), self.device, non_blocking=True))
+        self.after_iter()
+        self.__dict__.pop("it", None)
+
     def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
         "fastai's, but a loss or metric stays on its device: the host asks for it once an epoch, not every batch."
         if isinstance(batch, torch.Tensor) and batch.dim() == 0:
             return batch.detach()
-        return to_detach(batch, cpu=cpu, gather=gather)
+        return to_detach(batch, cpu=cpu, gather=False)  # ranks that predict have the same photos each
 
 
 def _end_for(parent: int) -> None:
