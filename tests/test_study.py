@@ -47,6 +47,7 @@ def make_runs(folder, correct, counts=None, fingerprint="0" * 64, shift=0):
             recipe = test_report.recipe(list("abc"), folder, 5)
             recipe["options"] |= {"seed": seed, "loss": "ce"}
             recipe["data"] |= {"counts": counts or dict.fromkeys("abc", 9), "fingerprint": fingerprint}
+            recipe["data"]["valid"] = len(right)
             write_json(run / "recipe.json", recipe)
             labels = np.arange(len(right)) % 3
             said = np.where(right, labels, (labels + 1) % 3)
@@ -198,6 +199,43 @@ def test_a_run_that_has_not_ended_is_not_compared(tmp_path):
     runs["a"][0].path("valid_predictions.csv").unlink()
     with pytest.raises(ValueError, match="a-0 has no valid_predictions.csv: let the run end"):
         study.read_study(runs)
+
+
+@pytest.mark.parametrize("rows", [0, 1, None])
+def test_a_run_whose_history_was_damaged_is_refused_with_the_remedy(tmp_path, rows):
+    runs = make_runs(tmp_path, {"a": of(80, 100), "b": of(70, 100)})
+    history = runs["b"][0].path("history.csv")
+    header, *_ = history.read_text().splitlines()
+    history.write_text("\n".join([header, *["1,2.0,2.0,nan,0.001,7.5"] * (rows or 0)]) + "\n")
+    if rows is None:
+        history.unlink()
+    with pytest.raises(ValueError, match=r"history.csv has no accuracy of any epoch: delete metrics.json beside it"):
+        study.read_study(runs)
+
+
+def test_predictions_that_were_cut_off_are_refused_with_the_remedy(tmp_path):
+    runs = make_runs(tmp_path, {"a": of(80, 100), "b": of(70, 100)})
+    predictions = runs["b"][0].path("valid_predictions.csv")
+    predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:41]))
+    with pytest.raises(ValueError, match="valid_predictions.csv has 40 of 100 photos: delete it"):
+        study.read_study(runs)
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(3.76, "3.8"), (9.96, "10"), (25.9, "26"), (343.2, "340"), (2e4, "20\u202f000")]
+)
+def test_how_many_times_as_many_images_is_told_in_two_digits(factor, said):
+    assert study_words.times(factor) == said
+
+
+def test_a_single_comparison_is_not_said_to_be_corrected(tmp_path):
+    two, *_ = made(tmp_path / "two", {"a": of(80, 100), "b": of(70, 100)})
+    three, *_ = made(tmp_path / "three", {"a": of(80, 100), "b": of(70, 100), "c": of(60, 100)})
+    assert any("Both p-values stand for a single comparison." in said for said in study_words.method(two))
+    assert any("Both p-values are corrected for 3 comparisons" in said for said in study_words.method(three))
 
 
 # Files

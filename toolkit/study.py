@@ -44,7 +44,8 @@ class Study:
 def read_study(runs: dict[str, list[Run]]) -> Study:
     """The study of finished runs, of each variant one a seed, in the same order of seeds.
 
-    Raises ValueError where two runs that are to be paired were not judged on the same photos, or trained on others.
+    Raises ValueError where two runs that are to be paired were not judged on the same photos, or trained on others, and
+    where a run's files lack what it measured.
     """
     columns = list(runs.values())
     predictions = [[_predictions(run) for run in column] for column in columns]
@@ -63,13 +64,28 @@ def read_study(runs: dict[str, list[Run]]) -> Study:
             correct[variant, seed, at], labels[at] = ~one.wrong, one.labels
     counts, classes = columns[0][0].recipe["data"]["counts"], predictions[0][0].classes
     numbers = np.array([counts.get(name, 0) for name in classes]) if counts else None
-    histories = [[read_history(run) for run in column] for column in columns]
+    histories = [[_history(run) for run in column] for column in columns]
     return Study(list(runs), columns, histories, correct, labels, numbers)
 
 
 def _predictions(run: Run) -> Predictions:
     if (found := read_predictions(run)) is None:
         raise ValueError(f"{run.folder} has no valid_predictions.csv: let the run end, then compare it")
+    if len(found.files) != (wanted := run.recipe["data"].get("valid", len(found.files))):
+        raise ValueError(
+            f"{run.path('valid_predictions.csv')} has {len(found.files)} of {wanted} photos: delete it, "
+            "and the same command writes it again"
+        )
+    return found
+
+
+def _history(run: Run) -> dict[str, np.ndarray]:
+    found = read_history(run)
+    if not found or not np.isfinite(found["accuracy"]).any():
+        raise ValueError(
+            f"{run.path('history.csv')} has no accuracy of any epoch: delete metrics.json beside it, "
+            "and the same command writes both again"
+        )
     return found
 
 

@@ -52,7 +52,7 @@ def pair_words(row: dict, images: int) -> str:
     why = "is within chance" if row["low"] <= 0 <= row["high"] else "does not hold in both tests"
     return (
         f"{a} and {b} can’t be told apart: {gap} {why}; {evidence}. If it is real, it would take "
-        f"about {needed} validation images to tell, {row['images_to_tell'] / images:.2g} times as many."
+        f"about {needed} validation images to tell, {times(row['images_to_tell'] / images)} times as many."
     )
 
 
@@ -95,16 +95,23 @@ def about(count: float) -> str:
     return number(int(float(f"{count:.2g}")))
 
 
+def times(factor: float) -> str:
+    "A factor in two digits."
+    return f"{factor:.2g}" if factor < 10 else about(factor)
+
+
 def method(study: Study) -> list[str]:
     "How the figures were come by, in sentences."
+    comparisons = len(study.names) * (len(study.names) - 1) // 2
+    corrected = f"are corrected for {comparisons} comparisons (Holm), those by seed are not"
     return [
         "± is the standard deviation over seeds; the interval of an accuracy is Wilson’s, for one model as accurate "
         f"on {number(study.images)} images.",
         "McNemar: exact and two-sided, each image voting once, for the variant that more of its seeds got right; "
         "“right alone” counts the votes.",
         f"Bootstrap: {number(RESAMPLES)} resamples of seeds and images, the same for both of a pair.",
-        f"Both p-values are corrected for {len(study.names) * (len(study.names) - 1) // 2} comparisons (Holm), those "
-        f"by seed are not. Two variants differ where both are below {ALPHA}.",
+        f"Both p-values {corrected if comparisons > 1 else 'stand for a single comparison'}. Two variants differ where "
+        f"both are below {ALPHA}.",
         "Images it would take: McNemar’s test with power 80 % (Connor 1987), if the share of images on which just one "
         "is right stays what it is.",
         "The best epoch was chosen on the same validation images: all accuracies flatter a little, all alike.",
