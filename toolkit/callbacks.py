@@ -9,6 +9,8 @@ from fastai.learner import AvgLoss, AvgSmoothLoss, Learner
 from fastai.learner import Recorder as FastaiRecorder
 from fastai.torch_core import find_bs
 
+from toolkit import ranks
+
 
 class Accumulate(Callback):
     """One optimiser step for every `n` mini-batches, with the gradient of the mean loss over all their samples.
@@ -31,7 +33,7 @@ class Accumulate(Callback):
         self.group_weight = 0
 
     def before_backward(self) -> None:
-        if self.n > 1:
+        if self.n > 1 or is_shared(self.learn):
             weight = batch_weight(self.learn)
             self.learn.loss_grad = self.loss_grad * (weight / self._group_samples())
             self.group_weight = self.group_weight + weight
@@ -40,9 +42,10 @@ class Accumulate(Callback):
         if (self.iter + 1) % self.n and self.iter + 1 < self.n_iter:
             raise CancelBatchException()
         if isinstance(self.group_weight, torch.Tensor):  # else it is the number of samples, as divided by above
+            whole = ranks.add_up(self.group_weight) if is_shared(self.learn) else self.group_weight
             for weight in self.model.parameters():
                 if weight.grad is not None:
-                    weight.grad *= self._group_samples() / self.group_weight
+                    weight.grad *= self._group_samples() / whole
         self.group_weight = 0
 
     def _group_samples(self) -> int:
@@ -55,8 +58,25 @@ class Accumulate(Callback):
 
 def batch_weight(learn: Learner) -> int | torch.Tensor:
     "What the mean loss of the present mini-batch was divided by: its samples, or the sum of their classes' weights."
-    weight = getattr(learn.loss_func, "weight", None)  # fastai's MixUp puts a mean over samples in the loss's place
-    return find_bs(learn.yb) if weight is None else weight[learn.yb[0]].sum()
+    weight, samples = getattr(learn.loss_func, "weight", None), own_samples(learn)
+    if weight is None:  # fastai's MixUp puts a mean over samples in the loss's place
+        return samples
+    return weight[learn.yb[0]].sum() if samples else weight.new_zeros(())
+
+
+def is_shared(learn: Learner) -> bool:
+    "Whether this process has a part of each mini-batch only, as in `toolkit.distributed.together`."
+    return getattr(learn.dl, "share", None) is not None
+
+
+def own_samples(learn: Learner) -> int:
+    "This process's samples in the present mini-batch; 0 where it has a stand-in, for there are fewer than processes."
+    return len(learn.dl.share(all_samples(learn))) if is_shared(learn) else find_bs(learn.yb)
+
+
+def all_samples(learn: Learner) -> int:
+    "Samples in the present mini-batch, those of other processes among them."
+    return min(learn.dl.bs, learn.dl.n - learn.iter * learn.dl.bs) if is_shared(learn) else find_bs(learn.yb)
 
 
 class EpochParts(Callback):
@@ -156,8 +176,12 @@ class FiniteLoss(Callback):
         finite = torch.isfinite(self.loss.detach()).all() | (self.first >= 0)
         self.first = torch.where(finite, self.first, self.iter)
         self.seen.copy_(self.first, non_blocking=True)
-        if int(self.seen) >= 0:
-            self._stop()
+        if not is_shared(self.learn):
+            self._stop_at(int(self.seen))
+
+    def before_step(self) -> None:
+        if is_shared(self.learn):
+            self._stop_at(ranks.largest(int(self.seen)))
 
     def after_train(self) -> None:
         self.check()
@@ -167,20 +191,20 @@ class FiniteLoss(Callback):
 
     def check(self) -> None:
         "End the fit where any loss of this pass was not finite, waiting for the device to know."
-        if int(self.first) >= 0:
-            self._stop()
+        self._stop_at(ranks.largest(int(self.first)) if is_shared(self.learn) else int(self.first))
 
-    def _stop(self) -> None:
-        batch, group = int(self.first), self.accumulate.n if hasattr(self.learn, "accumulate") else 1
+    def _stop_at(self, batch: int) -> None:
+        if batch < 0:
+            return
+        group = self.accumulate.n if hasattr(self.learn, "accumulate") else 1
         epoch = self.dls.train.draws.epoch + 1
         where = f"step {batch // group + 1}" if self.training else f"validation batch {batch + 1}"
         photos = ", ".join(self.dls.data.relative(photo) for photo in self.dl.batch_photos(batch))
-        self.learn.end_with(
-            ValueError(
-                f"the loss is not finite in epoch {epoch}, {where}: try a lower --lr, or --precision fp32\n"
-                f"its photos: {photos}"
-            )
+        error = ValueError(
+            f"the loss is not finite in epoch {epoch}, {where}: try a lower --lr, or --precision fp32\n"
+            f"its photos: {photos}"
         )
+        self.learn.end_with(ranks.end(error) if is_shared(self.learn) else error)
 
 
 class _SmoothLoss(AvgSmoothLoss):
@@ -211,6 +235,12 @@ class Recorder(FastaiRecorder):
     def after_train(self) -> None:
         self._fetch()
         super().after_train()
+
+    def after_validate(self) -> None:
+        if is_shared(self.learn):
+            for figure in self._valid_mets:
+                figure.total, figure.count = ranks.total(figure.total), ranks.total(figure.count)
+        super().after_validate()
 
     def after_fit(self) -> None:
         self._fetch()  # lr_find ends inside an epoch

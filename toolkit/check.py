@@ -21,6 +21,7 @@ from fastcore.xdg import xdg_cache_home
 from tqdm import tqdm
 
 import toolkit.photo
+from toolkit import ranks
 from toolkit.command import command
 from toolkit.data import DataSet, find_data
 from toolkit.findings import STATES, Finding, counted, find_faults, judged, same_content
@@ -61,6 +62,7 @@ def _command(data: DataSet) -> str:
     return f"python -m toolkit.check {shlex.quote(str(data.path))}"
 
 
+@ranks.first_here()
 def _outcome(data: DataSet, workers: int | None) -> dict[str, Any]:
     """What is wrong with the photos to train and validate on: {"unreadable": {file: reason}, "warnings": [text]}.
 

@@ -9,8 +9,9 @@ import numpy as np
 import safetensors.torch
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import find_bs
 
+from toolkit import ranks
+from toolkit.callbacks import all_samples, own_samples
 from toolkit.outside import HISTORY, reason_of
 from toolkit.run import Run, replacing, write_atomic, write_csv
 
@@ -24,14 +25,15 @@ class Checkpoint(Callback):
     last.pt is the truth: it holds the history too, so that a kill between two files loses and doubles nothing. Weights
     are the best by validation accuracy; of equals the earliest. last.pt is written every `save_every` optimiser steps
     too, and at the next one after `stop` was set, which then ends the fit with KeyboardInterrupt. Needs FiniteLoss
-    beside it: what a loss that is not finite has reached is never saved.
+    beside it: what a loss that is not finite has reached is never saved. Of several processes the first reads and
+    writes, and all of them stop at the same step.
     """
 
     order = 70  # after the Recorder and the schedule
 
     def __init__(self, run: Run, epochs: int, save_every: int = 0):
         self.target, self.epochs, self.save_every, self.stop = run, epochs, save_every, False
-        self.state = read_state(run.path("last.pt"))
+        self.state = ranks.from_first(lambda: read_state(run.path("last.pt")))
         self._stand(self.state or {"epoch": 0, "history": [], "best": {"epoch": 0, "accuracy": -1.0}, "inside": BEGIN})
         self.saved = self._position()
 
@@ -56,7 +58,7 @@ class Checkpoint(Callback):
         self.group = self.accumulate.n if hasattr(self.learn, "accumulate") else 1
 
     def before_train(self) -> None:
-        self.seen, self.total = self.inside["seen"], self.inside["total"]
+        self.seen, self.total = self.inside["seen"], 0.0 if ranks.rank() else self.inside["total"]
         self.dl.draws.next_epoch, self.dl.draws.skip = self.finished, self.seen
         self.skipped = self.seen // self.dl.bs
         self.start, self.rate = time.perf_counter() - self.inside["seconds"], self.opt.hypers[-1]["lr"]
@@ -76,17 +78,16 @@ class Checkpoint(Callback):
 
     def after_batch(self) -> None:
         if self.training:
-            count = find_bs(self.yb)
-            self.total, self.seen = self.total + self.loss.detach() * count, self.seen + count
+            self.total = self.total + self.loss.detach() * own_samples(self.learn)
+            self.seen = self.seen + all_samples(self.learn)
             if (self.iter + 1) % self.group and self.iter + 1 < self.n_iter:
                 return  # between two optimiser steps
             self._mark_step()
-            if self.stop or (self.save_every and (self.iter + 1) // self.group % self.save_every == 0):
-                self._save_step()
-        elif self.stop:
+        stop = ranks.largest(self.stop)
+        if stop or (self.training and self.save_every and (self.iter + 1) // self.group % self.save_every == 0):
             self._save_step()
-        if self.stop:
-            self.learn.end_with(KeyboardInterrupt())
+        if stop:
+            self.learn.end_with(ranks.end(KeyboardInterrupt()))
 
     def after_train(self) -> None:
         if self.mark is None:  # all of this epoch's training was done before
@@ -95,13 +96,12 @@ class Checkpoint(Callback):
     def after_epoch(self) -> None:
         self.finished, self.inside = self.finished + 1, BEGIN
         accuracy = float(self.recorder.metrics[0].value)
-        figures = float(self.total) / self.seen, float(self.recorder.loss.value), accuracy, self.rate
+        figures = float(ranks.total(self.total)) / self.seen, float(self.recorder.loss.value), accuracy, self.rate
         self.rows.append([self.finished, *figures, time.perf_counter() - self.start])
         try:
             if accuracy > self.best["accuracy"]:
                 self.best = {"epoch": self.finished, "accuracy": accuracy}
-                weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-                write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
+                self._write_best()
             self._write(self._state() | {"random": random_state()})
             self.write_history()
         except OSError as error:
@@ -110,9 +110,15 @@ class Checkpoint(Callback):
     def after_cancel_fit(self) -> None:
         self.halved = self._halve() if isinstance(self.learn.fault, torch.OutOfMemoryError) else None
 
+    def _write_best(self) -> None:
+        if ranks.rank() == 0:
+            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+            write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
+
     def write_history(self) -> None:
         "history.csv, as last.pt has it."
-        write_csv(self.target.path("history.csv"), HISTORY, self.rows)
+        if ranks.rank() == 0:
+            write_csv(self.target.path("history.csv"), HISTORY, self.rows)
 
     # Where a step begins, and the state there
 
@@ -126,18 +132,15 @@ class Checkpoint(Callback):
 
     def _save_step(self) -> None:
         self.finite_loss.check()
+        inside = self.inside | {"total": ranks.total(self.inside["total"])}
         try:
-            self._write(self._state() | {"random": self.mark["random"]})
+            self._write(self._state() | {"inside": inside, "random": self.mark["random"]})
         except OSError as error:
             self.learn.end_with(error)
 
     def _write(self, state: dict[str, Any]) -> None:
-        path = self.target.path("last.pt")
-        with replacing(path) as beside, beside.open("wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # torch 2.14 puts an error of its own over the file's
-                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        if ranks.rank() == 0:
+            write_state(self.target.path("last.pt"), state)
         self.saved = self._position()
 
     def _state(self) -> dict[str, Any]:
@@ -178,11 +181,12 @@ class Checkpoint(Callback):
     def _halve(self) -> str | None:
         """Have the next fit begin at the last optimiser step, the same photos to a step in mini-batches half as large.
 
-        What to say about that; None where it can't be done: one photo a mini-batch, a learner without Accumulate, or an
-        optimiser that stopped half-way.
+        What to say about that; None where it can't be done: one photo a mini-batch, a learner without Accumulate, an
+        optimiser that stopped half-way, or other processes, which wait for this one inside the step.
         """
         photos, bs = self.group * self.dls.train.bs, self.dls.train.bs
-        if self.mark is None or self.stepping or bs == 1 or not hasattr(self.learn, "accumulate"):
+        alone = ranks.count() == 1
+        if self.mark is None or self.stepping or bs == 1 or not hasattr(self.learn, "accumulate") or not alone:
             return None
         with torch.no_grad():
             for buffer, kept in zip(self.model.buffers(), self.mark["buffers"], strict=True):
@@ -191,6 +195,15 @@ class Checkpoint(Callback):
         accum = photos // smaller
         self.state = self._state() | {"random": self.mark["random"], "bs": smaller, "accum": accum}
         return f"out of memory: going on with {accum} mini-batches of {smaller} to a step, not {self.group} of {bs}"
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    "last.pt, whole or not at all. Raises OSError (disk full, read-only folder)."
+    with replacing(path) as beside, beside.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch 2.14 puts an error of its own over the file's
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_state(path: Path) -> dict[str, Any] | None:

@@ -30,6 +30,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_origin
 
+from toolkit import ranks
+
 HOUSE = [str(Path(__file__).resolve().parents[1] / package) + os.sep for package in ("recipes", "toolkit", "export")]
 
 
@@ -61,13 +63,14 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
     "Calls `function` with the command line's `arguments`; the exit status. Bugs propagate as they are."
     _occupy_closed_streams()
     try:
-        with _quiet(), _terminable():
+        with _quiet(), _terminable(), ranks.quiet_others():
             result = function(**parsed(function, arguments))
             if sys.stdout:
                 sys.stdout.flush()
             return status(result)
     except KeyboardInterrupt as interrupt:
-        print(interrupt if str(interrupt) else "interrupted", file=sys.stderr)
+        if ranks.rank() == 0:
+            print(interrupt if str(interrupt) else "interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError as error:  # the reader of a pipe left (`| head`); later flushes go nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -76,7 +79,7 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         if (message := user_message(error)) is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(ranks.named(f"error: {message}"), file=sys.stderr)
         _tell_notes(error)
         return 2
 

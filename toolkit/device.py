@@ -7,6 +7,8 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from toolkit import ranks
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -16,7 +18,7 @@ def pick_device(name: str) -> torch.device:
     Raises ValueError for another name and for a CUDA device that torch does not see.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
         raise ValueError(f"unknown device {name!r}: choose auto, cuda or cpu")
@@ -25,7 +27,21 @@ def pick_device(name: str) -> torch.device:
             f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
             "choose cpu or auto, or run `python -m toolkit.doctor` to see what is missing"
         )
+    if kind == "cuda" and not number:
+        return _own_gpu()
     return torch.device(name)
+
+
+def _own_gpu() -> torch.device:
+    "The current GPU; of several processes on this machine each has its own."
+    if ranks.count() > 1:
+        if ranks.local_rank() >= torch.cuda.device_count():
+            raise ValueError(
+                f"{ranks.local_count()} processes on this machine, where torch sees {torch.cuda.device_count()} CUDA "
+                "devices: give each its own by fewer --num_processes, or choose --device cpu"
+            )
+        torch.cuda.set_device(ranks.local_rank())
+    return torch.device("cuda")
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -72,7 +88,8 @@ def _autocast_forward(device_type: str, dtype: torch.dtype, model: nn.Module, *i
 def pick_workers(count: int | None) -> int:
     "`count` processes to read photos in, or, for None, one for each core this process may use, at most 8."
     if count is None:
-        return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, max(1, cores // ranks.local_count()))
     if count < 0:
         raise ValueError(f"--workers {count}: give 0 (read in the training process) or more")
     return count

@@ -7,9 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from toolkit import ranks
+
 ENLARGED = 4  # pixels of a photo for one of a digit
 
 
+@ranks.first_here()
 def write_digits(folder: Path) -> Path:
     """`folder` with train/<digit>/*.png, val/<digit>/*.png, test/*.png and test_labels.csv; written if it is not there.
 

@@ -27,7 +27,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from PIL import Image
 
-from toolkit import mistakes
+from toolkit import mistakes, ranks
 from toolkit.outside import HISTORY, read_csv
 from toolkit.run import Run, write_json
 
@@ -66,7 +66,10 @@ class Logger(Protocol):
 
 
 def loggers(names: list[str] | None) -> dict[str, Logger]:
-    "The loggers called `names`, nothing begun. Raises ValueError for another name, ImportError for a missing library."
+    """The loggers called `names`, nothing begun; of several processes the first has them.
+
+    Raises ValueError for another name, ImportError for a missing library.
+    """
     found = {}
     for name in names or ():
         if name not in LOGGERS:
@@ -74,7 +77,7 @@ def loggers(names: list[str] | None) -> dict[str, Logger]:
         if find_spec(name) is None:
             raise ImportError(f"--log {name} needs {name}: pip install -c constraints.txt -e '.[{name}]'")
         found[name] = importlib.import_module(f"toolkit.log_{name}").Logger()
-    return found
+    return {} if ranks.rank() else found
 
 
 @contextmanager

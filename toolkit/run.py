@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from toolkit import ranks
 from toolkit.outside import metrics_fault, parse_json, recipe_fault
 
 if TYPE_CHECKING:
@@ -169,11 +170,15 @@ def load(folder: str | Path) -> Run:
 
 
 def new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) -> Path:
-    """The folder a run writes to: `out`, or runs/<recipe>/<time>-<loss>.
+    """The folder a run writes to: `out`, or runs/<recipe>/<time>-<loss>; of several processes the first decides.
 
     Raises ValueError for `resume` without `out`, FileExistsError when `out` holds something and `resume` is off,
     NotADirectoryError when `out` is a file.
     """
+    return ranks.from_first(lambda: _new_folder(recipe, loss, out, resume))
+
+
+def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) -> Path:
     if out is None:
         if resume:
             raise ValueError("--resume without --out: say which run to go on with, as in --out runs/x --resume")

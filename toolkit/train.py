@@ -13,9 +13,10 @@ import torch
 from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 
-from toolkit import metrics
+from toolkit import metrics, ranks
 from toolkit.callbacks import EpochParts, FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
+from toolkit.distributed import together
 from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
 from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
@@ -24,7 +25,7 @@ from toolkit.run import Run, git_revision, load, lock, versions, write_csv, writ
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
-FREE = set("data epochs workers device save_every log out resume".split())  # may change on resume, data but by name
+FREE = set("data epochs workers device processes save_every log out resume".split())  # on resume; data but by name
 
 
 def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) -> Run:
@@ -33,13 +34,17 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
     options: the recipe's own, as its command line names them; what `auto` chose is put in their place.
     The run holds its folder, as long as it lives. Raises FileExistsError where another one does, ValueError for options
     too few to rebuild it by, and where a run is resumed by another method or on other data than it was begun with.
+    Of several processes the first does this, and the others go on.
     """
+    if ranks.rank():
+        return Run(folder)
     if missing := sorted(NEEDED - options.keys()):
         raise ValueError(f"options lack {', '.join(missing)}: without it the run can't be rebuilt")
     chosen = {
         "device": str(learn.dls.device),
         "precision": learn.precision,
         "workers": learn.dls.train.fake_l.num_workers,
+        **({"processes": ranks.count()} if ranks.count() > 1 else {}),
         **getattr(learn.loss_func, "options", {}),  # focal's gamma, smoothing's
     }
     options = {name: str(value) if isinstance(value, Path) else value for name, value in (options | chosen).items()}
@@ -101,11 +106,12 @@ def _tell(folder: Path, said: dict[str, Any]) -> None:
     "In three lines, what runs, on what, and what `auto` and the weights came to."
     options, data, weights, classes = said["options"], said["data"], said["weights"], len(said["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
+    place = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
     print(
         f"{said['recipe']}: {classes} classes, {data['train']} photos to train, {data['valid']} to validate\n"
         f"{options['arch']}, {said['model']['parameters']:,} parameters; {weights['loaded']} tensors loaded from "
         f"{weights['source']}{left_out}\n"
-        f"on {options['device']} in {options['precision']}, {options['workers']} workers; run folder {folder}",
+        f"on {place} in {options['precision']}, {options['workers']} workers; run folder {folder}",
         flush=True,
     )
 
@@ -116,6 +122,8 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
     After each epoch history.csv and last.pt are written, and best.safetensors if the accuracy is the best yet; last.pt
     every `save_every` optimiser steps too. SIGINT (Ctrl-C) and SIGTERM write it at the next step and then raise
     KeyboardInterrupt. Where memory runs out, mini-batches are halved and twice as many of them accumulated.
+    On several processes all of them train (`toolkit.distributed`); in the end the first goes on alone, and the others
+    end, in here.
     Raises ValueError for a loss that is not finite, naming the photos. Every error says what is saved, in a note.
     """
     if epochs < 1:
@@ -131,8 +139,9 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
         checkpoint.write_history()  # a kill may have come between the two files
     with nullcontext() if _draws_a_bar() else _epoch_lines(learn), stopping_at_a_step(checkpoint):
         try:
-            while checkpoint.finished < epochs:
-                _fit_in_memory(learn, checkpoint)
+            with together(learn):
+                while checkpoint.finished < epochs:
+                    _fit_in_memory(learn, checkpoint)
             if checkpoint.stop:
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -146,7 +155,8 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
 def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
     "Fit to the end, or until memory ran out and `checkpoint` stands ready to go on with smaller mini-batches."
     try:
-        cbs = [FiniteLoss(), checkpoint, learn.time_spent, RunPage(checkpoint.target)]
+        page = [RunPage(checkpoint.target)] if ranks.rank() == 0 else []
+        cbs = [FiniteLoss(), checkpoint, learn.time_spent, *page]
         learn.fit(checkpoint.epochs - checkpoint.finished, cbs=cbs)
         return
     except torch.OutOfMemoryError as error:
