@@ -6,10 +6,11 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 
-from toolkit.command import command, user_message
+from toolkit.command import command, parsed, user_message
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """
@@ -104,6 +105,40 @@ def test_help_carries_the_comments_and_spells_flags_as_parameters(tmp_path):
         assert said in done.stdout
     assert "--image-size" not in done.stdout
     assert "--pdb" not in done.stdout
+
+
+def numbers(bs: int | Literal["auto"] = 8, lr: Annotated[float | Literal["auto"] | None, {}] = None, n: int | None = 0):
+    "Train."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ("", {"bs": 8, "lr": None, "n": 0}),
+        ("--bs 4 --lr 2", {"bs": 4, "lr": 2.0, "n": 0}),
+        ("--bs auto --lr auto --n 3", {"bs": "auto", "lr": "auto", "n": 3}),
+    ],
+)
+def test_an_option_takes_a_number_or_a_word(arguments, values):
+    assert parsed(numbers, arguments.split()) == values
+    assert type(parsed(numbers, ["--lr", "2"])["lr"]) is float
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--bs 1.5", "argument --bs: invalid int or auto value: '1.5'"),
+        ("--lr Auto", "argument --lr: invalid float or auto value: 'Auto'"),
+        ("--n auto", "argument --n: invalid int value: 'auto'"),
+    ],
+)
+def test_neither_number_nor_word_is_two_lines_that_say_what_is_taken(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parsed(numbers, arguments.split())
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
+    with pytest.raises(SystemExit, match="0"):
+        parsed(numbers, ["--help"])
+    assert "--bs (int|auto)" in capsys.readouterr().out
 
 
 def test_imported_it_is_the_function_itself():

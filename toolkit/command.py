@@ -6,6 +6,7 @@
         loss: Annotated[str, {"choices": ["ce", "focal"]}] = "ce",   # this comment is the flag's help
         seeds: list[int] = [0],                                      # takes one value or more
         image_size: int = 224,                                       # --image_size, as the parameter is spelled
+        bs: int | Literal["auto"] = 128,                             # a number or that word
         export: bool = True,                                         # a True default becomes --no-export
     ):
         "What the command does."
@@ -28,7 +29,8 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args, get_origin
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from toolkit import ranks
 
@@ -221,8 +223,12 @@ def _parser(function):
             )
 
     signature = anno_parser(function)
+    declared = get_type_hints(function)
     for action in signature._actions:
         action.option_strings = [_as_spelled(flag, action.dest) for flag in action.option_strings]
+        if get_origin(declared.get(action.dest)) in (Union, UnionType):
+            action.type = _one_of(get_args(declared[action.dest]))
+            action.metavar = action.metavar and f"({action.type.__name__.replace(' or ', '|')})"
         if get_origin(action.type) in (list, tuple):
             action.nargs, action.type = "+", get_args(action.type)[0]
             action.metavar = action.metavar and f"({action.type.__name__})"
@@ -234,6 +240,25 @@ def _parser(function):
         add_help=False,
         formatter_class=signature.formatter_class,
     )
+
+
+def _one_of(kinds: tuple) -> Callable[[str], object]:
+    "What reads a value of the first of `kinds` that takes it: types, or a Literal's words; fastcore knows no Literal."
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    types = [kind for kind in kinds if get_origin(kind) is not Literal and kind is not NoneType]
+
+    def read(text: str) -> object:
+        if text in words:
+            return text
+        for kind in types:
+            with contextlib.suppress(ValueError):
+                return kind(text)
+        raise ValueError
+
+    read.__name__ = " or ".join(
+        [kind.__name__.lower() for kind in types] + words
+    )  # argparse says it: "invalid ... value"
+    return read
 
 
 def _as_spelled(flag: str, name: str) -> str:
