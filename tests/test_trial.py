@@ -85,7 +85,8 @@ def disturb(learn):
     "All that a trial may do, and more."
     learn.dls.train.bs, learn.dls.train.fake_l.num_workers = 8, 1
     learn.add_cb(Accumulate(3))
-    learn.fit(2, lr=0.1, reset_opt=True)
+    learn.fit(1, lr=0.1)
+    learn.fit(1, lr=0.1, reset_opt=True)
     learn.freeze()
     learn.remove_cb(learn.recorder)
     learn.lr, learn.path = 7.0, None
