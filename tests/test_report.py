@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from toolkit import metrics, mistakes, report
+from toolkit import metrics, mistakes, plots, report
 from toolkit.preprocess import for_size
 from toolkit.run import load, write_json
 
@@ -308,6 +308,45 @@ def test_warnings_name_what_the_data_lacks(tmp_path):
     assert "Fewer than 10 training images: c." in page
     assert "Unbalanced: 3 to 200 training images a class." in page
     assert "No validation image, so no figure: b." in page
+    assert "Left out" not in page
+
+
+def test_photos_that_were_left_out_are_named(tmp_path):
+    small_run(tmp_path)
+    said = load(tmp_path).recipe
+    said["data"]["left_out"] = {f"train/a/{i}.jpg": "not a readable photo" for i in range(10)}
+    write_json(tmp_path / "recipe.json", said)
+    page = html.unescape(page_of(tmp_path))
+    assert "Left out, as they can't be read: train/a/0.jpg (not a readable photo), train/a/1.jpg" in page
+    assert "train/a/7.jpg (not a readable photo) and 2 more." in page
+
+
+def test_the_confusion_matrix_is_scikit_learns_in_a_table_too(tmp_path):
+    folder = make_run(tmp_path, [*NASTY, "a\rb", "c\nd"])
+    page_of(folder)
+    with (folder / "valid_predictions.csv").open(newline="", encoding="utf-8") as file:
+        said = list(csv.DictReader(file))
+    with (folder / "confusion.csv").open(newline="", encoding="utf-8") as file:
+        (corner, *columns), *rows = csv.reader(file, strict=True)
+    assert corner == "label"
+    assert columns == [name for name, *_ in rows] == load(folder).recipe["classes"]
+    expected = confusion_matrix([row["label"] for row in said], [row["prediction"] for row in said], labels=columns)
+    assert np.array([counts for _, *counts in rows], int).tolist() == expected.tolist()
+
+
+def test_a_long_name_keeps_both_of_its_ends():
+    assert plots.short("a rather long class name number 28", 24) == "a rather lon…e number 28"
+    assert [len(plots.short("x" * n, 24)) for n in (23, 24, 25, 200)] == [23, 24, 24, 24]
+    assert plots.short("a\nb\rc\td") == "a b c d"
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.6e-4, 3e-3), (2e-4, 1e-3), (1e-9, 1e-3)])
+def test_the_learning_rates_axis_has_marks_to_read_by(low, high):
+    history = {"epoch": np.arange(1.0, 4), "lr": np.array([low, high, low])}
+    (axes,) = plots.curves(history, None, ("Learning rate",)).axes
+    axes.figure.draw_without_rendering()
+    bottom, top = axes.get_ylim()
+    assert 2 <= sum(bottom <= mark <= top for mark in axes.get_yticks()) <= 9
 
 
 def test_certificate_of_the_export_is_shown(tmp_path):
@@ -577,6 +616,49 @@ def test_browser_reads_the_matrix_out_by_keyboard(browser, page):
     assert browser.run(row) > top
     browser.press("ArrowUp")
     assert browser.run(row) == top
+
+
+def test_browser_turns_nothing_round_with_a_name_written_from_right_to_left(browser, tmp_path):
+    small_run(tmp_path, ["\u202eltr", "\u05db\u05dc\u05d1"])
+    write_predictions(tmp_path, [("1", "\u202eltr", "\u05db\u05dc\u05d1", 0.9)])
+    browser.open(report.write_report(load(tmp_path)))
+    x = (
+        "const walk = document.createTreeWalker(arguments[0], NodeFilter.SHOW_TEXT); let node, last;"
+        "while (node = walk.nextNode()) if (node.data.includes('1 of 1')) last = node;"
+        "const at = i => { const r = document.createRange(); r.setStart(last, i); r.setEnd(last, i + 1);"
+        "return r.getBoundingClientRect().x }; const i = last.data.indexOf('1 of 1'); return at(i) < at(i + 3)"
+    )
+    for selector in ("#matrix-readout", ".pair h3"):
+        browser.run("document.getElementById('matrix').focus()")
+        browser.press("ArrowRight")
+        assert browser.run(x.replace("arguments[0]", f"document.querySelector('{selector}')")), selector
+
+
+def test_browser_cuts_no_name_off_beside_the_matrix(browser, tmp_path):
+    small_run(tmp_path, ["W" * 30, "日本語" * 10, "l" * 30, "m"])
+    browser.open(report.write_report(load(tmp_path)))
+    left = "return Math.min(...[...document.querySelectorAll('#matrix .row')].map(label => label.getBBox().x))"
+    top = (
+        "return Math.min(...[...document.querySelectorAll('#matrix .column')].map(l => l.getBoundingClientRect().top))"
+    )
+    assert browser.run(left) >= 0
+    assert browser.run(top) >= browser.run("return document.getElementById('matrix').getBoundingClientRect().top")
+
+
+def test_browser_without_scripts_shows_all_but_what_needs_them(browser, page):
+    browser.devtools("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(page)
+        shown = "return [...document.querySelectorAll(arguments[0])].some(element => element.checkVisibility())"
+        assert not browser.run(shown, ".controls, .readout")
+        assert browser.run(shown, "#matrix .d")
+        assert browser.run(shown, "#class-table tbody td")
+        assert browser.run(
+            "return [...document.querySelectorAll('#matrix .row')].every((label, i, all) =>"
+            "!i || label.getBBox().height < 1.5 * (label.getBBox().y - all[i - 1].getBBox().y))"
+        )
+    finally:
+        browser.devtools("Emulation.setScriptExecutionDisabled", value=False)
 
 
 def test_browser_finds_a_text_for_every_image_and_plot(browser, page):

@@ -153,6 +153,7 @@ FIELDS = (  # of recipe.json: which, whether a value will do, and in words
     ("model.arch", _is_text, "a name"),
     ("data.path", _is_text, "a path"),
     ("data.fingerprint", _is_text, "a checksum"),
+    ("data.left_out", lambda value: value is None or isinstance(value, dict), "the reason by file"),
     ("data.counts", lambda value: value is None or _are_counts(value), "the number of photos by class"),
 )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 # Okabe and Ito's colours, told apart by colour-blind eyes and in print; the page swaps each for a CSS variable
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#9a9a9a", "#1b1b1b"
@@ -103,6 +103,8 @@ def _scale(axes, title: str, history: dict[str, np.ndarray]) -> None:
         lr = history["lr"]
         if (lr > 0).all() and lr.max() > 4 * lr.min():
             axes.set_yscale("log")
+            marks = (1, 2, 5) if lr.max() < 100 * lr.min() else (1,)  # powers of ten alone may be too few to read by
+            axes.yaxis.set_major_locator(LogLocator(subs=marks, numticks=9))
         else:
             axes.set_ylim(0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -124,8 +126,8 @@ def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
     axes.set_ylabel("label")
     if n <= 120:
         size = 9 if n <= 25 else 6.5
-        axes.set_xticks(range(n), [_short(name) for name in names], rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(n), [_short(name) for name in names], fontsize=size, parse_math=False)
+        axes.set_xticks(range(n), [short(name) for name in names], rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(n), [short(name) for name in names], fontsize=size, parse_math=False)
     if n <= 25:
         for row, column in zip(*np.nonzero(matrix), strict=True):
             dark = matrix[row, column] > 0.6 * matrix[row].sum()
@@ -145,8 +147,10 @@ def _rgb(colour: str) -> np.ndarray:
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
 
 
-def _short(name: str, limit: int = 24) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+def short(name: str, limit: int = 24) -> str:
+    "`name` on one line of at most `limit` letters: a long one's middle is left out, as names often begin or end alike."
+    name = re.sub(r"[\x00-\x1f\x7f]", " ", name)
+    return name if len(name) <= limit else f"{name[: limit // 2]}…{name[limit // 2 + 1 - limit :]}"
 
 
 def reliability(curve: list[dict], title: str, interval: Callable[[int, int], tuple[float, float]]) -> Figure:
@@ -175,7 +179,8 @@ def counts(numbers: list[int]) -> Figure:
     axes = _axes(figure, 1, 1, "", "classes, by number of training images")
     axes.bar(range(1, len(numbers) + 1), sorted(numbers, reverse=True), color=BLUE, width=0.8)
     axes.set_xlim(0.4, len(numbers) + 0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -222,7 +227,7 @@ def intervals(rows: list[tuple[str, float, float, float, list[float]]], title: s
         axes.plot(points, [place + 0.25] * len(points), "|", color=ORANGE, markersize=7, markeredgewidth=1.5)
     if zero:
         axes.axvline(0, color=INK, linewidth=1.0, linestyle=":")
-    axes.set_yticks(range(len(rows)), [_short(name) for name, *_ in rows], parse_math=False)
+    axes.set_yticks(range(len(rows)), [short(name) for name, *_ in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -235,4 +240,4 @@ def _named(legend) -> None:
     "A name with a dollar sign is a name, not mathematics."
     for text in legend.get_texts():
         text.set_parse_math(False)
-        text.set_text(_short(text.get_text(), 32))
+        text.set_text(short(text.get_text(), 32))

@@ -3,11 +3,10 @@
     python -m toolkit.report RUN
 
 Writes report.html (one self-contained file, no network), its twins for slides curves.png and confusion.png, and
-per_class.csv. A run that is still training, or whose photos have moved, gets a page of what there is.
+for programs per_class.csv and confusion.csv. A run that is still training, or whose photos have moved, gets a page of
+what there is.
 """
 
-import csv
-import io
 import math
 import shlex
 from pathlib import Path
@@ -15,14 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from toolkit import metrics, mistakes, plots
+from toolkit.class_tables import confusion_csv, per_class_csv
 from toolkit.command import command
 from toolkit.mistakes import Predictions
+from toolkit.numerals import number, percent, shown
 from toolkit.outside import HISTORY, parse_json, read_csv
 from toolkit.run import Run, load, write_atomic
 
 
 def write_report(run: Run) -> Path:
-    "Write report.html, curves.png, confusion.png and per_class.csv of `run`, what there is data for; the page's path."
+    "Write the page of `run`, its pictures and its tables by class, what there is data for; the page's path."
     history, predictions = read_history(run), mistakes.read_predictions(run)
     figures = run.metrics
     best = best_epoch(figures, history)
@@ -35,6 +36,7 @@ def write_report(run: Run) -> Path:
             run.path("confusion.png"), plots.png(plots.confusion(predictions.confusion[np.ix_(order, order)], names))
         )
         write_atomic(run.path("per_class.csv"), per_class_csv(predictions))
+        write_atomic(run.path("confusion.csv"), confusion_csv(predictions))
     page = run.path("report.html")
     write_atomic(page, render(run, history, predictions, figures, best).encode("utf-8", "replace"))
     return page
@@ -87,19 +89,6 @@ def read_certificate(run: Run) -> dict:
     except ValueError as error:
         return {"model.onnx": f"its verification is not JSON: {error}"}
     return certificate if isinstance(certificate, dict) else {"model.onnx": "its verification is no certificate"}
-
-
-def per_class_csv(predictions: Predictions) -> str:
-    "class,precision,recall,f1,support in index order; what is undefined is empty."
-    figures = metrics.per_class(predictions.confusion)
-    text = io.StringIO()
-    # Python 3.11 leaves a lone carriage return unquoted, and then can't read it back
-    quoting = csv.QUOTE_ALL if any("\r" in name for name in predictions.classes) else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
-    writer.writerow(["class", *figures])
-    for name, *values, support in zip(predictions.classes, *figures.values(), strict=True):
-        writer.writerow([name, *("" if np.isnan(value) else float(value) for value in values), support])
-    return text.getvalue()
 
 
 # The parts of the page
@@ -199,6 +188,9 @@ def data_warnings(recipe: dict, predictions: Predictions | None) -> list[str]:
         found.append(f"Fewer than 10 training images: {_listed(few)}.")
     if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
         found.append(f"Unbalanced: {min(counts.values())} to {max(counts.values())} training images a class.")
+    if left_out := recipe["data"].get("left_out"):
+        said = _listed([f"{file} ({reason})" for file, reason in left_out.items()])
+        found.append(f"Left out, as they can't be read: {said}.")
     if predictions:
         support = zip(predictions.classes, predictions.confusion.sum(1), strict=True)
         if absent := [name for name, n in support if not n]:
@@ -219,7 +211,7 @@ def render(run: Run, history: dict, predictions: Predictions | None, figures: di
 
     environment = Environment(loader=PackageLoader("toolkit", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(percent=percent, number=number)
+    environment.filters.update(percent=percent, number=number, short=plots.short)
     environment.globals.update(shown=shown, repr=repr, quoted=lambda path: shlex.quote(str(path)))  # to be pasted
     counts = run.recipe["data"].get("counts")
     return environment.get_template("report.html").render(
@@ -241,33 +233,6 @@ def render(run: Run, history: dict, predictions: Predictions | None, figures: di
         warnings=data_warnings(run.recipe, predictions),
         counts=plots.svg(plots.counts(list(counts.values())), "counts") if counts else None,
     )
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f}\u00a0%"
-
-
-def number(value: object) -> str:
-    "A value of a JSON file for people: floats in four digits, thousands of large integers apart."
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else str(value)
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
-    return f"{value:.4g}"
-
-
-SHARES = (
-    "accuracy torch_accuracy accuracy_interval top5 balanced_accuracy macro_f1 weighted_f1 agreement recorded".split()
-)
-
-
-def shown(name: str, value: object) -> str:
-    "The value of metrics.json or of a certificate under `name`, with its unit."
-    if name in SHARES and isinstance(value, int | float):
-        return percent(value, 2)
-    if name.endswith("_bytes") and isinstance(value, int | float):
-        return f"{value / 2**30:.2f} GiB"
-    return number(value)
 
 
 @command

@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 from toolkit import plots
-from toolkit.report import number, percent
+from toolkit.numerals import number, p_value, percent, points
 from toolkit.run import write_atomic, write_csv
 from toolkit.study import Study, pairs, rare, variants
-from toolkit.study_words import method, p_value, points, rare_words, verdict
+from toolkit.study_words import method, rare_words, verdict
 
 HEADINGS = (
     "",

@@ -2,8 +2,8 @@
 
 import math
 
+from toolkit.numerals import about, number, p_value, points, times
 from toolkit.paired import ALPHA, RESAMPLES
-from toolkit.report import number
 from toolkit.study import Study
 
 
@@ -79,25 +79,6 @@ def rare_words(study: Study, thirds: list[dict]) -> str:
 
 def _listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def points(share: float) -> str:
-    "A difference of shares in points of a percent; a real minus sign."
-    return f"{100 * share:.1f}".replace("-0.0", "0.0").replace("-", "−")
-
-
-def p_value(p: float) -> str:
-    return f"{p:.1g}" if p < 0.095 else f"{p:.2g}"
-
-
-def about(count: float) -> str:
-    "A number of images in two digits."
-    return number(int(float(f"{count:.2g}")))
-
-
-def times(factor: float) -> str:
-    "A factor in two digits."
-    return f"{factor:.2g}" if factor < 10 else about(factor)
 
 
 def method(study: Study) -> list[str]:
