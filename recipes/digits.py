@@ -16,6 +16,7 @@ from fastai.torch_core import set_seed
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
+from toolkit.auto import Auto, Begun, as_begun, number, settle
 from toolkit.callbacks import Accumulate
 from toolkit.check import readable
 from toolkit.command import command
@@ -32,6 +33,8 @@ from toolkit.report import write_report
 from toolkit.run import new_folder
 from toolkit.schedule import OneCycle
 
+LR, BS = 4e-3, 64  # where `auto` sets out from
+
 
 def learner(
     data: str | Path = "data/digits",
@@ -42,11 +45,11 @@ def learner(
     sampler: str = "shuffle",
     arch: str = "test_resnet",
     weights: str = "none",
-    lr: float = 4e-3,
-    bs: int = 64,
+    lr: float | Auto = LR,
+    bs: int | Auto = BS,
     accum: int = 1,
     image_size: int = 32,
-    workers: int | None = 0,
+    workers: int | Auto | None = 0,
     device: str = "auto",
     precision: str = "fp32",
     exact: bool = False,
@@ -64,9 +67,11 @@ def learner(
     model = make_model(arch, len(photos.classes), weights, dropout=0.1, image_size=image_size)
     preprocess = for_size(image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     augment = {"scale": [0.6, 1.0], "flip": 0.0, "degrees": 10}
-    dls = make_loaders(photos, preprocess, augment, bs, pick_workers(workers), place, seed, sampler=sampler)
+    readers = pick_workers(number(workers, 0))
+    dls = make_loaders(photos, preprocess, augment, number(bs, BS), readers, place, seed, sampler=sampler)
     cbs = [Accumulate(accum), OneCycle()]
-    return make_learner(dls, model, criterion, lr, pick_precision(precision, place), cbs, exact)
+    learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact)
+    return settle(learn, lr, bs, workers)
 
 
 @command(status=exit_status)
@@ -80,11 +85,11 @@ def main(
     arch: str = "test_resnet",  # any timm classifier
     weights: str = "none",  # imagenet, none, or a .pth or .safetensors FILE
     epochs: int = 12,  # passes over the training photos
-    lr: float = 4e-3,  # AdamW's highest learning rate
-    bs: int = 64,  # photos in a mini-batch
+    lr: float | Auto = LR,  # AdamW's highest learning rate, or auto: by fastai's finder
+    bs: int | Auto = BS,  # photos in a mini-batch, or auto: as many as memory holds, --accum follows
     accum: int = 1,  # mini-batches to an optimiser step
     image_size: int = 32,  # side of the square the network sees, in pixels
-    workers: int | None = 0,  # processes that read photos; so small ones are faster read in this one
+    workers: int | Auto | None = 0,  # processes that read photos, or auto: tries some; small ones read fastest in none
     device: str = "auto",  # auto, cuda or cpu
     precision: Annotated[
         str, {"choices": ["auto", "fp16", "bf16", "fp32"]}
@@ -100,12 +105,13 @@ def main(
     "Train on scikit-learn's digits and write report, model.onnx and predictions.csv for the test folder."
     options = dict(locals())
     folder = new_folder("digits", loss, out, resume)
+    begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
     learn = learner(
-        data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
-        device, precision, exact, seed, skip_unreadable,
+        data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
+        image_size, begun.workers, device, precision, exact, seed, skip_unreadable,
     )  # fmt: skip
-    run = train.begin(folder, "digits", options, learn)
+    run = train.begin(folder, "digits", options | begun._asdict(), learn)
     with logged(learn, run, chosen):
         train.fit(learn, run, epochs, save_every)
         train.evaluate(learn, run)

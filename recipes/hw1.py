@@ -18,6 +18,7 @@ from fastai.torch_core import set_seed
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
+from toolkit.auto import Auto, Begun, as_begun, number, settle
 from toolkit.callbacks import Accumulate
 from toolkit.check import readable
 from toolkit.command import command
@@ -33,6 +34,8 @@ from toolkit.report import write_report
 from toolkit.run import new_folder
 from toolkit.schedule import Plateau
 
+LR, BS = 1e-3, 128  # where `auto` sets out from
+
 
 def learner(
     data: str | Path = "data",
@@ -43,11 +46,11 @@ def learner(
     sampler: str = "shuffle",
     arch: str = "resnet152.tv2_in1k",
     weights: str = "imagenet",
-    lr: float = 1e-3,
-    bs: int = 128,
+    lr: float | Auto = LR,
+    bs: int | Auto = BS,
     accum: int = 2,
     image_size: int = 224,
-    workers: int | None = None,
+    workers: int | Auto | None = None,
     device: str = "auto",
     precision: str = "auto",
     exact: bool = False,
@@ -66,10 +69,12 @@ def learner(
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
-    dls = make_loaders(photos, for_size(image_size), augment, bs, pick_workers(workers), place, seed, sampler=sampler)
+    readers = pick_workers(number(workers, None))
+    dls = make_loaders(photos, for_size(image_size), augment, number(bs, BS), readers, place, seed, sampler=sampler)
     schedule = Plateau(factor=0.2, patience=3)
     cbs = [Accumulate(accum), schedule]
-    return make_learner(dls, model, criterion, lr, pick_precision(precision, place), cbs, exact)
+    learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact)
+    return settle(learn, lr, bs, workers)
 
 
 @command(status=exit_status)
@@ -83,11 +88,11 @@ def main(
     arch: str = "resnet152.tv2_in1k",  # any timm classifier
     weights: str = "imagenet",  # imagenet, none, or a .pth or .safetensors FILE
     epochs: int = 100,  # passes over the training photos
-    lr: float = 1e-3,  # AdamW's learning rate to begin with
-    bs: int = 128,  # photos in a mini-batch
+    lr: float | Auto = LR,  # AdamW's learning rate to begin with, or auto: by fastai's finder
+    bs: int | Auto = BS,  # photos in a mini-batch, or auto: as many as memory holds, --accum follows
     accum: int = 2,  # mini-batches to an optimiser step
     image_size: int = 224,  # side of the square the network sees, in pixels
-    workers: int | None = None,  # processes that read photos (default: one a core, at most 8)
+    workers: int | Auto | None = None,  # processes that read, or auto: tries some (default: one a core, up to 8)
     device: str = "auto",  # auto, cuda or cpu
     precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "auto",  # of the forward pass
     exact: bool = False,  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
@@ -101,12 +106,13 @@ def main(
     "Train the homework's model and write report, model.onnx and, for a test folder, predictions.csv."
     options = dict(locals())
     folder = new_folder("hw1", loss, out, resume)
+    begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
     learn = learner(
-        data, loss, gamma, smoothing, class_weights, sampler, arch, weights, lr, bs, accum, image_size, workers,
-        device, precision, exact, seed, skip_unreadable,
+        data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
+        image_size, begun.workers, device, precision, exact, seed, skip_unreadable,
     )  # fmt: skip
-    run = train.begin(folder, "hw1", options, learn)
+    run = train.begin(folder, "hw1", options | begun._asdict(), learn)
     with logged(learn, run, chosen):
         train.fit(learn, run, epochs, save_every)
         train.evaluate(learn, run)

@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 
 from toolkit import metrics, ranks
+from toolkit.auto import write_curve
 from toolkit.callbacks import EpochParts, FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
 from toolkit.distributed import together
@@ -45,6 +46,7 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
         "precision": learn.precision,
         "workers": learn.dls.train.fake_l.num_workers,
         **({"processes": ranks.count()} if ranks.count() > 1 else {}),
+        **getattr(learn, "settled", {}),  # lr, bs, accum, workers
         **getattr(learn.loss_func, "options", {}),  # focal's gamma, smoothing's
     }
     options = {name: str(value) if isinstance(value, Path) else value for name, value in (options | chosen).items()}
@@ -57,6 +59,7 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         _same_method(run, said)
         said |= {"created": run.recipe["created"]}
+    write_curve(learn, run)
     write_json(run.path("recipe.json"), said)
     _tell(folder, said)
     return Run(folder, run.held)

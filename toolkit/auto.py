@@ -1,0 +1,186 @@
+"""`--workers auto`, `--bs auto`, `--lr auto`: numbers found by trying them on the learner, which stays as it was."""
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from fastai.callback.schedule import valley
+
+from toolkit import ranks
+from toolkit.fits import largest_fitting
+from toolkit.learner import Learner
+from toolkit.run import Run, load, write_csv
+from toolkit.trial import seconds_per_epoch, unchanged
+
+Auto = Literal["auto"]
+Number = TypeVar("Number", int, float, None)
+
+BARELY = 0.95  # of an epoch's seconds: fewer workers that are not slower than this are preferred
+MOST_WORKERS = 16
+FINDER = "lr_finder.csv"
+CURVE = ["lr", "loss", "chosen"]
+
+
+def number(value: Number | Auto, otherwise: Number) -> Number:
+    "`value`, or where it is auto what to begin with until `settle` finds out. Raises ValueError for other words."
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f"{value!r} is neither a number nor auto")
+    return otherwise if value == "auto" else value
+
+
+def settle(learn: Learner, lr: float | Auto, bs: int | Auto, workers: int | Auto | None) -> Learner:
+    """`learn` with a number for each of the three that is auto, found by trying in this order: bs, workers, lr.
+
+    A line says what was chosen and why; `learn.settled` has the numbers as options, `accum` with `bs`, and
+    `learn.lr_curve` what the finder saw. Weights, random draws and all else are as if nothing had been tried.
+    Raises ValueError on several processes, which would have to agree, and where a search comes to nothing.
+    """
+    learn.settled = {}
+    asked = [f"--{name}" for name, value in {"bs": bs, "workers": workers, "lr": lr}.items() if value == "auto"]
+    if asked and ranks.count() > 1:
+        raise ValueError(
+            f"{asked[0]} auto on {ranks.count()} processes: give a number, such as one of them alone finds"
+        )
+    if bs == "auto":
+        settle_bs(learn)
+    if workers == "auto":
+        settle_workers(learn)
+    if lr == "auto":
+        settle_lr(learn)
+    return learn
+
+
+class Begun(NamedTuple):
+    "The options that may be auto, and accum, which follows bs."
+
+    lr: float | Auto
+    bs: int | Auto
+    accum: int
+    workers: int | Auto | None
+
+
+def as_begun(folder: Path, batch: int, begun: Begun) -> Begun:
+    """`begun`, where it has an auto with the number that the run in `folder`, if there is one, was begun with, so that
+    nothing is searched again. accum follows bs where an optimiser step is of the same photos.
+
+    batch: the mini-batch that auto starts from.
+    """
+    if "auto" not in begun or not (folder / "recipe.json").is_file():
+        return begun
+    before = load(folder).recipe["options"]
+    asked = [name for name in ("lr", "bs", "workers") if getattr(begun, name) == "auto"]
+    found = {name: before[name] for name in asked if name in before}
+    if "bs" in found and before["bs"] * before["accum"] == batch * begun.accum:
+        found["accum"] = before["accum"]
+    return begun._replace(**found)
+
+
+def _say(name: str, chosen: object, why: str) -> None:
+    print(f"--{name} auto: {chosen}, {why}", flush=True)
+
+
+# Mini-batches
+
+
+def settle_bs(learn: Learner) -> None:
+    """The largest mini-batch that `toolkit.fits` finds room for, and as many of them accumulated as make up the same
+    photos to an optimiser step as before. To the gradient that is the same; batch norm sees other mini-batches.
+    """
+    accum = learn.accumulate.n
+    photos = learn.dls.train.bs * accum
+    bs, memory = largest_fitting(learn, photos)
+    for loader in learn.dls.loaders:
+        loader.bs = bs
+    learn.accumulate.n = photos // bs
+    learn.settled |= {"bs": bs, "accum": photos // bs}
+    _say("bs", bs, f"{photos // bs} of them to a step of {photos} photos; {memory}")
+
+
+# Workers
+
+
+def settle_workers(learn: Learner) -> None:
+    """Of none, one for every other core and one for each core this process may use, at most 16, that number of workers
+    with which an epoch takes least by `seconds_per_epoch`, from a few steps; of nearly equal ones the smallest.
+    """
+    seconds = {count: _seconds(learn, count) for count in _numbers_of_workers()}
+    best = min(seconds.values())
+    chosen = next(count for count, spent in seconds.items() if best >= BARELY * spent)
+    _work(learn, chosen)
+    learn.settled["workers"] = chosen
+    others = ", ".join(f"{count}: {spent:.1f} s" for count, spent in seconds.items() if count != chosen)
+    _say("workers", chosen, f"with which an epoch takes {seconds[chosen]:.1f} s" + (f" ({others})" if others else ""))
+
+
+def _numbers_of_workers() -> list[int]:
+    "From the smallest; on macOS none but 0, where fastai uses no other."
+    if sys.platform == "darwin":
+        return [0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted({0, min(max(1, cores // 2), MOST_WORKERS), min(cores, MOST_WORKERS)})
+
+
+def _seconds(learn: Learner, workers: int) -> float:
+    with unchanged(learn):
+        _work(learn, workers)
+        return seconds_per_epoch(learn, batches=4, at_most=10.0)
+
+
+def _work(learn: Learner, workers: int) -> None:
+    for loader in learn.dls.loaders:
+        loader.fake_l.num_workers = workers
+
+
+# The learning rate
+
+
+@dataclass(frozen=True)
+class Curve:
+    "What the finder saw: rates, the smoothed loss at each, and the rate it suggests."
+
+    lrs: list[float]
+    losses: list[float]
+    chosen: float
+
+
+def settle_lr(learn: Learner) -> None:
+    "The rate that `find_lr` suggests."
+    learn.lr_curve = curve = find_lr(learn)
+    learn.lr = curve.chosen
+    learn.settled["lr"] = curve.chosen
+    _say("lr", f"{curve.chosen:g}", f"where the loss falls well; tried {curve.lrs[0]:.0e} to {curve.lrs[-1]:.0e}")
+
+
+def find_lr(learn: Learner, steps: int = 100) -> Curve:
+    """The curve of fastai's lr_find over at most `steps` optimiser steps, and the rate its `valley` suggests, in two
+    digits. Of accumulated mini-batches there are accordingly more. No file is left behind.
+
+    Raises ValueError where the loss diverges before there is a curve, or falls at no rate.
+    Source: Smith 2015, https://arxiv.org/abs/1506.01186
+    """
+    mini_batches = steps * (learn.accumulate.n if hasattr(learn, "accumulate") else 1)
+    with tempfile.TemporaryDirectory() as folder, unchanged(learn), learn.no_bar():
+        learn.path = Path(folder)  # where lr_find keeps the weights meanwhile
+        learn.lr_find(num_it=mini_batches, show_plot=False, suggest_funcs=None)
+        lrs, losses = torch.tensor(learn.recorder.lrs), torch.tensor([float(loss) for loss in learn.recorder.losses])
+    begin, end = mini_batches // 10, len(losses) - 5  # as lr_find does for its suggestions
+    finite = int(torch.isfinite(losses).cumprod(0).sum())
+    lrs, losses = lrs[begin : min(end, finite)], losses[begin : min(end, finite)]
+    chosen = valley(lrs, losses, mini_batches)[0] if len(losses) > 1 else None
+    if chosen is None or chosen <= float(lrs[0]):
+        trouble = "falls at no rate" if chosen else "diverges before there is a curve"
+        raise ValueError(f"--lr auto: the loss {trouble} ({mini_batches} mini-batches, from 1e-7 up): give a number")
+    return Curve(lrs.tolist(), losses.tolist(), float(f"{chosen:.1e}"))
+
+
+def write_curve(learn: Learner, run: Run) -> None:
+    "The run's lr_finder.csv, where its rate was found just now: a row for each rate, the chosen one marked with 1."
+    curve = getattr(learn, "lr_curve", None)
+    if curve is not None:
+        nearest = min(range(len(curve.lrs)), key=lambda index: abs(curve.lrs[index] - curve.chosen))
+        rows = zip(curve.lrs, curve.losses, (int(index == nearest) for index in range(len(curve.lrs))), strict=True)
+        write_csv(run.path(FINDER), CURVE, rows)
