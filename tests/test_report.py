@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from toolkit import metrics, mistakes, plots, report
+from toolkit import intervals, metrics, mistakes, plots, report
 from toolkit.preprocess import for_size
 from toolkit.run import load, write_json
 
@@ -143,6 +143,19 @@ def test_figures_have_their_interval(tmp_path):
     figures = json.loads((tmp_path / "metrics.json").read_text())
     for value in (figures["accuracy"], *figures["accuracy_interval"]):
         assert f"{100 * value:.1f}\u00a0%" in page
+    ends = [f"{100 * end:.1f}\u00a0%" for end in intervals.macro_f1_interval(confusion_of(tmp_path))]
+    assert f"{' to '.join(ends)} (95 % interval), the mean over classes" in page
+
+
+def test_top_5_has_its_interval_where_there_are_more_than_five_classes(tmp_path):
+    page = page_of(small_run(tmp_path, "abcdefgh"))
+    images = round(48 * json.loads((tmp_path / "metrics.json").read_text())["top5"])
+    ends = [f"{100 * end:.1f}\u00a0%" for end in metrics.wilson_interval(images, 48)]
+    assert f"{' to '.join(ends)} (95 % interval), the label is among the five" in page
+
+
+def confusion_of(folder):
+    return mistakes.read_predictions(load(folder)).confusion
 
 
 def test_how_to_run_it_again_is_the_resolved_command(tmp_path):
@@ -362,12 +375,14 @@ def test_certificate_of_the_export_is_shown(tmp_path):
         "probability_difference": 2.5e-6,
         "worst": [["valid/<b>.jpg", 0.25]],
         "budget": {"cpu": 1},
+        "kept": [],
     }
     onnx.helper.set_model_props(model, {"verification": json.dumps(certificate)})
     onnx.save(model, tmp_path / "model.onnx")
     page = page_of(tmp_path)
     assert "99.75\u00a0%" in page
     assert "valid/&lt;b&gt;.jpg: 0.25" in page
+    assert re.search(r"kept</th><td>\s*none\s*</td>", page)
     (tmp_path / "model.onnx").write_bytes(b"\xff\xff broken")
     assert "can&#39;t be read" in page_of(tmp_path)
 

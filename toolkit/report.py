@@ -16,6 +16,7 @@ import numpy as np
 from toolkit import metrics, mistakes, plots
 from toolkit.class_tables import confusion_csv, per_class_csv
 from toolkit.command import command
+from toolkit.intervals import macro_f1_interval
 from toolkit.mistakes import Predictions
 from toolkit.numerals import number, percent, shown
 from toolkit.outside import HISTORY, parse_json, read_csv
@@ -107,23 +108,33 @@ def command_line(recipe: dict) -> list[str]:
 
 def headline(figures: dict, predictions: Predictions | None) -> list[tuple[str, str, str]]:
     "(name, figure, note) of each card at the top; of the predictions alone while metrics.json is not written yet."
-    cards = []
+    cards, n = [], len(predictions.files) if predictions else 0
     if predictions:
-        right, n = int((~predictions.wrong).sum()), len(predictions.files)
-        low, high = (percent(end) for end in metrics.wilson_interval(right, n))
-        cards.append(
-            ("Validation accuracy", percent(right / n), f"{low} to {high} (95 % interval), {right} of {n} images")
-        )
+        right = int((~predictions.wrong).sum())
+        cards.append(("Validation accuracy", percent(right / n), f"{_wilson(right, n)}, {right} of {n} images"))
     if "top5" in figures and figures.get("classes", 6) > 5:
-        cards.append(("Top-5 accuracy", percent(figures["top5"]), "the label is among the five most probable"))
+        among = "the label is among the five most probable"
+        note = f"{_wilson(round(figures['top5'] * n), n)}, {among}" if n and 0 <= figures["top5"] <= 1 else among
+        cards.append(("Top-5 accuracy", percent(figures["top5"]), note))
     if "macro_f1" in figures:
-        cards.append(("Macro F1", percent(figures["macro_f1"]), "the mean over classes, however many images each has"))
+        note = "the mean over classes, however many images each has"
+        if predictions and (ends := macro_f1_interval(predictions.confusion)):
+            note = f"{_interval(*ends)}, {note}"
+        cards.append(("Macro F1", percent(figures["macro_f1"]), note))
     if "ece" in figures:
         after = f", {percent(figures['scaled_ece'])} after temperature" if "scaled_ece" in figures else ""
         cards.append(
             ("Calibration error", percent(figures["ece"]), f"how far confidence is from accuracy (ECE){after}")
         )
     return cards
+
+
+def _wilson(right: int, images: int) -> str:
+    return _interval(*metrics.wilson_interval(right, images))
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{percent(low)} to {percent(high)} (95 % interval)"
 
 
 def chance(predictions: Predictions | None) -> float | None:
