@@ -53,6 +53,7 @@ def learner(
     device: str = "auto",
     precision: str = "fp32",
     exact: bool = False,
+    compile: bool = False,
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> Learner:
@@ -70,7 +71,7 @@ def learner(
     readers = pick_workers(number(workers, 0))
     dls = make_loaders(photos, preprocess, augment, number(bs, BS), readers, place, seed, sampler=sampler)
     cbs = [Accumulate(accum), OneCycle()]
-    learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact)
+    learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact, compile)
     return settle(learn, lr, bs, workers)
 
 
@@ -95,6 +96,7 @@ def main(
         str, {"choices": ["auto", "fp16", "bf16", "fp32"]}
     ] = "fp32",  # of the forward pass; half gains nothing here
     exact: bool = False,  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
+    compile: bool = False,  # have torch compile the network: minutes to begin with, faster steps from then on
     seed: int = 0,  # of the weights, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
@@ -109,7 +111,7 @@ def main(
     chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
-        image_size, begun.workers, device, precision, exact, seed, skip_unreadable,
+        image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable,
     )  # fmt: skip
     run = train.begin(folder, "digits", options | begun._asdict(), learn)
     with logged(learn, run, chosen):

@@ -54,6 +54,7 @@ def learner(
     device: str = "auto",
     precision: str = "auto",
     exact: bool = False,
+    compile: bool = False,
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> Learner:
@@ -73,7 +74,7 @@ def learner(
     dls = make_loaders(photos, for_size(image_size), augment, number(bs, BS), readers, place, seed, sampler=sampler)
     schedule = Plateau(factor=0.2, patience=3)
     cbs = [Accumulate(accum), schedule]
-    learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact)
+    learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact, compile)
     return settle(learn, lr, bs, workers)
 
 
@@ -96,6 +97,7 @@ def main(
     device: str = "auto",  # auto, cuda or cpu
     precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "auto",  # of the forward pass
     exact: bool = False,  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
+    compile: bool = False,  # have torch compile the network: minutes to begin with, faster steps from then on
     seed: int = 0,  # of the head, the split, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
@@ -110,7 +112,7 @@ def main(
     chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
-        image_size, begun.workers, device, precision, exact, seed, skip_unreadable,
+        image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable,
     )  # fmt: skip
     run = train.begin(folder, "hw1", options | begun._asdict(), learn)
     with logged(learn, run, chosen):

@@ -119,8 +119,10 @@ class EpochParts(Callback):
 class LossScaler(Callback):
     """torch's GradScaler around the optimiser step, on any device: what fp16 gradients need.
 
-    Overflow is not a fault: that step is skipped and the scale halved. fastai's own lives in a MixedPrecision callback
-    that is tied to CUDA. Callbacks of a higher order (gradient clipping) see unscaled gradients.
+    Overflow is not a fault: that step is skipped and the scale halved. A fused optimiser skips it on the device, where
+    a schedule counts it; another one makes the host wait for the gradients at each step, to know. fastai's own lives in
+    a MixedPrecision callback that is tied to CUDA. Callbacks of a higher order (gradient clipping) see unscaled
+    gradients.
     """
 
     order, run_valid = 10, False
@@ -136,20 +138,30 @@ class LossScaler(Callback):
 
     def before_step(self) -> None:
         self.overflow = True
-        self.scaler.step(self)  # unscales, and calls self.step() unless a gradient is not finite
+        self.scaler.unscale_(self)
+        self.scaler.step(self)  # calls self.step(), unless it waited and knows of a gradient that is not finite
         if self.overflow:
             raise CancelStepException()
 
     def after_step(self) -> None:
         self.scaler.update()
+        if self._step_supports_amp_scaling:
+            del self.opt.opt.found_inf
 
     @property
     def param_groups(self) -> list[dict]:
         "GradScaler asks this of the optimiser it steps, which here is this callback."
         return self.opt.param_groups
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        "GradScaler asks this too; where it is true, it has put into `found_inf` whether the gradients are not finite."
+        return bool(self.opt.opt.param_groups[0].get("fused"))
+
     def step(self, *_: object) -> None:
         self.overflow = False
+        if self._step_supports_amp_scaling:
+            self.opt.opt.found_inf = self.found_inf
 
 
 class FiniteLoss(Callback):

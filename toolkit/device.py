@@ -1,7 +1,6 @@
 """Where a model computes and in which number format: what was asked for, or an error; nothing else in silence."""
 
 import os
-from functools import partial
 from types import MethodType
 
 import torch
@@ -76,11 +75,13 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
     MixedPrecision callback does; and it holds for training, validation and prediction alike, on any device.
     """
     if precision != "fp32":
-        model.forward = MethodType(partial(_autocast_forward, device.type, DTYPES[precision]), model)
+        model.autocast = device.type, DTYPES[precision]
+        model.forward = MethodType(_autocast_forward, model)
     return model
 
 
-def _autocast_forward(device_type: str, dtype: torch.dtype, model: nn.Module, *inputs: Tensor) -> Tensor:
+def _autocast_forward(model: nn.Module, *inputs: Tensor) -> Tensor:
+    device_type, dtype = model.autocast
     with torch.autocast(device_type, dtype=dtype):
         return type(model).forward(model, *inputs).float()
 

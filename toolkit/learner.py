@@ -28,7 +28,7 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
-from toolkit.speed import Layout, torch_flags
+from toolkit.speed import Layout, compiled, torch_flags
 
 
 class Learner(FastaiLearner):
@@ -75,11 +75,13 @@ def make_learner(
     precision: str = "fp32",
     cbs: Iterable[Callback] = (),
     exact: bool = False,
+    compile: bool = False,
 ) -> Learner:
     """A fastai Learner: torch's AdamW with its defaults at `lr`, accuracy, forward passes in `precision`, `cbs`.
 
     It computes channels last, with a fused optimiser and on CUDA in TF32, or, for `exact`, to the bit what a plain loop
-    does. `learn.precision` says which precision. Everything fastai's Learner has works on it.
+    does. `compile` has torch compile the forward pass and its gradient, which rounds in yet another way.
+    `learn.precision` says which precision. Everything fastai's Learner has works on it.
     """
     memory_format = torch.contiguous_format if exact else torch.channels_last
     scaler = [LossScaler()] if precision == "fp16" else []
@@ -95,6 +97,8 @@ def make_learner(
         cbs=[TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format), *scaler, *cbs],
     )
     learn.precision, learn.exact = precision, exact
+    if compile:
+        compiled(model, dls.device)
     return learn
 
 

@@ -5,6 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from fastai.callback.core import Callback
+from torch import nn
+
+from toolkit.outside import reason_of
 
 
 class Layout(Callback):
@@ -22,6 +25,24 @@ class Layout(Callback):
         self.learn.xb = tuple(
             part.contiguous(memory_format=self.memory_format) if part.ndim == 4 else part for part in self.xb
         )
+
+
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` itself, its calls from now on compiled by torch, which takes a while at the first of each shape.
+
+    The names of its tensors and its state dict stay; copies of it are not compiled.
+
+    Raises ValueError where nothing can be compiled for `device`.
+    """
+    try:
+        torch.compile(torch.neg, options={"fx_graph_cache": False})(torch.zeros(2, device=device))
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise ValueError(
+            f"--compile: torch {torch.__version__} can't compile for {device} here ({reason_of(error)}): install a C++ "
+            "compiler (and Python's headers; Triton for CUDA), or leave --compile out"
+        ) from error
+    model.compile(dynamic=False)  # one program for each shape, so that a resumed run computes with the same ones
+    return model
 
 
 @contextmanager

@@ -1,0 +1,74 @@
+"""torch's global flags are put back; --compile changes neither names nor results, and says what it lacks."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from toolkit.device import mixed_precision
+from toolkit.speed import compiled, torch_flags
+
+CUDA = torch.device("cuda")  # the flags can be set without one
+
+
+def flags():
+    cudnn = torch.backends.cudnn
+    return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+
+
+@pytest.mark.parametrize(
+    ("exact", "within"), [(False, ("high", True, True, False)), (True, ("highest", False, False, True))]
+)
+def test_torchs_flags_hold_within_and_are_put_back_after_an_error_too(exact, within):
+    def interrupted():
+        with torch_flags(CUDA, exact):
+            assert flags() == within
+            raise KeyboardInterrupt
+
+    before = flags()
+    assert before != within
+    pytest.raises(KeyboardInterrupt, interrupted)
+    assert flags() == before
+
+
+def test_on_a_cpu_torchs_flags_stay():
+    before = flags()
+    with torch_flags(torch.device("cpu"), False):
+        assert flags() == before
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_network_computes_the_same_under_the_same_names(precision):
+    plain, x = mixed_precision(network(), torch.device("cpu"), precision), torch.randn(8, 3, 8, 8)
+    model = compiled(mixed_precision(network(), torch.device("cpu"), precision), torch.device("cpu"))
+    tolerance = {"fp32": 1e-5, "bf16": 2e-2}[precision]
+    for inputs in (x, x[:3], x):
+        expected, found = plain(inputs), model(inputs)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    expected.square().mean().backward()
+    found.square().mean().backward()
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=tolerance, atol=tolerance)
+    assert model.state_dict().keys() == network().state_dict().keys()
+    assert copy.deepcopy(model).state_dict().keys() == network().state_dict().keys()
+    for name, tensor in model.state_dict().items():  # the running statistics among them
+        torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.slow
+def test_compile_without_a_compiler_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    command = "import torch; from toolkit.speed import compiled; compiled(torch.nn.ReLU(), torch.device('cpu'))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert "ValueError: --compile: torch " in done.stderr
+    assert "install a C++ compiler" in done.stderr.splitlines()[-1]
