@@ -31,16 +31,11 @@ from toolkit.callbacks import Accumulate, all_samples
 def together(learn: Learner) -> Iterator[None]:
     """Inside, the fits of `learn` are those of all ranks; after, the first is on its own and the others have ended.
 
-    Raises ValueError for a mini-batch with fewer photos than ranks, ConnectionError where another rank is gone.
+    Raises ConnectionError where another rank is gone.
     """
     if ranks.count() == 1:
         yield
         return
-    if learn.dls.train.bs < ranks.count():
-        raise ValueError(
-            f"--bs {learn.dls.train.bs} on {ranks.count()} processes: each takes its part of every mini-batch, so give "
-            "as many photos or more, or fewer processes"
-        )
     ranks.join()
     model = learn.model
     if learn.dls.device.type == "cuda":

@@ -82,8 +82,7 @@ def largest(number: int) -> int:
     import torch.distributed as dist
 
     told = torch.tensor(int(number))
-    with meeting():
-        dist.all_reduce(told, dist.ReduceOp.MAX)
+    dist.all_reduce(told, dist.ReduceOp.MAX)
     return int(told)
 
 
@@ -92,8 +91,7 @@ def add_up(tensor: "torch.Tensor") -> "torch.Tensor":
     if count() > 1:
         import torch.distributed as dist
 
-        with meeting():
-            dist.all_reduce(tensor)
+        dist.all_reduce(tensor)
     return tensor
 
 
@@ -133,8 +131,7 @@ def meeting() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        reason = str(error).splitlines()[0]
-        raise ConnectionError(f"another of the {count()} processes has ended, or does not answer ({reason})") from error
+        raise ConnectionError(f"another of the {count()} processes has ended, or has not answered for long") from error
 
 
 # The end

@@ -34,11 +34,16 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
 
     options: the recipe's own, as its command line names them; what `auto` chose is put in their place.
     The run holds its folder, as long as it lives. Raises FileExistsError where another one does, ValueError for options
-    too few to rebuild it by, and where a run is resumed by another method or on other data than it was begun with.
-    Of several processes the first does this, and the others go on.
+    too few to rebuild it by, for fewer photos in a mini-batch than processes, and where a run is resumed by another
+    method or on other data than it was begun with. Of several processes the first does this; the others go on.
     """
     if ranks.rank():
         return Run(folder)
+    if learn.dls.train.bs < ranks.count():
+        raise ValueError(
+            f"--bs {learn.dls.train.bs} on {ranks.count()} processes, which share each mini-batch: give "
+            f"{ranks.count()} photos or more, or fewer processes"
+        )
     if missing := sorted(NEEDED - options.keys()):
         raise ValueError(f"options lack {', '.join(missing)}: without it the run can't be rebuilt")
     chosen = {
