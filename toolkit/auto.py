@@ -3,7 +3,6 @@
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -13,7 +12,8 @@ from fastai.callback.schedule import valley
 from toolkit import ranks
 from toolkit.fits import largest_fitting
 from toolkit.learner import Learner
-from toolkit.run import Run, load, write_csv
+from toolkit.lr_plot import Curve
+from toolkit.run import load
 from toolkit.trial import seconds_per_epoch, unchanged
 
 Auto = Literal["auto"]
@@ -21,8 +21,6 @@ Number = TypeVar("Number", int, float, None)
 
 BARELY = 0.95  # of an epoch's seconds: fewer workers that are not slower than this are preferred
 MOST_WORKERS = 16
-FINDER = "lr_finder.csv"
-CURVE = ["lr", "loss", "chosen"]
 
 
 def number(value: Number | Auto, otherwise: Number) -> Number:
@@ -138,15 +136,6 @@ def _work(learn: Learner, workers: int) -> None:
 # The learning rate
 
 
-@dataclass(frozen=True)
-class Curve:
-    "What the finder saw: rates, the smoothed loss at each, and the rate it suggests."
-
-    lrs: list[float]
-    losses: list[float]
-    chosen: float
-
-
 def settle_lr(learn: Learner) -> None:
     "The rate that `find_lr` suggests."
     learn.lr_curve = curve = find_lr(learn)
@@ -175,12 +164,3 @@ def find_lr(learn: Learner, steps: int = 100) -> Curve:
         trouble = "falls at no rate" if chosen else "diverges before there is a curve"
         raise ValueError(f"--lr auto: the loss {trouble} ({mini_batches} mini-batches, from 1e-7 up): give a number")
     return Curve(lrs.tolist(), losses.tolist(), float(f"{chosen:.1e}"))
-
-
-def write_curve(learn: Learner, run: Run) -> None:
-    "The run's lr_finder.csv, where its rate was found just now: a row for each rate, the chosen one marked with 1."
-    curve = getattr(learn, "lr_curve", None)
-    if curve is not None:
-        nearest = min(range(len(curve.lrs)), key=lambda index: abs(curve.lrs[index] - curve.chosen))
-        rows = zip(curve.lrs, curve.losses, (int(index == nearest) for index in range(len(curve.lrs))), strict=True)
-        write_csv(run.path(FINDER), CURVE, rows)

@@ -184,6 +184,25 @@ def counts(numbers: list[int]) -> Figure:
     return figure
 
 
+def finder(lrs: list[float], losses: list[float], chosen: float) -> Figure:
+    "The smoothed training loss by the learning rate, up to where it diverges, with the chosen rate marked."
+    figure = Figure(figsize=(4.0, 2.8), layout="constrained")
+    axes = _axes(figure, 1, 1, "Learning-rate finder", "learning rate")
+    axes.set_ylabel("training loss, smoothed", color=INK, fontsize=10)
+    axes.plot(lrs, losses, color=BLUE, label="loss")
+    label = f"chosen, {chosen:g}"
+    axes.axvline(chosen, color=ORANGE, linewidth=1.4, linestyle="--", label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, first = min(losses), losses[0]
+    span = max(first - low, 1e-6)
+    axes.set_ylim(low - 0.15 * span, min(max(losses), first + span) + 0.15 * span)
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK)
+    return figure
+
+
 def overlaid(histories: dict[str, list[dict[str, np.ndarray]]], column: str, title: str) -> Figure:
     """A column of history.csv by epoch, of each name its mean over runs, and each run thin behind it.
 

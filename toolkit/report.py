@@ -17,6 +17,7 @@ from toolkit import metrics, mistakes, plots
 from toolkit.class_tables import confusion_csv, per_class_csv
 from toolkit.command import command
 from toolkit.intervals import macro_f1_interval
+from toolkit.lr_plot import finder_panels
 from toolkit.mistakes import Predictions
 from toolkit.numerals import number, percent, shown
 from toolkit.outside import HISTORY, parse_json, read_csv
@@ -235,7 +236,7 @@ def render(run: Run, history: dict, predictions: Predictions | None, figures: di
         chance=chance(predictions),
         epochs=len(history.get("epoch", ())),
         best=best,
-        curves=curve_panels(history, best),
+        curves=curve_panels(history, best) + finder_panels(run),
         matrix=mistakes.confusion_cells(predictions) if predictions else None,
         examples=mistakes.examples(predictions, Path(run.recipe["data"]["path"])) if predictions else None,
         rows=mistakes.class_rows(predictions, run.recipe["data"].get("counts") or {}) if predictions else [],

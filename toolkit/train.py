@@ -14,12 +14,12 @@ from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 
 from toolkit import metrics, ranks
-from toolkit.auto import write_curve
 from toolkit.callbacks import EpochParts, FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
 from toolkit.distributed import together
 from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
+from toolkit.lr_plot import write_curve
 from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
 from toolkit.report import write_report
 from toolkit.run import Run, git_revision, load, lock, versions, write_csv, write_json
@@ -64,7 +64,8 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         _same_method(run, said)
         said |= {"created": run.recipe["created"]}
-    write_curve(learn, run)
+    if hasattr(learn, "lr_curve"):
+        write_curve(learn.lr_curve, run)
     write_json(run.path("recipe.json"), said)
     _tell(folder, said)
     return Run(folder, run.held)
