@@ -19,6 +19,7 @@ from test_photo_fuzz import SEEDS, mutated
 
 from toolkit import photo
 from toolkit.photo import find_photos, natural_key, read_photo, read_reduced
+from toolkit.quiet import pillow_quiet
 
 UNREADABLE = ("identified_but_fails_to_load", "not_identified", "made_here_truncated_jpeg")
 
@@ -524,8 +525,8 @@ def test_threads_read_alike_and_leave_the_warning_filters_as_they_were(odd):
 
 def test_the_last_reader_out_puts_the_warning_filters_back():
     before = list(warnings.filters)
-    with photo._pillow_quiet:
-        with photo._pillow_quiet:
+    with pillow_quiet:
+        with pillow_quiet:
             pass
         assert warnings.filters != before
     assert warnings.filters == before

@@ -22,9 +22,11 @@ from fasttransform import Transform
 from PIL import Image, ImageOps
 
 from toolkit.augment import reseed, train_transform
+from toolkit.cache import TRAINED, PhotoCache, open_cache
 from toolkit.data import DataSet
 from toolkit.photo import read_photo, read_reduced, to_rgb
 from toolkit.preprocess import prepare, smallest_side
+from toolkit.profile import Clock
 
 
 class Photo(np.ndarray):
@@ -42,20 +44,26 @@ class ReadReduced(Transform):
 
     split_idx, input_types = 1, SOURCES
 
-    def __init__(self, preprocess: dict[str, Any]):
-        self.shorter = smallest_side(preprocess)
+    def __init__(self, preprocess: dict[str, Any], cache: PhotoCache | None = None):
+        self.shorter, self.cache = smallest_side(preprocess), cache
 
     def encodes(self, source: Path | str | bytes) -> Photo:
-        photo, whole = read_reduced(source, self.shorter)
+        kept = self.cache and self.cache.read(source, valid=True)
+        photo, whole = kept or read_reduced(source, self.shorter)
         photo = photo.view(Photo)
         photo.whole = whole
         return photo
 
 
 class ReadPhoto(Transform):
-    "Path, bytes of a file, PIL image or uint8 RGB array -> Photo, whole; one that was read before stays what it is."
+    """Path, bytes of a file, PIL image or uint8 RGB array -> Photo, whole, or as the cache has it to train on; one that
+    was read before stays what it is.
+    """
 
     input_types = SOURCES
+
+    def __init__(self, cache: PhotoCache | None = None):
+        self.cache = cache
 
     def encodes(self, source: Path | str | bytes | Image.Image | np.ndarray) -> Photo:
         if isinstance(source, Photo):
@@ -63,7 +71,8 @@ class ReadPhoto(Transform):
         if isinstance(source, Image.Image):
             source = photo_of(source)
         if not isinstance(source, np.ndarray):
-            source = read_photo(source)
+            kept = self.cache and self.cache.read(source, valid=False)
+            source = kept[0] if kept else read_photo(source)
         return source.view(Photo)
 
 
@@ -137,6 +146,7 @@ class PhotoLoader(TfmdDL):
     """
 
     share: Callable[[int], range] | None = None  # of so many samples, which
+    clock: Clock | None = None  # `toolkit.profile` measures with it
 
     def __init__(self, dataset: Datasets, draws: Draws, **options: Any):
         self.draws = draws
@@ -205,6 +215,8 @@ class PhotoLoader(TfmdDL):
         self.before_iter()
         self._DataLoader__idxs = self.get_idxs()  # where fastai's `sample` looks
         for batch in _loaders[self.fake_l.num_workers == 0](self.fake_l):
+            if self.clock:
+                self.clock.mark("data_wait")
             yield self.after_batch(to_device(tuple(batch), self.device, non_blocking=True))
         self.after_iter()
         self.__dict__.pop("it", None)
@@ -233,13 +245,15 @@ def make_loaders(
     seed: int = 0,
     classes: list[str] | None = None,  # in index order, where they are not those of the training photos
     sampler: str = "shuffle",  # an epoch's photos: each one once, or as many draws with classes balanced
+    cache: str | Path | None = None,  # folder of `toolkit.cache.open_cache`; None: photos are decoded every time
 ) -> DataLoaders:
     """fastai DataLoaders over `data`: batches of TensorImage float32 [batch, 3, height, width], normalised on `device`,
     and of TensorCategory int64 [batch]. Training is shuffled and drops no image; validation is in order.
     sampler="balanced" draws as torch's WeightedRandomSampler does with the weights 1 / photos of the class: with
     replacement, each class as often as any other, so that an epoch repeats photos of rare classes and lacks others.
     Source: https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.WeightedRandomSampler
-    `dls.data`, `dls.preprocess` and `dls.augment` say what they are made of.
+    `dls.data`, `dls.preprocess` and `dls.augment` say what they are made of, and `dls.reduced_to` to which shorter side
+    the cache reduced photos to train on: None where all are whole, and training is the same without it to the bit.
     """
     if bs < 1:
         raise ValueError(f"--bs {bs}: give 1 or more photos a mini-batch")
@@ -248,9 +262,10 @@ def make_loaders(
     photos, label = [*data.train, *data.valid], Label(data.train | data.valid)
     splits = range(len(data.train)), range(len(data.train), len(photos))
     categorize = Categorize(vocab=classes or data.classes, sort=False)
+    kept = None if cache is None else open_cache(cache, data, preprocess, workers or None)
     datasets = Datasets(
         photos,
-        [[ReadReduced(preprocess), ReadPhoto()], [label, categorize]],
+        [[ReadReduced(preprocess, kept), ReadPhoto(kept)], [label, categorize]],
         splits=[list(part) for part in splits],
         types=[SOURCES, SOURCES, Photo],  # fastai finds them out from a photo, and there may be none
     )
@@ -271,4 +286,5 @@ def make_loaders(
     train._n_inp, train._types = 1, {tuple: [TensorImage, TensorCategory]}  # else found out from a first batch
     dls = DataLoaders(train, train.new(datasets.valid, shuffle=False), path=data.root, device=device)
     dls.data, dls.preprocess, dls.augment = data, preprocess, augment
+    dls.reduced_to = TRAINED * preprocess["crop"] if kept and kept.reduces(data.train) else None
     return dls

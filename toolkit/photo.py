@@ -10,8 +10,6 @@ import io
 import math
 import os
 import re
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from toolkit.quiet import pillow_quiet
 
 MAX_PIXELS = 178_956_970
 """The most pixels, height times width, that are decoded: Pillow's limit against decompression bombs; 512 MiB as RGB."""
@@ -60,6 +60,19 @@ def read_reduced(source: str | Path | bytes, shorter: int, name: str = "") -> tu
     Raises as `read_photo` does, for the same files.
     """
     return _read_source(source, name, shorter=shorter)
+
+
+def likely_size(path: Path, shorter: int) -> tuple[int, int]:
+    """Height and width, in whichever order, of what `read_reduced` gives, by Pillow's reading of the headers: near
+    enough to plan room for it. (0, 0) for what is no photo, which is for `read_reduced` to tell.
+    """
+    try:
+        with _decoder(), Image.open(path, formats=FORMATS) as image:
+            size, ordinary = image.size, image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+    except _Unreadable:
+        return 0, 0
+    factor = _reduction(size, 1, shorter) if ordinary else 1
+    return math.ceil(size[0] / factor), math.ceil(size[1] / factor)
 
 
 def natural_key(text: str) -> tuple:
@@ -121,7 +134,7 @@ def _decoder() -> Iterator[None]:
     SyntaxError, struct.error, TypeError, cv2.error, ...), and all of it means _Unreadable.
     """
     try:
-        with _pillow_quiet:
+        with pillow_quiet:
             yield
     except UnidentifiedImageError as error:
         raise _Unreadable(f"not a photo in a format that is read ({', '.join(FORMATS)})") from error
@@ -278,30 +291,3 @@ def _upright(photo: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in TRANSPOSED:
         photo = cv2.transpose(photo)
     return cv2.flip(photo, FLIPS[orientation]) if orientation in FLIPS else photo
-
-
-class _Quiet:
-    """Keeps Pillow's warnings off the terminal; what matters of them is an error here.
-
-    Filters belong to the process: of several threads the first one in sets them, the last one out puts them back.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.filters = warnings.catch_warnings()
-                self.filters.__enter__()
-                warnings.filterwarnings("ignore", module="PIL")
-            self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.filters.__exit__()
-
-
-_pillow_quiet = _Quiet()
