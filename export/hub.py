@@ -145,5 +145,5 @@ def hub(
             if (made / file).exists():
                 with replacing(folder / file) as beside:
                     shutil.copyfile(made / file, beside)
-    print(f"model {folder}\nload it: timm.create_model('local-dir:{folder}', pretrained=True)", flush=True)
+    print(f"model {folder}\nload it: timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)", flush=True)
     return folder

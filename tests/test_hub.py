@@ -218,6 +218,15 @@ def test_written_again_the_folder_is_the_new_run(digits_run, folder, tmp_path):
     assert sorted(path.name for path in again.iterdir()) == [".git", "README.md", "config.json", "model.safetensors"]
 
 
+def test_the_line_that_is_printed_loads_the_model(digits_run, tmp_path, capsys):
+    import timm
+
+    hub(digits_run.folder, tmp_path / "it's #1")
+    *_, line = capsys.readouterr().out.splitlines()
+    model = eval(line.removeprefix("load it: "), {"timm": timm})
+    assert model.pretrained_cfg["label_names"] == digits_run.recipe["classes"]
+
+
 def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NotADirectoryError, match="file is a file: give a folder"):

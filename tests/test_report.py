@@ -660,6 +660,12 @@ def test_browser_cuts_no_name_off_beside_the_matrix(browser, tmp_path):
     assert browser.run(top) >= browser.run("return document.getElementById('matrix').getBoundingClientRect().top")
 
 
+def test_browser_puts_three_photos_side_by_side_on_a_narrow_screen(browser, page):
+    browser.open(page, 390)
+    columns = "return getComputedStyle(document.querySelector('.gallery')).gridTemplateColumns.split(' ').length"
+    assert browser.run(columns) == 3
+
+
 def test_browser_without_scripts_shows_all_but_what_needs_them(browser, page):
     browser.devtools("Emulation.setScriptExecutionDisabled", value=True)
     try:
