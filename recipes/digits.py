@@ -56,6 +56,7 @@ def learner(
     compile: bool = False,
     seed: int = 0,
     skip_unreadable: bool = False,
+    cache: str | Path | None = None,
 ) -> Learner:
     """The digits as a fastai Learner; parameters as `main` has them. Writes the data set where it is not there yet.
 
@@ -69,7 +70,7 @@ def learner(
     preprocess = for_size(image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     augment = {"scale": [0.6, 1.0], "flip": 0.0, "degrees": 10}
     readers = pick_workers(number(workers, 0))
-    dls = make_loaders(photos, preprocess, augment, number(bs, BS), readers, place, seed, sampler=sampler)
+    dls = make_loaders(photos, preprocess, augment, number(bs, BS), readers, place, seed, sampler=sampler, cache=cache)
     cbs = [Accumulate(accum), OneCycle()]
     learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact, compile)
     return settle(learn, lr, bs, workers)
@@ -99,7 +100,9 @@ def main(
     compile: bool = False,  # have torch compile the network: minutes to begin with, faster steps from then on
     seed: int = 0,  # of the weights, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
+    cache: Path | None = None,  # folder to keep decoded photos in, for this and later runs (default: none)
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
+    profile: bool = False,  # print where an epoch's time goes, and what may help
     log: Annotated[tuple[str, ...], {"choices": LOGGERS}] = (),  # where to send curves, figures, mistakes and model
     out: Path | None = None,  # run folder (default: runs/digits/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
@@ -111,11 +114,11 @@ def main(
     chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
-        image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable,
+        image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,
     )  # fmt: skip
     run = train.begin(folder, "digits", options | begun._asdict(), learn)
     with logged(learn, run, chosen):
-        train.fit(learn, run, epochs, save_every)
+        train.fit(learn, run, epochs, save_every, profile)
         train.evaluate(learn, run)
         device = learn.dls.device.type
         to_onnx(run.folder, device=device)

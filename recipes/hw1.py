@@ -57,6 +57,7 @@ def learner(
     compile: bool = False,
     seed: int = 0,
     skip_unreadable: bool = False,
+    cache: str | Path | None = None,
 ) -> Learner:
     """The homework as a fastai Learner, to `fit`, `lr_find`, `show_results` and so on; parameters as `main` has them.
 
@@ -71,7 +72,9 @@ def learner(
     model = make_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
     readers = pick_workers(number(workers, None))
-    dls = make_loaders(photos, for_size(image_size), augment, number(bs, BS), readers, place, seed, sampler=sampler)
+    dls = make_loaders(
+        photos, for_size(image_size), augment, number(bs, BS), readers, place, seed, sampler=sampler, cache=cache
+    )
     schedule = Plateau(factor=0.2, patience=3)
     cbs = [Accumulate(accum), schedule]
     learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact, compile)
@@ -100,7 +103,9 @@ def main(
     compile: bool = False,  # have torch compile the network: minutes to begin with, faster steps from then on
     seed: int = 0,  # of the head, the split, the order and the augmentation
     skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
+    cache: Path | None = None,  # folder to keep decoded photos in, for this and later runs (default: none)
     save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
+    profile: bool = False,  # print where an epoch's time goes, and what may help
     log: Annotated[tuple[str, ...], {"choices": LOGGERS}] = (),  # where to send curves, figures, mistakes and model
     out: Path | None = None,  # run folder (default: runs/hw1/<time>-<loss>)
     resume: bool = False,  # go on with the run in --out
@@ -112,11 +117,11 @@ def main(
     chosen = loggers(log)
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
-        image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable,
+        image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,
     )  # fmt: skip
     run = train.begin(folder, "hw1", options | begun._asdict(), learn)
     with logged(learn, run, chosen):
-        train.fit(learn, run, epochs, save_every)
+        train.fit(learn, run, epochs, save_every, profile)
         train.evaluate(learn, run)
         device = learn.dls.device.type
         to_onnx(run.folder, device=device)

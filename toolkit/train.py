@@ -21,12 +21,13 @@ from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
 from toolkit.lr_plot import write_curve
 from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
+from toolkit.profile import Profile
 from toolkit.report import write_report
 from toolkit.run import Run, git_revision, load, lock, versions, write_csv, write_json
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
-FREE = set("data epochs workers device processes save_every log out resume".split())  # on resume; data but by name
+FREE = set("data epochs workers device processes save_every profile log out resume".split())  # data but by its name
 
 
 def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) -> Run:
@@ -125,12 +126,13 @@ def _tell(folder: Path, said: dict[str, Any]) -> None:
     )
 
 
-def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
+def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0, profile: bool = False) -> None:
     """Train `learn` up to `epochs` epochs from wherever `run` stands; in the end it has the best weights.
 
     After each epoch history.csv and last.pt are written, and best.safetensors if the accuracy is the best yet; last.pt
     every `save_every` optimiser steps too. SIGINT (Ctrl-C) and SIGTERM write it at the next step and then raise
     KeyboardInterrupt. Where memory runs out, mini-batches are halved and twice as many of them accumulated.
+    `profile` prints where an epoch's time went, and `evaluate` records it.
     On several processes all of them train (`toolkit.distributed`); in the end the first goes on alone, and the others
     end, in here.
     Raises ValueError for a loss that is not finite, naming the photos. Every error says what is saved, in a note.
@@ -140,6 +142,7 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0) -> None:
     if save_every < 0:
         raise ValueError(f"--save_every {save_every}: give 0 (only after each epoch) or more optimiser steps")
     checkpoint, learn.time_spent = Checkpoint(run, epochs, save_every), EpochParts()
+    learn.profiles = [Profile()] if profile and ranks.rank() == 0 else []
     if checkpoint.finished >= epochs:
         print(f"all {epochs} epochs are done", flush=True)
     elif checkpoint.state:
@@ -165,7 +168,7 @@ def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
     "Fit to the end, or until memory ran out and `checkpoint` stands ready to go on with smaller mini-batches."
     try:
         page = [RunPage(checkpoint.target)] if ranks.rank() == 0 else []
-        cbs = [FiniteLoss(), checkpoint, learn.time_spent, *page]
+        cbs = [FiniteLoss(), checkpoint, learn.time_spent, *page, *learn.profiles]
         learn.fit(checkpoint.epochs - checkpoint.finished, cbs=cbs)
         return
     except torch.OutOfMemoryError as error:
@@ -248,6 +251,7 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
         "accum": state["accum"],
         "images_per_second": len(data.train) * len(seconds) / sum(seconds),
         **_epoch_parts(learn, run),
+        **_profile(learn, run),
         "peak_memory_bytes": _peak_memory(learn.dls.device),
     }
     write_json(run.path("metrics.json"), found)
@@ -271,6 +275,13 @@ def _epoch_parts(learn: Learner, run: Run) -> dict[str, float]:
     "Seconds an epoch of the last fit: seconds_data_wait, seconds_compute, seconds_validation."
     told = learn.time_spent.per_epoch() if hasattr(learn, "time_spent") else {}
     return told or {name: value for name, value in load(run.folder).metrics.items() if name in PARTS}
+
+
+def _profile(learn: Learner, run: Run) -> dict[str, Any]:
+    "Where the last fit's time went, where that was asked for, or an earlier one's."
+    found = next((profile.found() for profile in getattr(learn, "profiles", ())), {})
+    found = found or load(run.folder).metrics.get("profile")
+    return {"profile": found} if found else {}
 
 
 def _peak_memory(device: torch.device) -> int:
