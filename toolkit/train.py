@@ -27,7 +27,7 @@ from toolkit.run import Run, git_revision, load, lock, versions, write_csv, writ
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
-FREE = set("data epochs workers device processes save_every profile log out resume".split())  # data but by its name
+FREE = set("data epochs workers device processes cache save_every profile log out resume".split())  # data by name
 
 
 def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) -> Run:
@@ -94,6 +94,7 @@ def _recipe(recipe: str, options: dict[str, Any], learn: Learner) -> dict[str, A
             "test": len(data.test),
             "counts": data.counts,
             "left_out": {data.relative(photo): reason for photo, reason in data.left_out.items()},
+            "reduced_to": getattr(learn.dls, "reduced_to", None),
         },
     }
 
@@ -110,6 +111,13 @@ def _same_method(run: Run, said: dict[str, Any]) -> None:
             )
     if before["data"]["fingerprint"] != said["data"]["fingerprint"]:
         raise ValueError(f"--resume {run.folder}: the photos are not those it was begun with; give another --out")
+    old, new = (recipe["data"].get("reduced_to") for recipe in (before, said))
+    if old != new:  # with photos that a cache keeps whole, or the same ones reduced, training is the same
+        had, has = ("with" if side else "without" for side in (old, new))
+        raise ValueError(
+            f"--resume {run.folder}: it was begun {had} a --cache that reduces these photos, now it is {has}; "
+            f"resume {had} it, or give another --out"
+        )
 
 
 def _tell(folder: Path, said: dict[str, Any]) -> None:
