@@ -112,7 +112,8 @@ class Checkpoint(Callback):
 
     def _write_best(self) -> None:
         if ranks.rank() == 0:
-            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+            model = self.average.better if hasattr(self.learn, "average") else self.model
+            weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
 
     def write_history(self) -> None:
@@ -172,9 +173,9 @@ class Checkpoint(Callback):
             self.random = state["random"]
 
     def _parts(self) -> dict[str, Any]:
-        "What else keeps state from step to step: the schedule and the loss scale."
-        kept = {cb.name: getattr(cb, "scheduler", getattr(cb, "scaler", None)) for cb in self.learn.cbs}
-        return {name: part for name, part in kept.items() if part is not None}
+        "What else keeps state from step to step: the schedule, the loss scale and the average of the weights."
+        names = ("scheduler", "scaler", "averaged")
+        return {cb.name: getattr(cb, name) for cb in self.learn.cbs for name in names if name in vars(cb)}
 
     # Out of memory
 

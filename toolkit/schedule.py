@@ -1,15 +1,31 @@
 """torch's own learning-rate schedulers, stepped by fastai callbacks; each one's `scheduler` has a state to save."""
 
+from collections.abc import Callable
+from functools import partial
+
 from fastai.callback.core import Callback
 from fastai.callback.schedule import combined_cos
+from fastai.learner import Learner
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 OTHERS = ("lr_finder", "param_scheduler", "gather_preds")  # callbacks of lr_find, fit_one_cycle and the like, get_preds
 
 
-def _is_plain_fit(callback: Callback) -> bool:
+def is_plain_fit(callback: Callback) -> bool:
     "Whether `learn.fit` begins: fastai announces predictions and lr_find as fits too, and fit_one_cycle has its own."
     return callback.opt is not None and not any(hasattr(callback.learn, name) for name in OTHERS)
+
+
+def epochs_before(learn: Learner) -> int:
+    "Epochs that were finished before this fit, by the run that it resumes, less one that was a probe: 0, or -1."
+    finished = learn.checkpoint.finished if hasattr(learn, "checkpoint") else 0
+    return finished - (learn.probe.epochs if hasattr(learn, "probe") else 0)
+
+
+def total_steps(learn: Learner) -> int:
+    "Optimiser steps of a whole fit as it begins, those that a resumed run has taken included."
+    accum = learn.accumulate.n if hasattr(learn, "accumulate") else 1
+    return (epochs_before(learn) + learn.n_epoch) * -(-len(learn.dls.train) // accum)
 
 
 class Plateau(Callback):
@@ -27,7 +43,7 @@ class Plateau(Callback):
         self.factor, self.patience = factor, patience
 
     def before_fit(self) -> None:
-        self.run = _is_plain_fit(self)
+        self.run = is_plain_fit(self)
         if self.run:
             self.scheduler = ReduceLROnPlateau(self.opt.opt, factor=self.factor, patience=self.patience)
 
@@ -42,25 +58,29 @@ class OneCycle(Callback):
 
     A resumed run goes on where the schedule stood, or, given more epochs, where that longer schedule would stand: only
     the number of steps taken is in the scheduler's state. fastai's own one-cycle would begin again.
+    Parameter groups that have an `lr_scale`, as timm's layer-wise decay makes them, get that share of the rate.
     Source: Smith, Topin 2017, https://arxiv.org/abs/1708.07120
     """
 
     order = 60
 
     def before_fit(self) -> None:
-        self.run = _is_plain_fit(self)
+        self.run = is_plain_fit(self)
         if self.run:
-            done = self.checkpoint.finished if hasattr(self.learn, "checkpoint") else 0
-            accum = self.accumulate.n if hasattr(self.learn, "accumulate") else 1
-            steps = (self.n_epoch + done) * -(-len(self.dls.train) // accum)
-            shape = combined_cos(0.25, 1 / 25, 1, 1e-5)
-            self.factor = lambda step: shape(min(step / steps, 1))
-            self.scheduler = LambdaLR(self.opt.opt, self.factor)
+            steps, shape = max(total_steps(self.learn), 1), combined_cos(0.25, 1 / 25, 1, 1e-5)
+            scales = [group.get("lr_scale", 1.0) for group in self.opt.opt.param_groups]  # timm's, of each layer
+            self.factors = [partial(_scaled, shape, steps, scale) for scale in scales]
+            self.scheduler = LambdaLR(self.opt.opt, self.factors)
 
     def before_train(self) -> None:
         "Where a resumed run was given more epochs, its optimiser still has the shorter schedule's rate."
-        for group, peak in zip(self.opt.opt.param_groups, self.scheduler.base_lrs, strict=True):
-            group["lr"] = peak * self.factor(self.scheduler.last_epoch)
+        groups = zip(self.opt.opt.param_groups, self.scheduler.base_lrs, self.factors, strict=True)
+        for group, peak, factor in groups:
+            group["lr"] = peak * factor(self.scheduler.last_epoch)
 
     def after_step(self) -> None:
         self.scheduler.step()
+
+
+def _scaled(shape: Callable[[float], float], steps: int, scale: float, step: int) -> float:
+    return scale * shape(min(step / steps, 1))

@@ -1,0 +1,66 @@
+"""Gentle fine-tuning of pretrained weights: earlier layers learn slower, statistics stay, photos grow."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import timm.optim
+from fastai.callback.core import Callback
+from fastcore.foundation import L
+from torch import nn
+
+from toolkit.augment import train_transform
+from toolkit.loaders import Augment
+from toolkit.schedule import epochs_before, is_plain_fit
+
+
+def layer_groups(decay: float, weight_decay: float = 0.01) -> Callable[[nn.Module], list[dict[str, Any]]]:
+    """A fastai splitter whose parameter groups have an `lr_scale`: 1 for the head, `decay` times less for each layer (or
+    block) before it. Biases and norms have no weight decay. `toolkit.schedule.OneCycle` goes by `lr_scale`.
+
+    Layers are timm's of that model. Source: https://arxiv.org/abs/2106.08254 (layer-wise decay, A.3),
+    timm.optim.param_groups_layer_decay. Raises ValueError for a decay that is not above 0 and at most 1.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"--layer_decay {decay}: give more than 0, at most 1 (each layer at the same rate)")
+    return partial(_groups, decay, weight_decay)
+
+
+def _groups(decay: float, weight_decay: float, model: nn.Module) -> L:
+    kept = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return L(timm.optim.param_groups_layer_decay(model, weight_decay, kept, layer_decay=decay))
+
+
+class FixedStatistics(Callback):
+    """Batch norms keep the mean and variance they were pretrained with; their weights and biases are trained.
+
+    A few hundred steps are too few to find new ones in, and the probed head fits the old ones.
+    """
+
+    def before_train(self) -> None:
+        for layer in self.model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+
+
+class Grow(Callback):
+    """Training squares of sizes[0] pixels in a fit's first epochs, of sizes[-1] in its last, equally many of each.
+
+    Smaller squares train faster; validation stays as it is. Source: https://arxiv.org/abs/2104.00298 (progressive
+    learning), https://arxiv.org/abs/1906.06423 (why training may be smaller than testing).
+    """
+
+    def __init__(self, sizes: Sequence[int]):
+        self.sizes = list(sizes)
+
+    def before_fit(self) -> None:
+        self.run = is_plain_fit(self)
+        if self.run:
+            self.before = epochs_before(self.learn)
+            self.epochs = self.before + self.n_epoch
+
+    def before_train(self) -> None:
+        place = max(self.before + self.epoch, 0) / self.epochs
+        size = self.sizes[int(place * len(self.sizes))]
+        augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
+        augment.transform = train_transform(size, **self.dls.augment)

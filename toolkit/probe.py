@@ -1,0 +1,129 @@
+"""A linear probe: the frozen body's features, computed once, and the best linear classifier of them, in the head."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from torch import Tensor, nn
+
+from toolkit.schedule import is_plain_fit
+
+STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
+
+
+def linear_probe(learn: Learner) -> dict[str, Any]:
+    """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
+
+    The features are of the photos as validation sees them, by one pass of the model in the learner's precision. The
+    classifier is what `fit_linear` finds for the learner's loss, with that penalty of STRENGTHS which did best on a
+    fifth of the photos held out; in the end it is fitted to all of them.
+    Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
+    Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning)
+
+    Raises ValueError for a model whose classifier is not one linear layer.
+    """
+    begun, head = time.perf_counter(), linear_head(learn.model)
+    features, labels = features_of(learn)
+    mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
+    features = (features - mean) / deviation
+    l2, held_out = _strength(features, labels, learn.dls.c, learn.loss_func)
+    weight, bias, loss = fit_linear(features, labels, learn.dls.c, learn.loss_func, l2)
+    with torch.no_grad():
+        head.weight.copy_((weight / deviation).view_as(head.weight))
+        head.bias.copy_(bias - weight @ (mean / deviation))
+    return {"l2": l2, "held_out": held_out, "loss": loss, "seconds": time.perf_counter() - begun}
+
+
+def linear_head(model: nn.Module) -> nn.Module:
+    "The layer that makes logits of features. Raises ValueError where it is not one linear layer with a bias."
+    head = model.get_classifier()
+    if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
+        raise ValueError(
+            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer, so that there is "
+            "nothing to probe: give --no-probe, or another --arch"
+        )
+    return head
+
+
+@torch.no_grad()
+def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
+    "What goes into the head for each training photo, float32 [photos, features], and the labels, int64 [photos]."
+    caught: list[Tensor] = []
+    model, train = learn.model, learn.dls.train
+    loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=train.fake_l.num_workers)
+    watch = linear_head(model).register_forward_pre_hook(lambda head, inputs: caught.append(inputs[0].flatten(1)))
+    mode = model.training
+    try:
+        model.eval()
+        labels = [(model(images), label)[1] for images, label in loader]
+    finally:
+        watch.remove()
+        model.train(mode)
+    return torch.cat(caught).as_subclass(Tensor).float(), torch.cat(labels).as_subclass(Tensor)
+
+
+def fit_linear(
+    features: Tensor, labels: Tensor, classes: int, loss: Callable[[Tensor, Tensor], Tensor], l2: float
+) -> tuple[Tensor, Tensor, float]:
+    """The linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from zero.
+
+    features: float32 [photos, features]; labels: int64 [photos]. Returns weight [classes, features], bias [classes],
+    and the loss without the penalty.
+    """
+    weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
+    bias = features.new_zeros(classes, requires_grad=True)
+    search = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def penalised() -> Tensor:
+        search.zero_grad()
+        total = loss(features @ weight.T + bias, labels) + l2 / 2 * weight.square().sum()
+        total.backward()
+        return total
+
+    search.step(penalised)
+    weight, bias = weight.detach(), bias.detach()
+    return weight, bias, float(loss(features @ weight.T + bias, labels))
+
+
+def _strength(features: Tensor, labels: Tensor, classes: int, loss: Callable) -> tuple[float, float]:
+    "The penalty of STRENGTHS whose classifier of four fifths is right most often on the rest, and how often."
+    fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: the photos are in its order
+    right = {}
+    for l2 in STRENGTHS:
+        weight, bias, _ = fit_linear(features[~fifth], labels[~fifth], classes, loss, l2)
+        predicted = (features[fifth] @ weight.T + bias).argmax(1)
+        right[l2] = float((predicted == labels[fifth]).float().mean())
+    best = max(STRENGTHS, key=right.get)
+    return best, right[best]
+
+
+class Probe(Callback):
+    "The first epoch of a fit is a linear probe instead of training: `linear_probe`, then the validation as ever."
+
+    order = 80  # after Checkpoint, which has an epoch begin
+
+    def __init__(self):
+        self.found: dict[str, Any] | None = None
+
+    @property
+    def epochs(self) -> int:
+        "How many of the fit's epochs, those a resumed run has finished included, train nothing."
+        return int(self.found is None or hasattr(self.learn, "checkpoint"))
+
+    def before_fit(self) -> None:
+        resumed = hasattr(self.learn, "checkpoint") and (self.checkpoint.finished or self.checkpoint.inside["seen"])
+        self.run = is_plain_fit(self) and self.found is None and not resumed
+
+    def before_train(self) -> None:
+        if self.found is not None:
+            return
+        self.found = linear_probe(self.learn)
+        photos, loss = len(self.dls.data.train), torch.tensor(self.found["loss"])
+        self.learn.dl = ()  # nothing else is trained on
+        smooth = self.recorder.smooth_loss
+        smooth.count, smooth.val = 1, loss * (1 - smooth.beta)
+        if hasattr(self.learn, "checkpoint"):
+            self.checkpoint.seen, self.checkpoint.total = photos, loss * photos
