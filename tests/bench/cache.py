@@ -1,0 +1,120 @@
+"""What --cache saves, on photos of 500 x 375 pixels at 96 px. Ratios above 1: the cache wins.
+
+    python tests/bench/cache.py data      # processor time per image of hw1's batches, without over with; bar: 2.5
+    python tests/bench/cache.py epoch     # an epoch of hw1 with --cache against the plain fp32 loop; bar: 2
+
+data: from a file, or from the cache, to a normalised batch, in this process, augmented as hw1 does. epoch: resnet10t,
+2 workers, from files to weights and their validation, everything else as hw1 has it by default; the plain loop is
+torchvision on PIL, ImageFolder, DataLoader, AdamW, fp32. The two sides take turns, round by round; the figure is the
+median of the rounds' ratios. The photos are phone photos from the shared material, else scikit-learn's two, resized,
+quality 90; the cache is filled, and the files were read, before the clock starts.
+"""
+
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader
+from torchvision import datasets
+from torchvision import transforms as T
+from training import in_turn, plain_epoch, plain_validation
+
+from recipes import hw1
+from toolkit.data import find_data
+from toolkit.loaders import make_loaders
+from toolkit.model import make_model
+from toolkit.photo import find_photos
+from toolkit.preprocess import for_size
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "grocery20"
+ARCH, SIZE, BS, WORKERS, ROUNDS = "resnet10t", 96, 32, 2, 5
+
+
+def write_photos(root: Path) -> Path:
+    "About 930 photos to train and 104 to validate on, in 20 classes."
+    if SHARED.exists():
+        found = [path.relative_to(SHARED) for split in ("train", "val") for path in find_photos(SHARED / split)]
+        photos = ((path, Image.open(SHARED / path).convert("RGB")) for path in found)
+    else:
+        two = itertools.cycle(Image.fromarray(photo) for photo in load_sample_images().images)
+        names = [(split, c, n) for split, each in (("train", 46), ("val", 5)) for c in range(20) for n in range(each)]
+        photos = ((Path(split, str(label), f"{number}.jpg"), next(two)) for split, label, number in names)
+    for path, photo in photos:
+        (root / path.parent).mkdir(parents=True, exist_ok=True)
+        photo.resize((500, 375), Image.BICUBIC).save(root / path.with_suffix(".jpg"), quality=90)
+    return root
+
+
+def data(photos: Path, cache: Path) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    found, augment = find_data(photos), {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
+    plain, cached = (make_loaders(found, for_size(SIZE), augment, BS, cache=place) for place in (None, cache))
+    for split in ("train", "valid"):
+        times = [(per_image(getattr(plain, split)), per_image(getattr(cached, split))) for _ in range(ROUNDS + 1)][1:]
+        files, kept = (statistics.median(column) for column in zip(*times, strict=True))
+        ratios = [one / other for one, other in times]
+        print(f"data, {split}: {files:.0f} us an image from files, {kept:.0f} us from the cache, ", end="")
+        print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+
+
+def per_image(loader) -> float:
+    "Microseconds of processor time."
+    start = time.process_time()
+    images = sum(len(labels) for _, labels in loader)
+    return (time.process_time() - start) / images * 1e6
+
+
+def epoch(photos: Path, cache: Path) -> None:
+    theirs = plain(photos)
+    print(f"epoch of hw1 --cache, {ARCH} at {SIZE} px, {WORKERS} workers: ", end="", flush=True)
+    in_turn(ours(photos, cache), theirs, ROUNDS)
+
+
+def ours(photos: Path, cache: Path):
+    learn = hw1.learner(
+        photos, "ce", arch=ARCH, weights="none", bs=BS, image_size=SIZE, workers=WORKERS, device="cpu", cache=cache
+    )
+
+    def run():
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+
+    return run
+
+
+def plain(photos: Path):
+    torch.manual_seed(0)
+    model, (train, valid) = make_model(ARCH, 20, "none", dropout=0.5, image_size=SIZE), plain_loaders(photos)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def run():
+        plain_epoch(model, optimiser, train)
+        plain_validation(model, valid)
+
+    return run
+
+
+def plain_loaders(photos: Path) -> tuple[DataLoader, DataLoader]:
+    stats = T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    train = T.Compose([T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip(), T.RandomRotation(15), T.ToTensor(), stats])
+    valid = T.Compose([T.Resize(round(SIZE * 256 / 224)), T.CenterCrop(SIZE), T.ToTensor(), stats])
+    options = {"batch_size": BS, "num_workers": WORKERS}
+    return (
+        DataLoader(datasets.ImageFolder(photos / "train", train), shuffle=True, **options),
+        DataLoader(datasets.ImageFolder(photos / "val", valid), **options),
+    )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        photos = write_photos(Path(folder) / "photos")
+        for name in sys.argv[1:] or ["data", "epoch"]:
+            {"data": data, "epoch": epoch}[name](photos, Path(folder) / "cache")
