@@ -25,23 +25,62 @@ def test_fp16_training_on_cuda_learns_and_steps_with_finite_weights(data):
     assert all(weight.isfinite().all() and weight.is_cuda for weight in learn.model.parameters())
 
 
-def test_the_training_loop_never_waits_for_the_device(data):
-    "No copy to the host between an epoch's first and last batch, the loss of the Recorder included."
+@pytest.mark.parametrize(("precision", "workers"), [("fp16", 0), ("fp16", 2), ("bf16", 0), ("fp32", 0)])
+def test_the_training_loop_never_waits_for_the_device(data, tmp_path, precision, workers):
+    "From before an epoch's first batch to after its last: transfers, the loss scaler and a run's callbacks included."
     from fastai.callback.core import Callback
 
-    class NoWaiting(Callback):
-        run_valid, order = False, 0
+    from toolkit.callbacks import FiniteLoss
+    from toolkit.checkpoint import Checkpoint
+    from toolkit.profile import Profile
+    from toolkit.run import Run
 
-        def after_pred(self):
+    class Refuse(Callback):
+        order = 200
+
+        def before_train(self):
             torch.cuda.set_sync_debug_mode("error")
 
-        def after_batch(self):
+    class Allow(Callback):
+        order = -200
+
+        def after_train(self):
             torch.cuda.set_sync_debug_mode("default")
 
-    learn = digits.learner(data, device="cuda", precision="bf16")
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(1, cbs=NoWaiting())
+    learn = digits.learner(data, device="cuda", precision=precision, workers=workers, accum=2)
+    try:
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, cbs=[FiniteLoss(), Checkpoint(Run(tmp_path), 1), Profile(), Refuse(), Allow()])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert len(learn.recorder.losses) == len(learn.dls.train)
+
+
+def test_torchs_flags_are_set_for_a_fit_and_put_back(data):
+    from fastai.callback.core import Callback
+
+    class Look(Callback):
+        def before_batch(self):
+            self.seen = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    for exact, within in ((False, ("high", True)), (True, ("highest", False))):
+        look = Look()
+        with (learn := digits.learner(data, device="cuda", exact=exact)).no_bar(), learn.no_logging():
+            learn.fit(1, cbs=look)
+        assert look.seen == within
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark) == before
+
+
+def test_exact_training_on_cuda_is_the_same_to_the_bit_twice(data):
+    weights = []
+    for _ in range(2):
+        learn = digits.learner(data, device="cuda", precision="fp32", exact=True)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(2)
+        weights.append([weight.detach().cpu() for weight in learn.model.parameters()])
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_file_verified_on_cuda_runs_there(data, tmp_path):

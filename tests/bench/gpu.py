@@ -1,8 +1,8 @@
 """hw1 on a GPU: resnet152 at 224 pixels in mini-batches of 128, over two loops written by hand on the same files.
 
 One is what people write: NCHW, autocast, GradScaler. The other has every trick: channels last, fused AdamW, TF32,
-cuDNN's search. Both read with torchvision in as many workers. Photos a second from the tenth step on, so that starting the
-workers and cuDNN's search stay out; the three take turns, the figure is the median of the rounds' ratios.
+cuDNN's search. Both read with torchvision in as many workers. Photos a second from the tenth step on, so that starting
+the workers and cuDNN's search stay out; the three take turns, the figure is the median of the rounds' ratios.
 """
 
 import statistics
