@@ -24,16 +24,19 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision import transforms as T
-from training import in_turn, plain_epoch, plain_validation
 
-from recipes import hw1
-from toolkit.data import find_data
-from toolkit.loaders import make_loaders
-from toolkit.model import make_model
-from toolkit.photo import find_photos
-from toolkit.preprocess import for_size
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+from training import in_turn, plain_epoch, plain_validation  # noqa: E402
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "grocery20"
+from recipes import hw1  # noqa: E402
+from toolkit.data import find_data  # noqa: E402
+from toolkit.loaders import make_loaders  # noqa: E402
+from toolkit.model import make_model  # noqa: E402
+from toolkit.photo import find_photos  # noqa: E402
+from toolkit.preprocess import for_size  # noqa: E402
+
+SHARED = ROOT.parent / "shared" / "data" / "grocery20"
 ARCH, SIZE, BS, WORKERS, ROUNDS = "resnet10t", 96, 32, 2, 5
 
 
