@@ -129,7 +129,7 @@ class Checkpoint(Callback):
             set_random_state(self.random)
             self.random = None
         self.inside = {"seen": self.seen, "total": self.total, "seconds": time.perf_counter() - self.start}
-        self.mark = {"random": random_state(), "buffers": [buffer.clone() for buffer in self.model.buffers()]}
+        self.mark = {"random": random_state(), "buffers": _copies(list(self.model.buffers()))}
 
     def _save_step(self) -> None:
         self.finite_loss.check()
@@ -196,6 +196,15 @@ class Checkpoint(Callback):
         accum = photos // smaller
         self.state = self._state() | {"random": self.mark["random"], "bs": smaller, "accum": accum}
         return f"out of memory: going on with {accum} mini-batches of {smaller} to a step, not {self.group} of {bs}"
+
+
+def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    "Copies of `tensors`, those of a dtype in one go: one by one, a deep network's few hundred would keep a GPU busy."
+    kept = [torch.empty_like(tensor) for tensor in tensors]
+    for dtype in {tensor.dtype for tensor in tensors}:
+        own, theirs = ([tensor for tensor in group if tensor.dtype == dtype] for group in (kept, tensors))
+        torch._foreach_copy_(own, theirs)
+    return kept
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

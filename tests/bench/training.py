@@ -79,7 +79,7 @@ def plain_loaders():
 
 def our_epoch(precision):
     learn = hw1.learner(
-        *(DATA, "ce", ARCH, "none"), bs=BS, image_size=SIZE, workers=WORKERS, device="cpu", precision=precision
+        DATA, arch=ARCH, weights="none", bs=BS, image_size=SIZE, workers=WORKERS, device="cpu", precision=precision
     )
 
     def run():
