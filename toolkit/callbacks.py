@@ -1,7 +1,5 @@
 """What fastai lacks or gets wrong in the training loop: accumulation, loss scaling, a Recorder that never waits."""
 
-import time
-
 import torch
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.callback.progress import ProgressCallback
@@ -77,43 +75,6 @@ def own_samples(learn: Learner) -> int:
 def all_samples(learn: Learner) -> int:
     "Samples in the present mini-batch, those of other processes among them."
     return min(learn.dl.bs, learn.dl.n - learn.iter * learn.dl.bs) if is_shared(learn) else find_bs(learn.yb)
-
-
-class EpochParts(Callback):
-    """Where the seconds of this fit's epochs go, by the host's clock: waiting for photos, computing, validating.
-
-    A GPU computes while the host waits: there what is waited for is what the GPU lacks only where it is idle.
-    """
-
-    order = -60  # before all others, so that what they do counts as computing
-
-    def __init__(self):
-        self.epochs, self.seconds = 0, {"data_wait": 0.0, "compute": 0.0, "validation": 0.0}
-
-    def before_train(self) -> None:
-        self._since = time.perf_counter()
-
-    def before_batch(self) -> None:
-        self._add("data_wait" if self.training else "validation")
-
-    def after_batch(self) -> None:
-        self._add("compute" if self.training else "validation")
-
-    def after_train(self) -> None:
-        self._add("compute")
-
-    def after_validate(self) -> None:
-        self._add("validation")
-        self.epochs += 1
-
-    def per_epoch(self) -> dict[str, float]:
-        "Seconds an epoch, as metrics.json has them; empty before the first has ended."
-        return {f"seconds_{part}": spent / self.epochs for part, spent in self.seconds.items()} if self.epochs else {}
-
-    def _add(self, part: str) -> None:
-        now = time.perf_counter()
-        self.seconds[part] += now - self._since
-        self._since = now
 
 
 class LossScaler(Callback):

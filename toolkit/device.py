@@ -1,6 +1,8 @@
 """Where a model computes and in which number format: what was asked for, or an error; nothing else in silence."""
 
 import os
+import sys
+from pathlib import Path
 from types import MethodType
 
 import torch
@@ -94,3 +96,15 @@ def pick_workers(count: int | None) -> int:
     if count < 0:
         raise ValueError(f"--workers {count}: give 0 (read in the training process) or more")
     return count
+
+
+def peak_memory(device: torch.device) -> int:
+    "Bytes at most held so far: on the GPU where that is the device, else by this process (workers not counted)."
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; its ru_maxrss would begin with the peak of the process that started this one
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -14,14 +14,15 @@ from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 
 from toolkit import metrics, ranks
-from toolkit.callbacks import EpochParts, FiniteLoss
+from toolkit.callbacks import FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
+from toolkit.device import peak_memory
 from toolkit.distributed import together
 from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
 from toolkit.lr_plot import write_curve
 from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
-from toolkit.profile import Profile
+from toolkit.profile import EpochParts, Profile
 from toolkit.report import write_report
 from toolkit.run import Run, git_revision, load, lock, versions, write_csv, write_json
 
@@ -260,7 +261,7 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
         "images_per_second": len(data.train) * len(seconds) / sum(seconds),
         **_epoch_parts(learn, run),
         **_profile(learn, run),
-        "peak_memory_bytes": _peak_memory(learn.dls.device),
+        "peak_memory_bytes": peak_memory(learn.dls.device),
     }
     write_json(run.path("metrics.json"), found)
     return found
@@ -290,15 +291,3 @@ def _profile(learn: Learner, run: Run) -> dict[str, Any]:
     found = next((profile.found() for profile in getattr(learn, "profiles", ())), {})
     found = found or load(run.folder).metrics.get("profile")
     return {"profile": found} if found else {}
-
-
-def _peak_memory(device: torch.device) -> int:
-    "Bytes at most held so far: on the GPU where that is the device, else by this process (workers not counted)."
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux; its ru_maxrss would begin with the peak of the process that started this one
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

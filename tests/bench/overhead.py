@@ -14,13 +14,14 @@ import torch
 from fastai.data.core import DataLoaders
 from torch.nn import functional as F
 
-from toolkit.callbacks import Accumulate, EpochParts, FiniteLoss
+from toolkit.callbacks import Accumulate, FiniteLoss
 from toolkit.checkpoint import Checkpoint
 from toolkit.device import DTYPES, pick_precision
 from toolkit.learner import make_learner
 from toolkit.loaders import Draws
 from toolkit.loss import make_loss
 from toolkit.model import make_model
+from toolkit.profile import EpochParts
 from toolkit.run import Run
 
 ARCH, SIZE, BS, GROUPS, WARM = "resnet18", 96, 32, 60, 5
