@@ -198,3 +198,23 @@ def test_validation_and_predictions_are_in_order_where_training_is_balanced(unev
 def test_an_unknown_sampler_names_those_there_are(data):
     with pytest.raises(ValueError, match="unknown --sampler 'even': choose one of shuffle, balanced"):
         loaders(data, sampler="even")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batches_are_normalised_to_the_bit_as_fastai_does(data, layout):
+    from fastai.data.transforms import IntToFloatTensor, Normalize
+    from fastai.vision.core import TensorImage
+
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=layout)
+    preprocess = for_size(32)
+    ours, fastais = (
+        loaders(data).train.after_batch,
+        Normalize.from_stats(preprocess["mean"], preprocess["std"], cuda=False),
+    )
+    expected = fastais(IntToFloatTensor()(TensorImage(pixels)))
+    got = ours((TensorImage(pixels),))[0]
+    assert torch.equal(got, expected)
+    assert got.stride() == expected.stride()
+    assert pixels.dtype == torch.uint8
+    back = loaders(data).train.after_batch.decode((got,))[0]
+    assert (back.int() - pixels.int()).abs().max() <= 1  # fastai truncates
