@@ -16,18 +16,21 @@ import sys
 import time
 from pathlib import Path
 
-import gpu
-import overhead
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision import transforms as T
 
-from recipes import hw1
-from toolkit.model import make_model
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+import gpu  # noqa: E402
+import overhead  # noqa: E402
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "grocery20"
+from recipes import hw1  # noqa: E402
+from toolkit.model import make_model  # noqa: E402
+
+DATA = ROOT.parent / "shared" / "data" / "grocery20"
 ARCH, SIZE, BS, WORKERS = "resnet18", 128, 32, 2
 
 
