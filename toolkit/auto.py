@@ -21,6 +21,7 @@ Number = TypeVar("Number", int, float, None)
 
 BARELY = 0.95  # of an epoch's seconds: fewer workers that are not slower than this are preferred
 MOST_WORKERS = 16
+LEAST = 1e-3  # of the loss, that it falls by somewhere on the curve; a loss that stays the same wobbles by rounding
 
 
 def number(value: Number | Auto, otherwise: Number) -> Number:
@@ -151,7 +152,7 @@ def find_lr(learn: Learner, steps: int = 100) -> Curve:
     Raises ValueError where the loss diverges before there is a curve, or falls at no rate.
     Source: Smith 2015, https://arxiv.org/abs/1506.01186
     """
-    mini_batches = steps * (learn.accumulate.n if hasattr(learn, "accumulate") else 1)
+    mini_batches = _mini_batches(learn, steps)
     with tempfile.TemporaryDirectory() as folder, unchanged(learn), learn.no_bar():
         learn.path = Path(folder)  # where lr_find keeps the weights meanwhile
         learn.lr_find(num_it=mini_batches, show_plot=False, suggest_funcs=None)
@@ -159,8 +160,14 @@ def find_lr(learn: Learner, steps: int = 100) -> Curve:
     begin, end = mini_batches // 10, len(losses) - 5  # as lr_find does for its suggestions
     finite = int(torch.isfinite(losses).cumprod(0).sum())
     lrs, losses = lrs[begin : min(end, finite)], losses[begin : min(end, finite)]
-    chosen = valley(lrs, losses, mini_batches)[0] if len(losses) > 1 else None
-    if chosen is None or chosen <= float(lrs[0]):
-        trouble = "falls at no rate" if chosen else "diverges before there is a curve"
+    if len(losses) < 2 or losses.min() > (1 - LEAST) * losses[0]:
+        trouble = "diverges before there is a curve" if len(losses) < 2 else "falls at no rate"
         raise ValueError(f"--lr auto: the loss {trouble} ({mini_batches} mini-batches, from 1e-7 up): give a number")
+    chosen = valley(lrs, losses, mini_batches)[0]
     return Curve(lrs.tolist(), losses.tolist(), float(f"{chosen:.1e}"))
+
+
+def _mini_batches(learn: Learner, steps: int) -> int:
+    "As many as make up `steps` optimiser steps, the last of each epoch perhaps of fewer."
+    an_epoch, accum = len(learn.dls.train), learn.accumulate.n if hasattr(learn, "accumulate") else 1
+    return round(steps * an_epoch / -(-an_epoch // accum))

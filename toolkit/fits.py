@@ -111,10 +111,18 @@ def _peaks_on_cpu(learn: Learner, sizes: list[int]) -> list[float]:
             _reset_peak()
             _take_step(learn, size)
             peaks.append(_peak() - begun)
-    photo = 3 * learn.dls.preprocess["crop"] ** 2  # bytes
-    each = max((peaks[1] - peaks[0]) / small, 4 * photo)
-    ahead = 3 * learn.dls.train.fake_l.num_workers * photo  # two mini-batches a worker, and one that it makes
-    return [max(peaks[0] + each * (size - small), 0) + ahead * size for size in sizes]
+    each = max((peaks[1] - peaks[0]) / small, 4 * _photo(learn))
+    return [max(peaks[0] + each * (size - small), 0) + _read_ahead(learn) * size for size in sizes]
+
+
+def _photo(learn: Learner) -> int:
+    "Bytes of a photo as it comes from a worker."
+    return 3 * learn.dls.preprocess["crop"] ** 2
+
+
+def _read_ahead(learn: Learner) -> int:
+    "Bytes that workers hold for each photo of a mini-batch: two mini-batches each, and one that they make."
+    return 3 * learn.dls.train.fake_l.num_workers * _photo(learn)
 
 
 def _peak() -> int:
