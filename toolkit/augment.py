@@ -9,8 +9,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks
 import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-
-from toolkit.preprocess import resize  # noqa: E402
+import torch  # noqa: E402
+from torch.nn.functional import interpolate  # noqa: E402
 
 
 class RandomResizedCrop(A.RandomResizedCrop):
@@ -21,7 +21,16 @@ class RandomResizedCrop(A.RandomResizedCrop):
 
     def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], **params: Any) -> np.ndarray:
         left, top, right, bottom = crop_coords
-        return resize(img[top:bottom, left:right], *self.size)
+        return resized(img[top:bottom, left:right], *self.size)
+
+
+def resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The photo, uint8 [any, any, 3], at another size: PIL's antialiased BILINEAR, to a rounding.
+
+    torch's of bytes takes a sixth of the time of PIL's own, and of `toolkit.preprocess.resize`, which needs no torch.
+    """
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    return interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 class Rotate(A.Rotate):

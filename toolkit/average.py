@@ -1,4 +1,4 @@
-"""An average of the weights beside those being trained; at each epoch's end both are validated and the better counts."""
+"""An average of the weights beside those being trained; after each epoch both are validated and the better counts."""
 
 from copy import deepcopy
 

@@ -1,7 +1,7 @@
 """An ordinary fastai Learner around a model and its loaders; and that of a run, rebuilt without unpickling."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from fastai.learner import CastToTensor
 from fastai.learner import Learner as FastaiLearner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import trainable_params
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -82,6 +83,7 @@ def make_learner(
     cbs: Iterable[Callback] = (),
     exact: bool = False,
     compile: bool = False,
+    splitter: Callable[[nn.Module], list] = trainable_params,
 ) -> Learner:
     """A fastai Learner: torch's AdamW with its defaults at `lr`, accuracy, forward passes in `precision`, `cbs`.
 
@@ -97,6 +99,7 @@ def make_learner(
         loss_func=loss,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, **({} if exact else {"fused": True})),
         lr=lr,
+        splitter=splitter,
         metrics=accuracy,
         path=Path(),  # lr_find saves below it; the data's folder, fastai's default, may be read-only and is not ours
         default_cbs=False,

@@ -42,8 +42,8 @@ def linear_head(model: nn.Module) -> nn.Module:
     head = model.get_classifier()
     if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
         raise ValueError(
-            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer, so that there is "
-            "nothing to probe: give --no-probe, or another --arch"
+            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: it can't be "
+            "probed; give --no-probe, or another --arch"
         )
     return head
 

@@ -122,7 +122,12 @@ def _undisturbed() -> Iterator[None]:
 
 
 def seconds_per_epoch(learn: Learner, batches: int = 8, at_most: float = 30.0) -> float:
-    """Seconds that an epoch of `learn.fit` will take, by a few mini-batches trained and validated and then undone.
+    "Seconds that an epoch of `learn.fit` will take: the sum of `epoch_seconds`."
+    return sum(epoch_seconds(learn, batches, at_most))
+
+
+def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tuple[float, float]:
+    """Seconds that training and validation of an epoch will take, by a few mini-batches that are done and then undone.
 
     Counted: the start of the workers once for training and once for validation, the wait for photos, copying, forward,
     backward, optimiser steps, what the learner's callbacks do in training, and validation. Timed are at least `batches`
@@ -141,7 +146,7 @@ def seconds_per_epoch(learn: Learner, batches: int = 8, at_most: float = 30.0) -
         learn.fit(1, cbs=clock)
         if clock.trained_whole:
             learn.fit(1, cbs=clock)
-    return clock.seconds["train"] + clock.seconds["valid"]
+    return clock.seconds["train"], clock.seconds["valid"]
 
 
 class EpochClock(Callback):

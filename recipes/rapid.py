@@ -1,0 +1,156 @@
+"""The homework's accuracy in a fraction of its time: a linear probe on the frozen body, then gentle fine-tuning.
+
+python -m recipes.rapid --data data
+python -m recipes.rapid --data data --minutes 5
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.learner import Learner
+from fastai.torch_core import set_seed
+
+from export.predict import exit_status, predict
+from export.to_onnx import to_onnx
+from toolkit import train
+from toolkit.auto import Auto, Begun, as_begun, number, settle
+from toolkit.average import AVERAGES, Average
+from toolkit.callbacks import Accumulate
+from toolkit.check import readable
+from toolkit.command import command
+from toolkit.data import find_data
+from toolkit.device import pick_device, pick_precision, pick_workers
+from toolkit.finetune import FixedStatistics, Grow, layer_groups
+from toolkit.learner import make_learner
+from toolkit.loaders import SAMPLERS, make_loaders
+from toolkit.log import LOGGERS, logged, loggers
+from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
+from toolkit.model import make_model
+from toolkit.plan import plan_epochs, settings
+from toolkit.preprocess import for_size
+from toolkit.probe import Probe
+from toolkit.report import write_report
+from toolkit.run import new_folder
+from toolkit.schedule import OneCycle
+
+LR, BS = 6e-4, 32  # where `auto` sets out from
+AVERAGED = 0.2  # share of the steps that an average reaches over
+
+
+def learner(
+    data: str | Path = "data",
+    loss: str = "ce",
+    gamma: float | None = None,
+    smoothing: float | None = None,
+    class_weights: str = "none",
+    sampler: str = "shuffle",
+    arch: str = "resnet152.tv2_in1k",
+    weights: str = "imagenet",
+    epochs: int | None = None,
+    lr: float | Auto | None = None,
+    bs: int | Auto | None = None,
+    accum: int = 1,
+    image_size: int = 224,
+    train_sizes: tuple[int, ...] = (),
+    probe: bool = True,
+    layer_decay: float | None = None,
+    average: str = "ema",
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    workers: int | Auto | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    exact: bool = False,
+    compile: bool = False,
+    seed: int = 0,
+    skip_unreadable: bool = False,
+    cache: str | Path | None = None,
+) -> Learner:
+    """A fastai Learner that fine-tunes gently and fast: parameters as `main` has them; what is None is chosen by
+    `toolkit.plan.settings` and told.
+
+    `learn.fit(5)` fits a linear classifier to the frozen body's features in its first epoch, then trains all layers,
+    earlier ones slower, by a one-cycle schedule, batch norms' statistics fixed; after each epoch the weights or their
+    average count, whichever is more accurate.
+    """
+    place = pick_device(device)
+    photos = readable(find_data(data, seed), skip_unreadable)
+    told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs}
+    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
+    set_seed(seed)
+    model = make_model(arch, len(photos.classes), weights, dropout=0.2, image_size=image_size)
+    plan = settings(len(photos.train), model, weights != "none", probe, told)
+    augment = {"scale": [0.25, 1.0], "flip": 0.5, "degrees": 15}
+    readers, batch, rate = pick_workers(number(workers, None)), number(plan["bs"], BS), number(plan["lr"], LR)
+    dls = make_loaders(photos, for_size(image_size), augment, batch, readers, place, seed, sampler=sampler, cache=cache)
+    cbs = [Accumulate(accum), OneCycle()]
+    cbs += [Probe(), FixedStatistics()] if plan["probe"] else []
+    cbs += [Average(average, AVERAGED)] if average != "none" else []
+    cbs += [Grow(train_sizes)] if train_sizes else []
+    cbs += [mix(alpha) for mix, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha]
+    groups = layer_groups(plan["layer_decay"])
+    learn = make_learner(dls, model, criterion, rate, pick_precision(precision, place), cbs, exact, compile, groups)
+    learn = settle(learn, plan["lr"], plan["bs"], workers)
+    learn.settled = plan | learn.settled
+    return learn
+
+
+@command(status=exit_status)
+def main(
+    data: Path = Path("data"),  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
+    loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
+    gamma: float | None = None,  # focal's: how little easy photos count, from 0, where it is ce (default: 2)
+    smoothing: float | None = None,  # smoothing's: share of the target that all classes get, below 1 (default: 0.1)
+    class_weights: Annotated[str, {"choices": CLASS_WEIGHTS}] = "none",  # how much more rare classes count in the loss
+    sampler: Annotated[str, {"choices": SAMPLERS}] = "shuffle",  # each photo once an epoch, or classes equally often
+    arch: str = "resnet152.tv2_in1k",  # any timm classifier
+    weights: str = "imagenet",  # imagenet, none, or a .pth or .safetensors FILE
+    epochs: int | None = None,  # passes over the training photos, the probe's too (default: by their number)
+    minutes: float | None = None,  # plan as many epochs as training has time for, instead
+    lr: float | Auto | None = None,  # AdamW's highest learning rate, or auto: by fastai's finder (default: by the data)
+    bs: int | Auto | None = None,  # photos in a mini-batch, or auto: as many as memory holds (default: by the data)
+    accum: int = 1,  # mini-batches to an optimiser step
+    image_size: int = 224,  # side of the square the network sees, in pixels
+    train_sizes: tuple[int, ...] = (),  # of the squares trained on, smaller ones first (default: --image_size)
+    probe: bool = True,  # train all layers at once, without a linear probe first
+    layer_decay: float | None = None,  # of the rate, from one layer to the one before it (default: by the data)
+    average: Annotated[str, {"choices": AVERAGES}] = "ema",  # of the weights, validated beside them; the better counts
+    mixup: float = 0.0,  # alpha of fastai's MixUp; 0 is none
+    cutmix: float = 0.0,  # alpha of fastai's CutMix; 0 is none
+    workers: int | Auto | None = None,  # processes that read, or auto: tries some (default: one a core, up to 8)
+    device: str = "auto",  # auto, cuda or cpu
+    precision: Annotated[str, {"choices": ["auto", "fp16", "bf16", "fp32"]}] = "auto",  # of the forward pass
+    exact: bool = False,  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
+    compile: bool = False,  # have torch compile the network: minutes to begin with, faster steps from then on
+    seed: int = 0,  # of the head, the split, the order and the augmentation
+    skip_unreadable: bool = False,  # leave out photos that can't be read, instead of refusing the data
+    cache: Path | None = None,  # folder to keep decoded photos in, for this and later runs (default: none)
+    save_every: int = 0,  # optimiser steps after which to save inside an epoch too (0: only after each epoch)
+    profile: bool = False,  # print where an epoch's time goes, and what may help
+    log: Annotated[tuple[str, ...], {"choices": LOGGERS}] = (),  # where to send curves, figures, mistakes and model
+    out: Path | None = None,  # run folder (default: runs/rapid/<time>-<loss>)
+    resume: bool = False,  # go on with the run in --out
+) -> list:
+    "Fine-tune gently and fast, and write report, model.onnx and, for a test folder, predictions.csv."
+    options = dict(locals())
+    folder = new_folder("rapid", loss, out, resume)
+    begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
+    chosen = loggers(log)
+    learn = learner(
+        data, loss, gamma, smoothing, class_weights, sampler, arch, weights, epochs, begun.lr, begun.bs, begun.accum,
+        image_size, train_sizes, probe, layer_decay, average, mixup, cutmix, begun.workers, device, precision, exact,
+        compile, seed, skip_unreadable, cache,
+    )  # fmt: skip
+    plan_epochs(learn, folder, epochs, minutes)
+    run = train.begin(folder, "rapid", options | begun._asdict(), learn)
+    with logged(learn, run, chosen):
+        train.fit(learn, run, learn.settled["epochs"], save_every, profile)
+        train.evaluate(learn, run)
+        device = learn.dls.device.type
+        to_onnx(run.folder, device=device)
+        write_report(run)
+    photos = learn.dls.data.test
+    unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
+    train.tell_results(run)
+    return unread

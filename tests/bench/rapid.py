@@ -1,0 +1,123 @@
+"""Time to accuracy: recipes.rapid given a fraction of the time that recipes.hw1 takes, on the same photos and weights.
+
+    python tests/bench/rapid.py grocery        # mobilenetv2 with ImageNet weights at 128 px; also: digits (64 px)
+    python tests/bench/rapid.py vit            # from scratch on the digits, at 32 px; also: convnext
+
+For each seed in turn: hw1 for 20 epochs, then rapid with --minutes of an eighth and of a quarter of what that took,
+from the learner's making to the end of its fit. Bars: in an eighth hw1's best validation accuracy is reached, in a
+quarter it is higher. The pairs are compared as in recipes.loss_study: exact McNemar by the majority of the seeds, and a
+bootstrap over images and seeds; on the test photos too. From scratch: rapid given the same time does no harm.
+"""
+
+import csv
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+
+from recipes import hw1, rapid  # noqa: E402
+from toolkit import train  # noqa: E402
+from toolkit.digits import write_digits  # noqa: E402
+from toolkit.paired import bootstrap, votes  # noqa: E402
+from toolkit.plan import plan_epochs  # noqa: E402
+
+SHARED = ROOT.parent / "shared"
+MOBILENET = ["mobilenetv2_100", str(SHARED / "weights" / "mobilenetv2_100.pth")]
+CASES = {  # data, arch, weights, image_size, shares of hw1's time
+    "grocery": (SHARED / "data" / "grocery20", *MOBILENET, 128, (1 / 8, 1 / 4)),
+    "digits": (None, *MOBILENET, 64, (1 / 8, 1 / 4)),
+    "vit": (None, "test_vit", "none", 32, (1,)),
+    "convnext": (None, "test_convnext", "none", 32, (1,)),
+}
+EPOCHS, SEEDS, BS = 20, 3, 32
+
+
+def learned(recipe, name, folder, data, arch, weights, size, seed, minutes=None):
+    "(seconds, the learner, its run's figures): trained as the recipe's command does, to the end of the fit."
+    begun = time.perf_counter()
+    learn = recipe.learner(data, arch=arch, weights=weights, bs=BS, image_size=size, seed=seed, device="cpu")
+    epochs = EPOCHS
+    if minutes:
+        plan_epochs(learn, folder, None, minutes)
+        epochs = learn.settled["epochs"]
+    options = {"loss": "ce", "arch": arch, "lr": learn.lr, "bs": BS, "accum": learn.accumulate.n, "seed": seed}
+    run = train.begin(folder, name, options, learn)
+    train.fit(learn, run, epochs)
+    seconds = time.perf_counter() - begun
+    return seconds, learn, train.evaluate(learn, run)
+
+
+def right(learn, labels):
+    "float [photos]: 1 where the learner is right, of the validation photos and of the test photos that have a label."
+    with learn.no_bar():
+        predicted, truth = learn.get_preds()
+        valid = predicted.argmax(1) == truth
+        photos = [photo for photo in learn.dls.data.test if photo.stem in labels]
+        test = learn.get_preds(dl=learn.dls.test_dl(photos))[0].argmax(1)
+    truths = [labels[photo.stem] for photo in photos]
+    tested = [learn.dls.vocab[index] == truth for index, truth in zip(test.tolist(), truths, strict=True)]
+    return valid.float().numpy(), np.array(tested, float)
+
+
+def test_labels(data):
+    with (data / "test_labels.csv").open(newline="") as file:
+        return {Path(row[0]).stem: row[1] for row in list(csv.reader(file))[1:]}
+
+
+def compare(case):
+    data, arch, weights, size, shares = CASES[case]
+    with tempfile.TemporaryDirectory() as root:
+        data = data or write_digits(Path(root) / "digits")
+        labels = test_labels(data)
+        found = {}
+        for seed in range(SEEDS):
+            place = (data, arch, weights, size, seed)
+            whole, *rest = learned(hw1, "hw1", Path(root) / f"hw1-{seed}", *place)
+            note(found, "hw1", seed, whole, *rest, labels)
+            for share in shares:
+                name = f"rapid in {share:.3g}"
+                minutes = whole * share / 60
+                done = learned(rapid, "rapid", Path(root) / f"{name}-{seed}", *place, minutes)
+                note(found, name, seed, *done, labels)
+    for name in list(found)[1:]:
+        tell(name, found["hw1"], found[name])
+
+
+def note(found, name, seed, seconds, learn, figures, labels):
+    valid, test = right(learn, labels)
+    found.setdefault(name, []).append((seconds, figures["accuracy"], valid, test))
+    print(
+        f"== {name}, seed {seed}: {seconds:.1f} s, {figures['epochs']} epochs, best {figures['best_epoch']}, "
+        f"valid {figures['accuracy']:.2%}, test {test.mean():.2%}",
+        flush=True,
+    )
+
+
+def tell(name, base, other):
+    ratio = sum(run[0] for run in other) / sum(run[0] for run in base)
+    print(f"{name}: {ratio:.3f} of hw1's seconds")
+    for part, index in (("valid", 2), ("test", 3)):
+        theirs, ours = (np.stack([run[index] for run in runs]) for runs in (base, other))
+        more, less, p = votes(ours, theirs)
+        low, high, chance = bootstrap(ours - theirs)
+        print(
+            f"  {part} ({ours.shape[1]} photos): hw1 {theirs.mean():.2%}, rapid {ours.mean():.2%}, difference "
+            f"{low:+.2%} to {high:+.2%} (bootstrap p {chance:.2g}); only rapid right {more}, only hw1 {less} (McNemar "
+            f"p {p:.2g})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    for case in sys.argv[1:] or CASES:
+        needed = [Path(name) for name in CASES[case][0:3:2] if name not in (None, "none")]
+        if missing := [str(path.name) for path in needed if not path.exists()]:
+            print(f"{case}: skipped, {' and '.join(missing)} not being beside the project")
+            continue
+        print(f"{case}: {', '.join(map(str, CASES[case][1:4:2]))} px, {SEEDS} seeds", flush=True)
+        compare(case)

@@ -1,0 +1,129 @@
+"""Averaged weights against numpy's arithmetic, which of the two counts, and that training goes on as without them."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+
+from recipes import digits
+from toolkit import train
+from toolkit.average import Average
+
+
+class Seen(Callback):
+    "The first weight after each optimiser step."
+
+    order = 90
+
+    def before_fit(self):
+        self.weights = []
+
+    def after_step(self):
+        self.weights.append(first(self.model))
+
+
+def first(model):
+    return next(model.parameters()).detach().numpy().copy()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("digits") / "data"
+
+
+def learner(folder, *cbs, bs=256):
+    learn = digits.learner(folder, device="cpu", bs=bs)
+    learn.remove_cb(learn.progress)
+    learn.add_cbs(cbs)
+    return learn
+
+
+def fitted(folder, epochs, *cbs):
+    learn = learner(folder, *cbs)
+    with learn.no_logging():
+        learn.fit(epochs)
+    return learn
+
+
+def test_ema_is_the_sum_written_out(folder):
+    learn = fitted(folder, 2, Average("ema", share=0.4), Seen())
+    horizon = 0.4 * 2 * 5  # two epochs of five steps
+    expected = learn.seen.weights[0]
+    for weight in learn.seen.weights[1:]:
+        expected = expected + (weight - expected) / horizon
+    assert len(learn.seen.weights) == 10
+    assert first(learn.average.averaged.module) == pytest.approx(expected, abs=1e-6)
+
+
+def test_last_is_the_mean_over_the_last_steps(folder):
+    learn = fitted(folder, 2, Average("last", share=0.3), Seen())
+    expected = np.mean(learn.seen.weights[-3:], axis=0)
+    assert first(learn.average.averaged.module) == pytest.approx(expected, abs=1e-6)
+    assert not np.allclose(expected, first(learn.model), atol=1e-6)
+
+
+def test_training_goes_on_as_without_an_average(folder):
+    plain, averaged = fitted(folder, 2), fitted(folder, 2, Average("ema"))
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, averaged.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("worse", ["average", "weights"])
+def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp_path, worse):
+    class Spoil(Callback):
+        order = 48  # before Average
+
+        def before_validate(self):
+            if self.epoch == 0:
+                return
+            model = self.average.averaged.module if worse == "average" else self.model
+            with torch.no_grad():
+                model.get_classifier().weight.zero_()
+
+    learn = learner(folder, Average("ema", share=0.5), Spoil(), bs=64)
+    options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0}
+    run = train.begin(tmp_path / "run", "digits", options, learn)
+    train.fit(learn, run, 2)
+    kept = learn.model.state_dict()
+    assert kept["fc.weight"].abs().sum() > 0
+    other = learn.average.averaged.module.state_dict()
+    name = next(iter(kept))
+    assert torch.equal(kept[name], other[name]) == (worse == "weights")
+    loss, accuracy = learn.validate()
+    *_, row = csv.DictReader(run.path("history.csv").open())
+    assert float(row["accuracy"]) == pytest.approx(float(accuracy))
+    assert float(row["valid_loss"]) == pytest.approx(float(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ema", "last"])
+def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind):
+    class Stop(Callback):
+        "What Ctrl-C does, in the second epoch."
+
+        def after_batch(self):
+            if self.training and self.epoch == 1 and self.iter == 2:
+                self.learn.checkpoint.stop = True
+
+    def go(name, *cbs):
+        learn = learner(folder, Average(kind, share=0.4), *cbs)
+        options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0, "resume": True}
+        run = train.begin(tmp_path / name, "digits", options, learn)
+        train.fit(learn, run, 3)
+        return torch.load(run.path("last.pt"), weights_only=True)["callbacks"]["average"]
+
+    whole = go("whole")
+    with pytest.raises(KeyboardInterrupt):
+        go("broken", Stop())
+    resumed = go("broken")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "says"), [("sma", 0.1, "'sma'"), ("ema", 0, "over 0 "), ("last", 2, "over 2 ")]
+)
+def test_another_kind_or_share_is_refused(kind, share, says):
+    with pytest.raises(ValueError, match=says):
+        Average(kind, share)
