@@ -18,7 +18,8 @@ from typing import Annotated
 
 import torch
 
-from recipes import digits, hw1
+from recipes import digits, hw1, rapid
+from toolkit.auto import Auto
 from toolkit.command import command, parsed
 from toolkit.device import pick_device, pick_precision
 from toolkit.loss import LOSSES, make_loss
@@ -28,11 +29,11 @@ from toolkit.study_page import write_study
 from toolkit.study_words import verdict
 from toolkit.train import FREE
 
-RECIPES = {"digits": digits.main, "hw1": hw1.main}
+RECIPES = {"digits": digits.main, "hw1": hw1.main, "rapid": rapid.main}
 SHARED = "data arch weights epochs lr bs accum image_size workers device precision".split()
 OWN = "loss seed out resume".split()  # given to each run by the study
 FIXED = {"data", "epochs"}  # may change where a run is resumed, but not within a study
-LEFT = "metrics.json valid_predictions.csv model.onnx report.html".split()  # by a run that has ended
+LEFT = "history.csv metrics.json valid_predictions.csv model.onnx report.html".split()  # by a run that has ended
 
 
 def variants(losses: Sequence[str], vary: Sequence[str], settings: list[str]) -> dict[str, list[str]]:
@@ -80,14 +81,17 @@ def finished(recipe: str, wanted: dict) -> bool:
     run = load(folder)
     begun = {"recipe": run.recipe["recipe"], **run.recipe["options"]}
     for name, value in {"recipe": recipe, **wanted}.items():
-        same = as_recorded(name, value) == as_recorded(name, begun.get(name))
+        chosen = value in (None, "auto") or (name == "accum" and wanted["bs"] == "auto")  # by the run itself
+        same = chosen or as_recorded(name, value) == as_recorded(name, begun.get(name))
         if not same and name not in FREE - FIXED:
             raise ValueError(
                 f"{folder} was begun with --{name} {begun.get(name)}, now it is {value}: "
                 "give the old value, or another --out"
             )
     left = [*LEFT, *(["predictions.csv"] if run.recipe["data"].get("test") else [])]
-    return all(run.path(name).is_file() for name in left) and run.metrics.get("epochs") == wanted["epochs"]
+    return all(run.path(name).is_file() for name in left) and run.metrics.get("epochs") == (
+        wanted["epochs"] or begun["epochs"]
+    )
 
 
 def as_recorded(name: str, value: object) -> object:
@@ -127,11 +131,11 @@ def main(
     arch: str | None = None,  # any timm classifier
     weights: str | None = None,  # imagenet, none, or a .pth or .safetensors FILE
     epochs: int | None = None,  # passes over the training photos
-    lr: float | None = None,  # learning rate
-    bs: int | None = None,  # photos in a mini-batch
+    lr: float | Auto | None = None,  # learning rate
+    bs: int | Auto | None = None,  # photos in a mini-batch
     accum: int | None = None,  # mini-batches to an optimiser step
     image_size: int | None = None,  # side of the square the network sees, in pixels
-    workers: int | None = None,  # processes that read photos
+    workers: int | Auto | None = None,  # processes that read photos
     device: str | None = None,  # auto, cuda or cpu
     precision: str | None = None,  # auto, fp16, bf16 or fp32
     options: tuple[str, ...] = (),  # others of the recipe's, as in --options class_weights=balanced skip_unreadable

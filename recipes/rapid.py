@@ -7,7 +7,6 @@ python -m recipes.rapid --data data --minutes 5
 from pathlib import Path
 from typing import Annotated
 
-from fastai.callback.mixup import CutMix, MixUp
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 
@@ -21,7 +20,7 @@ from toolkit.check import readable
 from toolkit.command import command
 from toolkit.data import find_data
 from toolkit.device import pick_device, pick_precision, pick_workers
-from toolkit.finetune import FixedStatistics, Grow, layer_groups
+from toolkit.finetune import FixedStatistics, Grow, layer_groups, mixes
 from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
 from toolkit.log import LOGGERS, logged, loggers
@@ -76,19 +75,18 @@ def learner(
     """
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
-    told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs}
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.2, image_size=image_size)
-    plan = settings(len(photos.train), model, weights != "none", probe, told)
+    told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs, "train_sizes": train_sizes}
+    plan = settings(len(photos.train), model, image_size, weights != "none", probe, told)
     augment = {"scale": [0.25, 1.0], "flip": 0.5, "degrees": 15}
     readers, batch, rate = pick_workers(number(workers, None)), number(plan["bs"], BS), number(plan["lr"], LR)
     dls = make_loaders(photos, for_size(image_size), augment, batch, readers, place, seed, sampler=sampler, cache=cache)
-    cbs = [Accumulate(accum), OneCycle()]
+    cbs = [Accumulate(accum), OneCycle(), Grow(plan["train_sizes"])]
     cbs += [Probe(), FixedStatistics()] if plan["probe"] else []
     cbs += [Average(average, AVERAGED)] if average != "none" else []
-    cbs += [Grow(train_sizes)] if train_sizes else []
-    cbs += [mix(alpha) for mix, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha]
+    cbs += mixes(mixup, cutmix)
     groups = layer_groups(plan["layer_decay"])
     learn = make_learner(dls, model, criterion, rate, pick_precision(precision, place), cbs, exact, compile, groups)
     learn = settle(learn, plan["lr"], plan["bs"], workers)
@@ -112,7 +110,7 @@ def main(
     bs: int | Auto | None = None,  # photos in a mini-batch, or auto: as many as memory holds (default: by the data)
     accum: int = 1,  # mini-batches to an optimiser step
     image_size: int = 224,  # side of the square the network sees, in pixels
-    train_sizes: tuple[int, ...] = (),  # of the squares trained on, smaller ones first (default: --image_size)
+    train_sizes: tuple[int, ...] = (),  # of the squares trained on, smaller ones first (default: by --image_size)
     probe: bool = True,  # train all layers at once, without a linear probe first
     layer_decay: float | None = None,  # of the rate, from one layer to the one before it (default: by the data)
     average: Annotated[str, {"choices": AVERAGES}] = "ema",  # of the weights, validated beside them; the better counts

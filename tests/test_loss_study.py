@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,22 @@ def test_a_run_begun_with_other_options_is_refused_before_anything_is_trained(
     assert study(*words(photos, out, "--losses", "ce", "--epochs", 3, *changed)) == 2
     said = f"error: {out / 'ce-0'} was begun with {told}: give the old value, or another --out\n"
     assert capfd.readouterr() == ("", said)
+
+
+def test_what_a_run_chose_itself_is_not_asked_of_it_again_and_a_lost_history_is_made_again(
+    photos, interrupted, tmp_path
+):
+    run = shutil.copytree(interrupted[0] / "ce-0", tmp_path / "out" / "ce-0")
+
+    def wanted(*settings):
+        options = command.parsed(
+            loss_study.RECIPES["hw1"], words(photos, run, *SMALL, "--epochs", 3, *settings, "--resume")
+        )
+        return loss_study.settled(options)
+
+    assert loss_study.finished("hw1", wanted("--lr", "auto", "--bs", "auto", "--accum", 7))
+    (run / "history.csv").unlink()
+    assert not loss_study.finished("hw1", wanted())
 
 
 def test_any_option_is_varied_with_each_loss_and_names_the_variant():

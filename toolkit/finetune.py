@@ -6,6 +6,7 @@ from typing import Any
 
 import timm.optim
 from fastai.callback.core import Callback
+from fastai.callback.mixup import CutMix, MixUp
 from fastcore.foundation import L
 from torch import nn
 
@@ -65,9 +66,15 @@ class Grow(Callback):
     """
 
     def __init__(self, sizes: Sequence[int]):
+        if wrong := [size for size in sizes if size < 1]:
+            raise ValueError(f"--train_sizes {wrong[0]}: give 1 pixel or more")
         self.sizes = list(sizes)
 
     def before_fit(self) -> None:
+        fixed = self.dls.preprocess["crop"]
+        if self.model.pretrained_cfg["fixed_input_size"] and set(self.sizes) != {fixed}:
+            sizes = " ".join(map(str, self.sizes))
+            raise ValueError(f"--train_sizes {sizes}: {type(self.model).__name__} takes no other than {fixed} pixels")
         self.run = is_plain_fit(self)
         if self.run:
             self.before = epochs_before(self.learn)
@@ -78,3 +85,12 @@ class Grow(Callback):
         size = self.sizes[int(place * len(self.sizes))]
         augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
         augment.transform = train_transform(size, **self.dls.augment)
+
+
+def mixes(mixup: float, cutmix: float) -> list[Callback]:
+    "fastai's MixUp and CutMix with these alphas, but for those that are 0. Raises ValueError for one below."
+    chosen = {"mixup": (MixUp, mixup), "cutmix": (CutMix, cutmix)}
+    for name, (_, alpha) in chosen.items():
+        if not alpha >= 0:
+            raise ValueError(f"--{name} {alpha}: give 0 (none) or more")
+    return [mix(alpha) for mix, alpha in chosen.values() if alpha]

@@ -15,11 +15,15 @@ from toolkit.trial import epoch_seconds, unchanged
 FIRST_LAYER = 0.02  # times the head's rate: what the first layer of pretrained weights would learn at
 
 
-def settings(photos: int, model: nn.Module, pretrained: bool, probe: bool, told: dict[str, Any]) -> dict[str, Any]:
-    """bs, epochs, lr, layer_decay and probe for `photos` to train on, but for what is `told` (not None); says which.
+def settings(
+    photos: int, model: nn.Module, image_size: int, pretrained: bool, probe: bool, told: dict[str, Any]
+) -> dict[str, Any]:
+    """bs, epochs, lr, layer_decay, train_sizes and probe for `photos` to train on, but for what is `told` (neither None
+    nor empty); says which.
 
     Pretrained weights are changed gently and for few epochs, the fewer the more photos there are; the first one is the
-    linear probe. Random ones have nothing to probe or to keep: all layers learn at one rate, for more epochs.
+    linear probe, the others see squares somewhat smaller than validation does. Random weights have nothing to probe or
+    to keep: all layers learn at one rate, for more epochs.
     """
     bs = told["bs"] if isinstance(told["bs"], int) else 32 if photos < 4000 else 64 if photos < 40000 else 128
     larger = math.sqrt(bs / 32)
@@ -27,16 +31,28 @@ def settings(photos: int, model: nn.Module, pretrained: bool, probe: bool, told:
         epochs = round(min(20, max(3, 200 / math.sqrt(photos)))) + probe
         decay = round(decay_over(model, FIRST_LAYER), 3)
         chosen = {"bs": bs, "epochs": epochs, "lr": 6e-4 * larger, "layer_decay": decay, "probe": probe}
+        chosen["train_sizes"] = [_smaller(image_size, model)]
     else:
         epochs = round(min(100, max(10, 700 / math.sqrt(photos))))
         chosen = {"bs": bs, "epochs": epochs, "lr": 1e-3 * larger, "layer_decay": 1.0, "probe": False}
-    mine = {name: value for name, value in chosen.items() if told.get(name) is None}
+        chosen["train_sizes"] = [image_size]
+    told = {name: value for name, value in told.items() if value not in (None, ())}
+    mine = {name: value for name, value in chosen.items() if name not in told}
     print(f"{photos} photos, {'pretrained' if pretrained else 'random'} weights: {_words(mine)}", flush=True)
-    return chosen | {name: value for name, value in told.items() if value is not None}
+    return chosen | told
+
+
+def _smaller(image_size: int, model: nn.Module) -> int:
+    "7/8 of the size in steps of 16 pixels, where the network takes other sizes than it was built for."
+    if model.pretrained_cfg["fixed_input_size"]:
+        return image_size
+    return min(image_size, max(16, 16 * round(image_size * 7 / 8 / 16)))
 
 
 def _words(chosen: dict[str, Any]) -> str:
-    values = {name: f"{value:.3g}" if type(value) is float else value for name, value in chosen.items()}
+    values = {
+        name: f"{value:.3g}" if type(value) is float else str(value).strip("[]") for name, value in chosen.items()
+    }
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 

@@ -1,0 +1,159 @@
+"""rapid through its command: what it chooses, says and records; its time budget; each of its options."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from noise import write_noise
+
+from recipes import rapid
+from toolkit import run as runs
+from toolkit.finetune import decay_over
+from toolkit.plan import plan_epochs, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --workers 0".split()
+
+
+def command(*arguments):
+    words = [sys.executable, "-m", "recipes.rapid", *map(str, arguments)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=one_thread, check=False)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_noise(tmp_path_factory.mktemp("data"), valid=5)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    "A file of weights for test_resnet, such as a pretrained network has."
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(photos, weights, tmp_path_factory):
+    "(run, what the command printed) with every option that may be left to it."
+    out = tmp_path_factory.mktemp("runs") / "run"
+    ended = command("--data", photos, "--weights", weights, "--epochs", 3, "--out", out, *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    return runs.load(out), ended
+
+
+def options(run):
+    return run.recipe["options"]
+
+
+def test_what_it_chose_is_told_and_recorded(done, photos):
+    run, ended = done
+    count = run.recipe["data"]["train"]
+    told = ended.stdout.splitlines()[0]
+    decay = round(decay_over(timm.create_model("test_resnet"), 0.02), 3)
+    assert (
+        told
+        == f"{count} photos, pretrained weights: bs 32, lr 0.0006, layer_decay {decay:g}, probe True, train_sizes 32"
+    )
+    expected = {"bs": 32, "lr": 6e-4, "layer_decay": decay, "probe": True, "epochs": 3, "average": "ema"}
+    assert {name: options(run)[name] for name in expected} == expected
+    assert [words.split()[0] for words in ended.stdout.splitlines()[-3:]] == ["report", "curves", "model"]
+
+
+def test_its_history_begins_with_the_probe(done):
+    run, _ = done
+    rows = list(csv.DictReader(run.path("history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[0]["lr"]) == float(rows[1]["lr"]) == pytest.approx(6e-4 / 25)
+    assert float(rows[2]["lr"]) > float(rows[1]["lr"])
+
+
+def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(done, photos, weights):
+    run, _ = done
+    again = ["--data", photos, "--weights", weights, "--out", run.folder, "--resume", *SMALL]
+    other = command(*again, "--epochs", 4, "--layer_decay", 0.5)
+    assert (other.returncode, other.stdout.count("epoch")) == (2, 0)
+    assert re.search(r"it was begun with --layer_decay 0\.\d+, now it is 0\.5;", other.stderr)
+    more = command(*again, "--epochs", 4)
+    assert more.returncode == 0, more.stderr
+    assert "going on after 3 of 4 epochs" in more.stdout
+    assert len(list(csv.DictReader(run.path("history.csv").open()))) == 4
+
+
+def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path):
+    given = "--weights none --epochs 2 --average last --mixup 0.4 --train_sizes 16 32 --bs 8 --accum 2".split()
+    ended = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    run = runs.load(tmp_path / "run")
+    assert "photos, random weights: lr 0.0005, layer_decay 1, probe False\n" in ended.stdout
+    assert (options(run)["probe"], options(run)["train_sizes"], options(run)["bs"]) == (False, [16, 32], 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--epochs", 3, "--minutes", 5], "--epochs 3 and --minutes 5: give one of them"),
+        (["--minutes", "0.0001"], "--minutes 0.0001: one epoch takes "),
+        (["--layer_decay", 2], "--layer_decay 2.0: give more than 0, at most 1"),
+        (["--mixup", -1], "--mixup -1.0: give 0 (none) or more"),
+        (["--train_sizes", 0], "--train_sizes 0: give 1 pixel or more"),
+    ],
+)
+def test_what_can_not_be_is_refused_in_two_lines(photos, weights, tmp_path, given, told):
+    ended = command("--data", photos, "--weights", weights, "--out", tmp_path / "run", *SMALL, *given)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith(f"error: {told}")
+    assert len(ended.stderr.splitlines()) <= 2
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_epochs_are_planned_into_the_minutes_by_what_they_were_measured_to_take(photos, weights, tmp_path, monkeypatch):
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
+    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+    plan_epochs(learn, tmp_path, None, minutes=1.0)
+    assert learn.settled["epochs"] > 3
+    assert learn.opt is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learn.model.state_dict().items())
+    monkeypatch.setattr("toolkit.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    valid, train = len(learn.dls.data.valid), len(learn.dls.data.train)
+    plan_epochs(learn, tmp_path, None, minutes=2.0)
+    assert learn.settled["epochs"] == 1 + int((120 - 0.5 - 1.5 * train / valid) / 9.5)
+
+
+def test_a_run_that_is_resumed_keeps_the_epochs_it_was_planned_for(done, photos, weights):
+    run, _ = done
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
+    plan_epochs(learn, run.folder, None, minutes=1000.0)
+    assert learn.settled["epochs"] == options(runs.load(run.folder))["epochs"] == 4
+
+
+def test_more_photos_are_trained_on_in_larger_mini_batches_for_fewer_epochs():
+    model = timm.create_model("test_resnet", num_classes=3)
+    nothing = {"bs": None, "lr": None, "layer_decay": None, "epochs": None}
+    few, some, many = (settings(count, model, 128, True, True, nothing) for count in (100, 10_000, 1_000_000))
+    assert (few["bs"], some["bs"], many["bs"]) == (32, 64, 128)
+    assert few["epochs"] > some["epochs"] >= many["epochs"] > 1
+    assert few["lr"] < some["lr"] < many["lr"]
+    scratch = settings(10_000, model, 128, False, True, nothing)
+    assert scratch["epochs"] > some["epochs"]
+    assert (scratch["probe"], scratch["layer_decay"]) == (False, 1.0)
+    given = {"bs": 8, "lr": 0.1, "layer_decay": 0.9, "epochs": 2}
+    told = settings(100, model, 128, True, True, given | {"train_sizes": ()})
+    assert told == given | {"probe": True, "train_sizes": [112]}
+    assert scratch["train_sizes"] == [128]
+
+
+@pytest.mark.slow
+def test_rapid_learns_real_photos_from_real_weights(grocery, mobilenet_weights, tmp_path):
+    real = f"--arch mobilenetv2_100 --weights {mobilenet_weights} --image_size 128 --device cpu --epochs 5".split()
+    ended = command("--data", grocery, "--out", tmp_path / "run", *real)
+    assert ended.returncode == 0, ended.stderr
+    assert runs.load(tmp_path / "run").metrics["accuracy"] > 0.75
