@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from here import here
 from noise import write_noise
@@ -44,11 +45,11 @@ def alone(photos, out, *arguments):
     return out
 
 
-def start(processes, photos, out, *arguments):
+def start(processes, photos, out, *arguments, recipe="recipes.hw1"):
     launcher = "accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no"
     return subprocess.Popen(
         [sys.executable, "-m", *launcher.split(), "--main_process_port", "0", "--num_processes", str(processes)]
-        + ["-m", "recipes.hw1", *words(photos, out, *arguments)],
+        + ["-m", recipe, *words(photos, out, *arguments)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         text=True,
@@ -58,9 +59,9 @@ def start(processes, photos, out, *arguments):
     )
 
 
-def launched(processes, photos, out, *arguments):
+def launched(processes, photos, out, *arguments, recipe="recipes.hw1"):
     "(exit status, stdout, stderr) of a job to its end."
-    job = start(processes, photos, out, *arguments)
+    job = start(processes, photos, out, *arguments, recipe=recipe)
     stdout, stderr = job.communicate(timeout=300)
     return job.returncode, stdout, stderr
 
@@ -237,3 +238,23 @@ def test_a_users_error_is_told_once_and_nothing_is_written(photos, tmp_path, opt
     assert stderr.count("error: ") == stderr.count(said) == 1
     assert "exitcode  : 2" in stderr
     assert not (tmp_path / "run/recipe.json").exists()
+
+
+@pytest.mark.slow
+def test_a_probe_and_averaged_weights_are_those_of_one_process(photos, tmp_path):
+    torch.manual_seed(0)
+    weights = timm.create_model("test_convnext", num_classes=3).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    given = ["--weights", tmp_path / "weights.pth", *BATCHES, "--layer_decay", "0.8"]
+    status, _, stderr = launched(1, photos, tmp_path / "one", *given, recipe="recipes.rapid")
+    assert status == 0, stderr
+    status, _, stderr = launched(2, photos, tmp_path / "two", *given, recipe="recipes.rapid")
+    assert status == 0, stderr
+    assert_same_training(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_time_budget_is_for_one_process_to_plan(photos, tmp_path):
+    status, _, stderr = launched(2, photos, tmp_path / "run", "--minutes", 1, recipe="recipes.rapid")
+    assert status != 0
+    assert "--minutes on 2 processes: give --epochs" in stderr

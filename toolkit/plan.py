@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from toolkit import ranks
 from toolkit.finetune import decay_over
 from toolkit.learner import Learner
 from toolkit.run import load
@@ -59,12 +60,14 @@ def _words(chosen: dict[str, Any]) -> str:
 def plan_epochs(learn: Learner, folder: Path, epochs: int | None, minutes: float | None) -> None:
     """Have `learn.settled["epochs"]` fit into `minutes`, where that is given; a run in `folder` keeps its own number.
 
-    Raises ValueError where both are given.
+    Raises ValueError where both are given, and on several processes, which would have to agree.
     """
     if epochs is not None and minutes is not None:
         raise ValueError(f"--epochs {epochs} and --minutes {minutes:g}: give one of them")
     if minutes is None:
         return
+    if ranks.count() > 1:
+        raise ValueError(f"--minutes on {ranks.count()} processes: give --epochs, such as one of them alone finds")
     if (folder / "recipe.json").is_file():
         learn.settled["epochs"] = load(folder).recipe["options"]["epochs"]
     else:

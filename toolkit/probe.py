@@ -9,6 +9,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from torch import Tensor, nn
 
+from toolkit import ranks
 from toolkit.schedule import is_plain_fit
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
@@ -120,10 +121,15 @@ class Probe(Callback):
     def before_train(self) -> None:
         if self.found is not None:
             return
-        self.found = linear_probe(self.learn)
+        self.found, head = ranks.from_first(self._probed)
+        linear_head(self.model).load_state_dict(head)
         photos, loss = len(self.dls.data.train), torch.tensor(self.found["loss"])
         self.learn.dl = ()  # nothing else is trained on
         smooth = self.recorder.smooth_loss
         smooth.count, smooth.val = 1, loss * (1 - smooth.beta)
         if hasattr(self.learn, "checkpoint"):
-            self.checkpoint.seen, self.checkpoint.total = photos, loss * photos
+            self.checkpoint.seen, self.checkpoint.total = photos, 0 * loss if ranks.rank() else loss * photos
+
+    def _probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        found = linear_probe(self.learn)
+        return found, {name: tensor.cpu() for name, tensor in linear_head(self.model).state_dict().items()}
