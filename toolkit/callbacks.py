@@ -62,6 +62,14 @@ def batch_weight(learn: Learner) -> int | torch.Tensor:
     return weight[learn.yb[0]].sum() if samples else weight.new_zeros(())
 
 
+def loss_sum(learn: Learner) -> torch.Tensor:
+    "The mean loss of the present mini-batch times its samples; of several processes, what adds up to that."
+    loss = learn.loss.detach()
+    if is_shared(learn) and isinstance(weight := batch_weight(learn), torch.Tensor):
+        return loss * (weight / ranks.add_up(weight.clone()) * all_samples(learn))
+    return loss * own_samples(learn)
+
+
 def is_shared(learn: Learner) -> bool:
     "Whether this process has a part of each mini-batch only, as in `toolkit.distributed.together`."
     return getattr(learn.dl, "share", None) is not None

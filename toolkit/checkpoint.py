@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback
 
 from toolkit import ranks
-from toolkit.callbacks import all_samples, own_samples
+from toolkit.callbacks import all_samples, loss_sum
 from toolkit.outside import HISTORY, reason_of
 from toolkit.run import Run, replacing, write_atomic, write_csv
 
@@ -78,7 +78,7 @@ class Checkpoint(Callback):
 
     def after_batch(self) -> None:
         if self.training:
-            self.total = self.total + self.loss.detach() * own_samples(self.learn)
+            self.total = self.total + loss_sum(self.learn)
             self.seen = self.seen + all_samples(self.learn)
             if (self.iter + 1) % self.group and self.iter + 1 < self.n_iter:
                 return  # between two optimiser steps
