@@ -45,7 +45,7 @@ def weights(tmp_path_factory):
 def done(photos, weights, tmp_path_factory):
     "(run, what the command printed) with every option that may be left to it."
     out = tmp_path_factory.mktemp("runs") / "run"
-    ended = command("--data", photos, "--weights", weights, "--epochs", 3, "--out", out, *SMALL)
+    ended = command("--data", photos, "--weights", weights, "--epochs", 3, "--profile", "--out", out, *SMALL)
     assert ended.returncode == 0, ended.stderr
     return runs.load(out), ended
 
@@ -74,6 +74,12 @@ def test_its_history_begins_with_the_probe(done):
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[0]["lr"]) == float(rows[1]["lr"]) == pytest.approx(6e-4 / 25)
     assert float(rows[2]["lr"]) > float(rows[1]["lr"])
+
+
+def test_its_profile_is_of_the_epochs_that_train(done):
+    run, ended = done
+    assert run.metrics["profile"]["epochs"] == 2
+    assert min(run.metrics["profile"]["seconds"][part] for part in ("forward", "backward", "validation")) > 0
 
 
 def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(done, photos, weights):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
+from fastcore.foundation import L
 from torch import Tensor, nn
 
 from toolkit import ranks
@@ -124,7 +125,7 @@ class Probe(Callback):
         self.found, head = ranks.from_first(self._probed)
         linear_head(self.model).load_state_dict(head)
         photos, loss = len(self.dls.data.train), torch.tensor(self.found["loss"])
-        self.learn.dl = ()  # nothing else is trained on
+        self.learn.dl = L()  # no mini-batches: nothing else is trained on
         smooth = self.recorder.smooth_loss
         smooth.count, smooth.val = 1, loss * (1 - smooth.beta)
         if hasattr(self.learn, "checkpoint"):

@@ -97,6 +97,7 @@ class Profile(Callback):
         self.clock.marks.clear()  # of an epoch that was interrupted
         self.clock.mark("")
         self.dl.clock = self.clock  # `toolkit.loaders` marks where photos have come
+        self.trained = False
 
     def before_batch(self) -> None:
         if self.training:
@@ -112,6 +113,7 @@ class Profile(Callback):
     def after_batch(self) -> None:
         if self.training:
             self.clock.mark("step")
+            self.trained = True
 
     def after_train(self) -> None:
         self.dl.clock = None
@@ -122,6 +124,9 @@ class Profile(Callback):
 
     def after_epoch(self) -> None:
         self.clock.mark("saving")
+        if not self.trained:  # a linear probe, which is no epoch like the others
+            self.clock.marks.clear()
+            return
         self.clock.read()
         self.epochs += 1
 
