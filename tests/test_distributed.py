@@ -195,6 +195,20 @@ def test_three_processes_with_a_last_mini_batch_of_two_and_classes_weighted_trai
 
 
 @pytest.mark.slow
+def test_the_gradient_of_two_processes_is_as_large_as_that_of_one(photos, tmp_path):
+    script = str(ROOT / "tests/sgd_run.py")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for start_by, out in ((launcher, "two"), ([], "one")):
+        subprocess.run(
+            [sys.executable, *start_by, script, str(photos), str(tmp_path / out)],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+    assert_same_training(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes_and_with_the_same(photos, one, tmp_path):
     alone(photos, tmp_path / "run", *BATCHES, "--epochs", 1)
     for processes, epochs in ((2, 2), (2, 3)):
