@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_model
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional as F
@@ -183,7 +183,7 @@ def test_a_run_records_what_its_loss_came_to_and_is_rebuilt_with_it(uneven, tmp_
     run, learn = begun(uneven, tmp_path / "run", **options)
     said = {name: run.recipe["options"][name] for name in CHOSEN}
     assert said == (CHOSEN | options if options else CHOSEN | {"gamma": 2.0})
-    save_file(learn.model.state_dict(), run.path("best.safetensors"))
+    save_model(learn.model, run.path("best.safetensors"))
     again = runs.load(run.folder).learner("cpu")
     assert again.loss_func.options == learn.loss_func.options
     torch.testing.assert_close(again.loss_func.weight, learn.loss_func.weight, rtol=0, atol=0)
@@ -204,7 +204,7 @@ def test_a_run_records_what_its_loss_came_to_and_is_rebuilt_with_it(uneven, tmp_
 )
 def test_a_recipe_json_whose_loss_or_sampler_cant_be_followed_is_refused(uneven, tmp_path, name, value, said):
     run, learn = begun(uneven, tmp_path / "run")
-    save_file(learn.model.state_dict(), run.path("best.safetensors"))
+    save_model(learn.model, run.path("best.safetensors"))
     run.recipe["options"][name] = value
     runs.write_json(run.path("recipe.json"), run.recipe)
     with pytest.raises(ValueError, match=said):
@@ -213,7 +213,7 @@ def test_a_recipe_json_whose_loss_or_sampler_cant_be_followed_is_refused(uneven,
 
 def test_a_run_of_before_these_options_is_rebuilt_with_their_defaults(uneven, tmp_path):
     run, learn = begun(uneven, tmp_path / "run", class_weights="none", sampler="shuffle")
-    save_file(learn.model.state_dict(), run.path("best.safetensors"))
+    save_model(learn.model, run.path("best.safetensors"))
     for name in ("gamma", "smoothing", "class_weights", "sampler"):
         del run.recipe["options"][name]
     runs.write_json(run.path("recipe.json"), run.recipe)
@@ -225,7 +225,7 @@ def test_a_run_of_before_these_options_is_rebuilt_with_their_defaults(uneven, tm
 def test_a_run_whose_photos_are_gone_is_rebuilt_with_its_weights(uneven, tmp_path):
     shutil.copytree(uneven, tmp_path / "photos")
     run, learn = begun(tmp_path / "photos", tmp_path / "run")
-    save_file(learn.model.state_dict(), run.path("best.safetensors"))
+    save_model(learn.model, run.path("best.safetensors"))
     shutil.rmtree(tmp_path / "photos")
     with pytest.warns(UserWarning, match="has none to train on"):
         again = runs.load(run.folder).learner("cpu")

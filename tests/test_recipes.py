@@ -250,7 +250,7 @@ def faulty(photos, tmp_path):
         "unknown flag": (["--data", photos, "--epoch", "3"], "the nearest is --epochs"),
         "no epochs": (["--data", photos, "--epochs", "0"], "--epochs 0: give 1 or more"),
         "no batch": (["--data", photos, "--bs", "0"], "--bs 0: give 1 or more"),
-        "not a number": (["--data", photos, "--lr", "fast"], "invalid float value: 'fast'"),
+        "not a number": (["--data", photos, "--lr", "fast"], "invalid float or auto value: 'fast'"),
     }
 
 
