@@ -2,6 +2,7 @@
 
     python tests/bench/rapid.py grocery        # mobilenetv2 with ImageNet weights at 128 px; also: digits (64 px)
     python tests/bench/rapid.py vit            # from scratch on the digits, at 32 px; also: convnext
+    SEEDS=1 EPOCHS=4 python tests/bench/rapid.py digits
 
 For each seed in turn: hw1 for 20 epochs, then rapid with --minutes of an eighth and of a quarter of what that took,
 from the learner's making to the end of its fit. Bars: in an eighth hw1's best validation accuracy is reached, in a
@@ -10,6 +11,7 @@ bootstrap over images and seeds; on the test photos too. From scratch: rapid giv
 """
 
 import csv
+import os
 import sys
 import tempfile
 import time
@@ -34,7 +36,7 @@ CASES = {  # data, arch, weights, image_size, shares of hw1's time
     "vit": (None, "test_vit", "none", 32, (1,)),
     "convnext": (None, "test_convnext", "none", 32, (1,)),
 }
-EPOCHS, SEEDS, BS = 20, 3, 32
+EPOCHS, SEEDS, BS = int(os.environ.get("EPOCHS", 20)), int(os.environ.get("SEEDS", 3)), 32
 
 
 def learned(recipe, name, folder, data, arch, weights, size, seed, minutes=None):
@@ -57,7 +59,7 @@ def right(learn, labels):
     with learn.no_bar():
         predicted, truth = learn.get_preds()
         valid = predicted.argmax(1) == truth
-        photos = [photo for photo in learn.dls.data.test if photo.stem in labels]
+        photos = [photo for photo in learn.dls.data.test.values() if photo.stem in labels]
         test = learn.get_preds(dl=learn.dls.test_dl(photos))[0].argmax(1)
     truths = [labels[photo.stem] for photo in photos]
     tested = [learn.dls.vocab[index] == truth for index, truth in zip(test.tolist(), truths, strict=True)]
