@@ -11,8 +11,8 @@ from fastcore.foundation import L
 from torch import nn
 
 from toolkit.augment import train_transform
-from toolkit.loaders import Augment
 from toolkit.schedule import epochs_before, is_plain_fit
+from toolkit.transforms import Augment
 
 STILL = 0.05
 """Layers whose share of the learning rate is smaller are left as they are: the backward pass then ends before them."""

@@ -18,11 +18,11 @@ from toolkit.callbacks import Accumulate, FiniteLoss
 from toolkit.checkpoint import Checkpoint
 from toolkit.device import DTYPES, pick_precision
 from toolkit.learner import make_learner
-from toolkit.loaders import Draws
 from toolkit.loss import make_loss
 from toolkit.model import make_model
 from toolkit.profile import EpochParts
 from toolkit.run import Run
+from toolkit.transforms import Draws
 
 ARCH, SIZE, BS, GROUPS, WARM = "resnet18", 96, 32, 60, 5
 CPU = torch.device("cpu")
