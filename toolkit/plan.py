@@ -87,13 +87,14 @@ def epochs_within(learn: Learner, minutes: float) -> int:
     data = learn.dls.data
     features = len(probe) * valid * len(data.train) / len(data.valid)  # a pass without gradients over the others
     left = 60 * minutes - (perf_counter() - begun) - features
-    epochs = int(left / (train + valid))
+    each = (train + valid) * 1.1  # the run's page after an epoch may take a tenth
+    epochs = int(left / each)
     if epochs < 1:
-        need = (60 * minutes - left + train + valid) / 60
+        need = (60 * minutes - left + each) / 60
         raise ValueError(f"--minutes {minutes:g}: one epoch takes {need:.1f}, with what comes before it; give as much")
     print(
         f"--minutes {minutes:g}: {epochs + len(probe)} epochs{', the first a probe' if probe else ''}; "
-        f"each takes {train + valid:.1f} s{f', the probe {features:.1f} s' if probe else ''}",
+        f"each takes {each:.1f} s{f', the probe {features:.1f} s' if probe else ''}",
         flush=True,
     )
     return epochs + len(probe)
