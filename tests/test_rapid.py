@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,8 +83,8 @@ def test_its_profile_is_of_the_epochs_that_train(done):
     assert min(run.metrics["profile"]["seconds"][part] for part in ("forward", "backward", "validation")) > 0
 
 
-def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(done, photos, weights):
-    run, _ = done
+def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(done, photos, weights, tmp_path):
+    run = runs.load(shutil.copytree(done[0].folder, tmp_path / "run"))
     again = ["--data", photos, "--weights", weights, "--out", run.folder, "--resume", *SMALL]
     other = command(*again, "--epochs", 4, "--layer_decay", 0.5)
     assert (other.returncode, other.stdout.count("epoch")) == (2, 0)
@@ -138,7 +139,7 @@ def test_a_run_that_is_resumed_keeps_the_epochs_it_was_planned_for(done, photos,
     run, _ = done
     learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
     plan_epochs(learn, run.folder, None, minutes=1000.0)
-    assert learn.settled["epochs"] == options(runs.load(run.folder))["epochs"] == 4
+    assert learn.settled["epochs"] == options(runs.load(run.folder))["epochs"]
 
 
 def test_more_photos_are_trained_on_in_larger_mini_batches_for_fewer_epochs():
