@@ -83,7 +83,7 @@ def learner(
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.2, image_size=image_size)
-    told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs, "train_sizes": train_sizes}
+    told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs, "train_sizes": list(train_sizes)}
     plan = settings(len(photos.train), model, image_size, weights != "none", probe, told)
     augment = {"scale": [0.25, 1.0], "flip": 0.5, "degrees": 15}
     readers, batch, rate = pick_workers(number(workers, None)), number(plan["bs"], BS), number(plan["lr"], LR)

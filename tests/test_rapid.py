@@ -102,6 +102,9 @@ def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp
     run = runs.load(tmp_path / "run")
     assert "photos, random weights: lr 0.0005, layer_decay 1, probe False\n" in ended.stdout
     assert (options(run)["probe"], options(run)["train_sizes"], options(run)["bs"]) == (False, [16, 32], 8)
+    again = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "all 2 epochs are done\n" in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_more_photos_are_trained_on_in_larger_mini_batches_for_fewer_epochs():
     assert scratch["epochs"] > some["epochs"]
     assert (scratch["probe"], scratch["layer_decay"]) == (False, 1.0)
     given = {"bs": 8, "lr": 0.1, "layer_decay": 0.9, "epochs": 2}
-    told = settings(100, model, 128, True, True, given | {"train_sizes": ()})
+    told = settings(100, model, 128, True, True, given | {"train_sizes": []})
     assert told == given | {"probe": True, "train_sizes": [112]}
     assert scratch["train_sizes"] == [128]
 

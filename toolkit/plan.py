@@ -37,7 +37,7 @@ def settings(
         epochs = round(min(100, max(10, 700 / math.sqrt(photos))))
         chosen = {"bs": bs, "epochs": epochs, "lr": 1e-3 * larger, "layer_decay": 1.0, "probe": False}
         chosen["train_sizes"] = [image_size]
-    told = {name: value for name, value in told.items() if value not in (None, ())}
+    told = {name: value for name, value in told.items() if value not in (None, [])}
     mine = {name: value for name, value in chosen.items() if name not in told}
     print(f"{photos} photos, {'pretrained' if pretrained else 'random'} weights: {_words(mine)}", flush=True)
     return chosen | told

@@ -66,7 +66,7 @@ def right(learn, labels):
     return valid.float().numpy(), np.array(tested, float)
 
 
-def test_labels(data):
+def labels_of(data):
     with (data / "test_labels.csv").open(newline="") as file:
         return {Path(row[0]).stem: row[1] for row in list(csv.reader(file))[1:]}
 
@@ -75,7 +75,7 @@ def compare(case):
     data, arch, weights, size, shares = CASES[case]
     with tempfile.TemporaryDirectory() as root:
         data = data or write_digits(Path(root) / "digits")
-        labels = test_labels(data)
+        labels = labels_of(data)
         found = {}
         for seed in range(SEEDS):
             place = (data, arch, weights, size, seed)
