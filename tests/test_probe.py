@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from recipes import digits
 from toolkit import train
-from toolkit.probe import Probe, features_of, fit_linear, linear_head, linear_probe
+from toolkit.probe import STRENGTHS, Probe, _strength, features_of, fit_linear, linear_head, linear_probe
 from toolkit.schedule import OneCycle
 
 
@@ -35,12 +35,31 @@ def body_of(learn):
 def test_the_classifier_is_scikit_learns():
     torch.manual_seed(0)
     features, labels = torch.randn(300, 12), torch.randint(0, 4, (300,))
-    weight, bias, loss = fit_linear(features, labels, 4, F.cross_entropy, l2=0.02)
+    start = torch.zeros(4, 12), torch.randn(4)
+    weight, bias, loss = fit_linear(features, labels, F.cross_entropy, 0.02, start)
     other = LogisticRegression(C=1 / (300 * 0.02), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
     centred = bias - bias.mean()  # a constant added to all logits changes nothing
     assert weight.numpy() == pytest.approx(other.coef_, abs=2e-3)
     assert centred.numpy() == pytest.approx(other.intercept_ - other.intercept_.mean(), abs=2e-3)
     assert loss == pytest.approx(F.cross_entropy(features @ weight.T + bias, labels).item(), rel=1e-6)
+
+
+def test_the_strongest_penalty_within_a_standard_error_of_the_best_is_chosen():
+    torch.manual_seed(0)
+    photos, classes, order = torch.randn(101, 60), torch.randint(0, 5, (101,)), torch.arange(500) % 101
+    features, labels = photos[order] + 0.3 * torch.randn(500, 60), classes[order]  # each photo about five times
+    held, right = torch.arange(500) % 5 == 0, {}
+    for l2 in STRENGTHS:
+        other = LogisticRegression(C=1 / (400 * l2), tol=1e-6, max_iter=5000).fit(features[~held], labels[~held])
+        right[l2] = other.score(features[held], labels[held])
+    best = max(right.values())
+    expected = max(l2 for l2 in STRENGTHS if right[l2] >= best - (best * (1 - best) / 100) ** 0.5)
+    assert expected != max(right, key=right.get)  # or the rule would not show
+
+    zero = torch.zeros(5, 60), torch.zeros(5)
+    l2, held_out, (weight, _) = _strength(features, labels, F.cross_entropy, zero)
+    assert (l2, held_out) == (expected, pytest.approx(right[expected]))
+    assert weight.shape == (5, 60)
 
 
 def test_features_are_what_timm_gives_before_the_classifier(learn):

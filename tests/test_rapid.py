@@ -133,9 +133,22 @@ def test_epochs_are_planned_into_the_minutes_by_what_they_were_measured_to_take(
     assert learn.opt is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in learn.model.state_dict().items())
     monkeypatch.setattr("toolkit.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
-    valid, train = len(learn.dls.data.valid), len(learn.dls.data.train)
-    plan_epochs(learn, tmp_path, None, minutes=2.1)  # 11.5 epochs, so that the planning has time too
-    assert learn.settled["epochs"] == 1 + int((126 - 1.5 * train / valid) / (1.1 * 9.5))
+    monkeypatch.setattr("toolkit.plan.perf_counter", iter([100.0, 107.0]).__next__)
+    plan_epochs(learn, tmp_path, None, minutes=2.0)  # 7 s went into the probe, 1.5 will into its validation
+    assert learn.settled["epochs"] == 1 + int((120 - 7 - 1.5) / (1.05 * 9.5))
+
+
+def test_a_probe_that_planning_has_done_is_put_in_place_by_its_epoch(photos, weights, tmp_path, monkeypatch):
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
+    planned, other = (rapid.learner(photos, **made) for _ in range(2))
+    plan_epochs(planned, tmp_path, None, minutes=1.0)
+    assert planned.probe.found is None
+    other.fit(1)
+    monkeypatch.setattr("toolkit.probe.features_of", None)
+    planned.fit(1)
+    assert planned.probe.found | {"seconds": 0} == other.probe.found | {"seconds": 0}
+    pairs = zip(planned.model.parameters(), other.model.parameters(), strict=True)
+    assert all(torch.equal(mine, others) for mine, others in pairs)
 
 
 def test_a_run_that_is_resumed_keeps_the_epochs_it_was_planned_for(done, photos, weights):
@@ -157,8 +170,7 @@ def test_more_photos_are_trained_on_in_larger_mini_batches_for_fewer_epochs():
     assert (scratch["probe"], scratch["layer_decay"]) == (False, 1.0)
     given = {"bs": 8, "lr": 0.1, "layer_decay": 0.9, "epochs": 2}
     told = settings(100, model, 128, True, True, given | {"train_sizes": []})
-    assert told == given | {"probe": True, "train_sizes": [112]}
-    assert scratch["train_sizes"] == [128]
+    assert told == given | {"probe": True, "train_sizes": [128]}
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ class Grow(Callback):
             self.epochs = self.before + self.n_epoch
 
     def before_train(self) -> None:
-        place = max(self.before + self.epoch, 0) / self.epochs
+        place = max(self.before + self.epoch, 0) / max(self.epochs, 1)  # a probe alone is an epoch of none
         size = self.sizes[int(place * len(self.sizes))]
         augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
         augment.transform = train_transform(size, **self.dls.augment)

@@ -13,6 +13,7 @@ from toolkit.learner import Learner
 from toolkit.run import load
 from toolkit.trial import epoch_seconds, unchanged
 
+SLACK = 1.05  # an epoch over its timed steps: the page, and what a few steps do not show
 FIRST_LAYER = 0.02  # times the head's rate: what the first layer of pretrained weights would learn at
 
 
@@ -23,8 +24,7 @@ def settings(
     nor empty); says which.
 
     Pretrained weights are changed gently and for few epochs, the fewer the more photos there are; the first one is the
-    linear probe, the others see squares somewhat smaller than validation does. Random weights have nothing to probe or
-    to keep: all layers learn at one rate, for more epochs.
+    linear probe. Random weights have nothing to probe or to keep: all layers learn at one rate, for more epochs.
     """
     bs = told["bs"] if isinstance(told["bs"], int) else 32 if photos < 4000 else 64 if photos < 40000 else 128
     larger = math.sqrt(bs / 32)
@@ -32,22 +32,14 @@ def settings(
         epochs = round(min(20, max(3, 200 / math.sqrt(photos)))) + probe
         decay = round(decay_over(model, FIRST_LAYER), 3)
         chosen = {"bs": bs, "epochs": epochs, "lr": 6e-4 * larger, "layer_decay": decay, "probe": probe}
-        chosen["train_sizes"] = [_smaller(image_size, model)]
     else:
         epochs = round(min(100, max(10, 700 / math.sqrt(photos))))
         chosen = {"bs": bs, "epochs": epochs, "lr": 1e-3 * larger, "layer_decay": 1.0, "probe": False}
-        chosen["train_sizes"] = [image_size]
+    chosen["train_sizes"] = [image_size]
     told = {name: value for name, value in told.items() if value not in (None, [])}
     mine = {name: value for name, value in chosen.items() if name not in told}
     print(f"{photos} photos, {'pretrained' if pretrained else 'random'} weights: {_words(mine)}", flush=True)
     return chosen | told
-
-
-def _smaller(image_size: int, model: nn.Module) -> int:
-    "7/8 of the size in steps of 16 pixels, where the network takes other sizes than it was built for."
-    if model.pretrained_cfg["fixed_input_size"]:
-        return image_size
-    return min(image_size, max(16, 16 * round(image_size * 7 / 8 / 16)))
 
 
 def _words(chosen: dict[str, Any]) -> str:
@@ -77,24 +69,22 @@ def plan_epochs(learn: Learner, folder: Path, epochs: int | None, minutes: float
 def epochs_within(learn: Learner, minutes: float) -> int:
     """How many epochs of `learn` fit into `minutes` of training, a probe counted as the first; timed by a few steps.
 
-    What comes after training (evaluation, model.onnx, page, predictions) is not counted.
+    A probe is done meanwhile, for its epoch to put in place, so that its time is known. What comes after training
+    (evaluation, model.onnx, page, predictions) is not counted.
     Raises ValueError where there is not even time for one epoch after the probe.
     """
     begun, probe = perf_counter(), [learn.probe] if hasattr(learn, "probe") else []
     with unchanged(learn):
+        ready = [callback.probed() for callback in probe]
         learn.remove_cbs(probe)
-        train, valid = epoch_seconds(learn, batches=4)
-    data = learn.dls.data
-    features = len(probe) * valid * len(data.train) / len(data.valid)  # a pass without gradients over the others
-    left = 60 * minutes - (perf_counter() - begun) - features
-    each = (train + valid) * 1.1  # the run's page after an epoch may take a tenth
-    epochs = int(left / each)
+        train, valid = epoch_seconds(learn, batches=2)
+    for callback, result in zip(probe, ready, strict=True):
+        callback.ready = result
+    each, spent = (train + valid) * SLACK, perf_counter() - begun + len(probe) * valid
+    epochs = int((60 * minutes - spent) / each)
     if epochs < 1:
-        need = (60 * minutes - left + each) / 60
+        need = (spent + each) / 60
         raise ValueError(f"--minutes {minutes:g}: one epoch takes {need:.1f}, with what comes before it; give as much")
-    print(
-        f"--minutes {minutes:g}: {epochs + len(probe)} epochs{', the first a probe' if probe else ''}; "
-        f"each takes {each:.1f} s{f', the probe {features:.1f} s' if probe else ''}",
-        flush=True,
-    )
+    first = f", the first a probe that is done after {spent:.1f} s" if probe else ""
+    print(f"--minutes {minutes:g}: {epochs + len(probe)} epochs{first}; each takes {each:.1f} s", flush=True)
     return epochs + len(probe)

@@ -1,5 +1,6 @@
 """A linear probe: the frozen body's features, computed once, and the best linear classifier of them, in the head."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +21,11 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
     The features are of the photos as validation sees them, by one pass of the model in the learner's precision. The
-    classifier is what `fit_linear` finds for the learner's loss, with that penalty of STRENGTHS which did best on a
-    fifth of the photos held out; in the end it is fitted to all of them.
+    classifier is what `fit_linear` finds for the learner's loss, with the strongest penalty of STRENGTHS whose accuracy
+    on a fifth of the photos held out is within a standard error of the best; in the end it is fitted to all of them.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
-    Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning)
+    Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
+    Regression Trees, 1984 (the one-standard-error rule)
 
     Raises ValueError for a model whose classifier is not one linear layer.
     """
@@ -31,8 +33,9 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     features, labels = features_of(learn)
     mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
     features = (features - mean) / deviation
-    l2, held_out = _strength(features, labels, learn.dls.c, learn.loss_func)
-    weight, bias, loss = fit_linear(features, labels, learn.dls.c, learn.loss_func, l2)
+    zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
+    l2, held_out, start = _strength(features, labels, learn.loss_func, zero)
+    weight, bias, loss = fit_linear(features, labels, learn.loss_func, l2, start)
     with torch.no_grad():
         head.weight.copy_((weight / deviation).view_as(head.weight))
         head.bias.copy_(bias - weight @ (mean / deviation))
@@ -68,15 +71,18 @@ def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
 
 
 def fit_linear(
-    features: Tensor, labels: Tensor, classes: int, loss: Callable[[Tensor, Tensor], Tensor], l2: float
+    features: Tensor,
+    labels: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    l2: float,
+    start: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, float]:
-    """The linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from zero.
+    """The linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from `start`.
 
-    features: float32 [photos, features]; labels: int64 [photos]. Returns weight [classes, features], bias [classes],
-    and the loss without the penalty.
+    features: float32 [photos, features]; labels: int64 [photos]; start: weight [classes, features] and bias [classes].
+    Returns weight, bias, and the loss without the penalty.
     """
-    weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
-    bias = features.new_zeros(classes, requires_grad=True)
+    weight, bias = (part.clone().requires_grad_() for part in start)
     search = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def penalised() -> Tensor:
@@ -90,16 +96,22 @@ def fit_linear(
     return weight, bias, float(loss(features @ weight.T + bias, labels))
 
 
-def _strength(features: Tensor, labels: Tensor, classes: int, loss: Callable) -> tuple[float, float]:
-    "The penalty of STRENGTHS whose classifier of four fifths is right most often on the rest, and how often."
+def _strength(
+    features: Tensor, labels: Tensor, loss: Callable, start: tuple[Tensor, Tensor]
+) -> tuple[float, float, tuple[Tensor, Tensor]]:
+    """The strongest penalty of STRENGTHS whose classifier of four fifths is as often right on the rest as the best one,
+    but for a standard error (photos may be nearly the same, and weak ones look good then); how often; that classifier.
+    Each one sets out from the one before it.
+    """
     fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: the photos are in its order
-    right = {}
+    found = []
     for l2 in STRENGTHS:
-        weight, bias, _ = fit_linear(features[~fifth], labels[~fifth], classes, loss, l2)
-        predicted = (features[fifth] @ weight.T + bias).argmax(1)
-        right[l2] = float((predicted == labels[fifth]).float().mean())
-    best = max(STRENGTHS, key=right.get)
-    return best, right[best]
+        *start, _ = fit_linear(features[~fifth], labels[~fifth], loss, l2, start)
+        predicted = (features[fifth] @ start[0].T + start[1]).argmax(1)
+        found.append((l2, float((predicted == labels[fifth]).float().mean()), start))
+    best = max(accuracy for _, accuracy, _ in found)
+    enough = best - math.sqrt(best * (1 - best) / int(fifth.sum()))
+    return next(result for result in found if result[1] >= enough)
 
 
 class Probe(Callback):
@@ -109,6 +121,7 @@ class Probe(Callback):
 
     def __init__(self):
         self.found: dict[str, Any] | None = None
+        self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned, if it is done
 
     @property
     def epochs(self) -> int:
@@ -122,7 +135,7 @@ class Probe(Callback):
     def before_train(self) -> None:
         if self.found is not None:
             return
-        self.found, head = ranks.from_first(self._probed)
+        self.found, head = self.ready or ranks.from_first(self.probed)
         linear_head(self.model).load_state_dict(head)
         photos, loss = len(self.dls.data.train), torch.tensor(self.found["loss"])
         self.learn.dl = L()  # no mini-batches: nothing else is trained on
@@ -131,6 +144,8 @@ class Probe(Callback):
         if hasattr(self.learn, "checkpoint"):
             self.checkpoint.seen, self.checkpoint.total = photos, 0 * loss if ranks.rank() else loss * photos
 
-    def _probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        "What `linear_probe` returns, and the head that it made."
         found = linear_probe(self.learn)
-        return found, {name: tensor.cpu() for name, tensor in linear_head(self.model).state_dict().items()}
+        head = linear_head(self.model).state_dict()
+        return found, {name: tensor.to("cpu", copy=True) for name, tensor in head.items()}

@@ -28,6 +28,7 @@ from toolkit.run import Run, git_revision, load, lock, versions, write_csv, writ
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
+PAGE = 0.03  # share of a fit's time that goes into its page, at most
 FREE = set("data epochs workers device processes cache save_every profile log out resume".split())  # data by name
 
 
@@ -205,7 +206,7 @@ def _epoch_lines(learn: Learner) -> Iterator[None]:
 
 
 class RunPage(Callback):
-    "report.html after each epoch, but for a tenth of the time at most."
+    "report.html after each epoch, but for PAGE of the time at most."
 
     order = 72  # after Checkpoint
 
@@ -221,7 +222,7 @@ class RunPage(Callback):
         except OSError as error:
             self.learn.end_with(error)
         now = time.perf_counter()
-        self.due = now + 9 * (now - begun)
+        self.due = now + (1 / PAGE - 1) * (now - begun)
 
 
 class EpochLines(Callback):

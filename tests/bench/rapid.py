@@ -1,6 +1,7 @@
 """Time to accuracy: recipes.rapid given a fraction of the time that recipes.hw1 takes, on the same photos and weights.
 
     python tests/bench/rapid.py grocery        # mobilenetv2 with ImageNet weights at 128 px; also: digits (64 px)
+    python tests/bench/rapid.py FOLDER         # the same at 96 px on any other data with test_labels.csv, as emoji.py's
     python tests/bench/rapid.py vit            # from scratch on the digits, at 32 px; also: convnext
     SEEDS=1 EPOCHS=4 python tests/bench/rapid.py digits
 
@@ -71,8 +72,7 @@ def labels_of(data):
         return {Path(row[0]).stem: row[1] for row in list(csv.reader(file))[1:]}
 
 
-def compare(case):
-    data, arch, weights, size, shares = CASES[case]
+def compare(data, arch, weights, size, shares):
     with tempfile.TemporaryDirectory() as root:
         data = data or write_digits(Path(root) / "digits")
         labels = labels_of(data)
@@ -117,9 +117,10 @@ def tell(name, base, other):
 
 if __name__ == "__main__":
     for case in sys.argv[1:] or CASES:
-        needed = [Path(name) for name in CASES[case][0:3:2] if name not in (None, "none")]
-        if missing := [str(path.name) for path in needed if not path.exists()]:
-            print(f"{case}: skipped, {' and '.join(missing)} not being beside the project")
+        data, arch, weights, size, shares = CASES.get(case) or (Path(case), *MOBILENET, 96, (1 / 8, 1 / 4))
+        needed = [Path(name) for name in (data, weights) if name not in (None, "none")]
+        if missing := [path.name for path in needed if not path.exists()]:
+            print(f"{case}: skipped, {' and '.join(missing)} not being there")
             continue
-        print(f"{case}: {', '.join(map(str, CASES[case][1:4:2]))} px, {SEEDS} seeds", flush=True)
-        compare(case)
+        print(f"{case}: {arch}, {size} px, {SEEDS} seeds", flush=True)
+        compare(data, arch, weights, size, shares)
