@@ -12,7 +12,7 @@ from here import here
 from noise import write_noise
 from safetensors.torch import load_file
 
-from recipes import hw1
+from recipes import hw1, rapid
 from toolkit import auto
 from toolkit.auto import Begun, as_begun, find_lr, number
 from toolkit.callbacks import LossScaler
@@ -63,6 +63,24 @@ def test_the_rate_is_the_one_that_fastais_lr_find_suggests(data, tmp_path, monke
     assert learn.opt is None
     assert (learn.lr, learn.path, hasattr(learn, "lr_finder")) == (1e-3, Path(), False)
     assert sorted((tmp_path / "models").iterdir()) == files
+
+
+def test_the_finder_tries_layers_at_their_shares_of_the_rate_that_it_tells(data):
+    class Rates(Callback):
+        order, seen = 90, []  # after all that sets rates
+
+        def before_backward(self):
+            self.seen.append({group.get("lr_scale", 1.0): group["lr"] for group in self.opt.opt.param_groups})
+
+    options = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 8, "workers": 0, "device": "cpu"}
+    learn = rapid.learner(data, **options, layer_decay=0.5, probe=False)
+    learn.add_cb(Rates())
+    curve = find_lr(learn)
+    assert len(Rates.seen[0]) > 3
+    for rates in Rates.seen:
+        assert rates == pytest.approx({scale: rates[1.0] * scale for scale in rates}, rel=1e-6)
+    told = [rates[1.0] for rates in Rates.seen][10:]  # of 100, as lr_find begins its suggestions
+    assert curve.lrs == pytest.approx(told[: len(curve.lrs)])
 
 
 def test_the_finder_takes_its_steps_of_accumulated_mini_batches_with_scaler_and_schedule(data):

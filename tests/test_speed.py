@@ -3,14 +3,17 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from noise import write_noise
 from torch import nn
 
 from toolkit.device import mixed_precision
 from toolkit.speed import compiled, torch_flags
 
+ROOT = Path(__file__).resolve().parents[1]
 CUDA = torch.device("cuda")  # the flags can be set without one
 
 
@@ -72,3 +75,21 @@ def test_compile_without_a_compiler_says_what_to_do(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert "ValueError: --compile: torch " in done.stderr
     assert "install a C++ compiler" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_resumed_by_another_process_with_the_same_bits(tmp_path):
+    photos = write_noise(tmp_path / "data", valid=5)
+    fixed = f"--data {photos} --arch test_resnet --weights none --image_size 32 --bs 8 --device cpu --compile".split()
+
+    def trained(out, epochs, *more):
+        words = [sys.executable, "-m", "recipes.hw1", *fixed, "--out", tmp_path / out, "--epochs", epochs, *more]
+        done = subprocess.run(map(str, words), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return torch.load(tmp_path / out / "last.pt", weights_only=True)
+
+    whole, _, resumed = trained("whole", 2), trained("parts", 1), trained("parts", 2, "--resume")
+    assert whole["epoch"] == resumed["epoch"] == 2
+    assert whole["model"].keys() == resumed["model"].keys()
+    assert all(torch.equal(tensor, resumed["model"][name]) for name, tensor in whole["model"].items())
+    assert (tmp_path / "parts" / "model.onnx").is_file()  # whose certificate compares it with the network

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
-from fastai.callback.schedule import valley
+from fastai.callback.core import Callback
+from fastai.callback.schedule import ParamScheduler, valley
 
 from toolkit import ranks
 from toolkit.fits import largest_fitting
@@ -147,7 +148,8 @@ def settle_lr(learn: Learner) -> None:
 
 def find_lr(learn: Learner, steps: int = 100) -> Curve:
     """The curve of fastai's lr_find over at most `steps` optimiser steps, and the rate its `valley` suggests, in two
-    digits. Of accumulated mini-batches there are accordingly more. No file is left behind.
+    digits. Of accumulated mini-batches there are accordingly more. Layers have their shares of each rate, as
+    in training. No file is left behind.
 
     Raises ValueError where the loss diverges before there is a curve, or falls at no rate.
     Source: Smith 2015, https://arxiv.org/abs/1506.01186
@@ -155,6 +157,7 @@ def find_lr(learn: Learner, steps: int = 100) -> Curve:
     mini_batches = _mini_batches(learn, steps)
     with tempfile.TemporaryDirectory() as folder, unchanged(learn), learn.no_bar():
         learn.path = Path(folder)  # where lr_find keeps the weights meanwhile
+        learn.add_cb(LayerRates())
         learn.lr_find(num_it=mini_batches, show_plot=False, suggest_funcs=None)
         lrs, losses = torch.tensor(learn.recorder.lrs), torch.tensor([float(loss) for loss in learn.recorder.losses])
     begin, end = mini_batches // 10, len(losses) - 5  # as lr_find does for its suggestions
@@ -165,6 +168,16 @@ def find_lr(learn: Learner, steps: int = 100) -> Curve:
         raise ValueError(f"--lr auto: the loss {trouble} ({mini_batches} mini-batches, from 1e-7 up): give a number")
     chosen = valley(lrs, losses, mini_batches)[0]
     return Curve(lrs.tolist(), losses.tolist(), float(f"{chosen:.1e}"))
+
+
+class LayerRates(Callback):
+    "lr_find sets one rate for all parameter groups; those that have an `lr_scale` get that share, as from OneCycle."
+
+    order = ParamScheduler.order + 1  # after it has set the rate, which the Recorder takes from the last group
+
+    def before_batch(self) -> None:
+        for group in self.opt.opt.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
 
 
 def _mini_batches(learn: Learner, steps: int) -> int:
