@@ -1,17 +1,22 @@
 """torch's global flags are put back; --compile changes neither names nor results, and says what it lacks."""
 
 import copy
+import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from noise import write_noise
 from torch import nn
 
+from recipes import hw1
 from toolkit.device import mixed_precision
-from toolkit.speed import compiled, torch_flags
+from toolkit.speed import compiled, kept_memory, torch_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = torch.device("cuda")  # the flags can be set without one
@@ -93,3 +98,55 @@ def test_a_compiled_run_is_resumed_by_another_process_with_the_same_bits(tmp_pat
     assert whole["model"].keys() == resumed["model"].keys()
     assert all(torch.equal(tensor, resumed["model"][name]) for name, tensor in whole["model"].items())
     assert (tmp_path / "parts" / "model.onnx").is_file()  # whose certificate compares it with the network
+
+
+def mapped():
+    "Pages that the system maps anew for eight blocks of 64 MiB, as large as activations, one after the other."
+    begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun
+
+
+def held():
+    "Bytes of memory that this process has."
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc whose memory can be kept")
+def test_memory_stays_from_step_to_step_and_is_given_back_in_the_end_after_an_error_too():
+    def interrupted():
+        with kept_memory(torch.device("cpu")):
+            mapped()
+            assert held() > before + 2**25
+            assert mapped() < 1000
+            raise KeyboardInterrupt
+
+    before = held()
+    pytest.raises(KeyboardInterrupt, interrupted)
+    assert held() < before + 2**24
+
+
+def test_memory_is_kept_through_a_whole_fit_and_through_predictions(tmp_path, monkeypatch):
+    class Watch(Callback):
+        def after_pred(self):
+            seen.append("train" if self.training else "valid")
+
+    photos, seen = write_noise(tmp_path / "data", valid=5), []
+    learn = hw1.learner(photos, arch="test_resnet", weights="none", image_size=32, bs=48, workers=0, device="cpu")
+    libc = SimpleNamespace(mallopt=lambda name, value: seen.append(value), malloc_trim=lambda pad: seen.append("back"))
+    monkeypatch.setattr("toolkit.speed.ctypes.CDLL", lambda name: libc)
+    monkeypatch.setattr("toolkit.speed.platform.libc_ver", lambda: ("glibc", "2.36"))
+    kept, given_back = [0, 2**31 - 1], [2**16, 2**25, 2**26, "back"]
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(Watch()):
+        learn.fit(2)
+        assert seen == [*kept, *["train", "valid"] * 2, *given_back]
+        seen.clear()
+        learn.get_preds()
+        assert seen == [*kept, "valid", *given_back]
+
+
+def test_on_a_gpu_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr("toolkit.speed.ctypes.CDLL", lambda name: pytest.fail("glibc was asked for"))
+    with kept_memory(CUDA):
+        pass

@@ -29,13 +29,13 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
-from toolkit.speed import Layout, compiled, torch_flags
+from toolkit.speed import Layout, at_speed, compiled
 
 
 class Learner(FastaiLearner):
     """fastai's Learner, whose `fit` is tidy after an error or Ctrl-C too: they end it as fastai's own cancelling does,
     so that every callback puts back what it changed and the model is in eval mode, and then go on their way.
-    torch's global flags are set for its passes only.
+    Torch's global flags, and the memory that steps leave to one another, are kept for its passes only.
     """
 
     fault: BaseException | None = None
@@ -54,7 +54,7 @@ class Learner(FastaiLearner):
 
     def _do_fit(self) -> None:
         try:
-            with torch_flags(self.dls.device, self.exact):
+            with at_speed(self.dls.device, self.exact):
                 super()._do_fit()
         except CancelFitException:
             raise
@@ -62,7 +62,7 @@ class Learner(FastaiLearner):
             self.end_with(error)
 
     def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
-        with torch_flags(self.dls.device, self.exact):
+        with at_speed(self.dls.device, self.exact):
             super()._do_epoch_validate(ds_idx, dl)
 
     def _end_cleanup(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from toolkit import ranks
 from toolkit.schedule import is_plain_fit
+from toolkit.speed import at_speed
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
@@ -63,7 +64,8 @@ def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
     mode = model.training
     try:
         model.eval()
-        labels = [(model(images), label)[1] for images, label in loader]
+        with at_speed(learn.dls.device, learn.exact):
+            labels = [(model(images), label)[1] for images, label in loader]
     finally:
         watch.remove()
         model.train(mode)

@@ -21,23 +21,18 @@ import cv2
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch.utils.data import DataLoader
-from torchvision import datasets
-from torchvision import transforms as T
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
-from training import in_turn, plain_epoch, plain_validation  # noqa: E402
+from training import BS, WORKERS, Apart, in_turn, our_epoch, their_epoch  # noqa: E402
 
-from recipes import hw1  # noqa: E402
 from toolkit.data import find_data  # noqa: E402
 from toolkit.loaders import make_loaders  # noqa: E402
-from toolkit.model import make_model  # noqa: E402
 from toolkit.photo import find_photos  # noqa: E402
 from toolkit.preprocess import for_size  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "grocery20"
-ARCH, SIZE, BS, WORKERS, ROUNDS = "resnet10t", 96, 32, 2, 5
+ARCH, SIZE, ROUNDS = "resnet10t", 96, 5
 
 
 def write_photos(root: Path) -> Path:
@@ -76,44 +71,9 @@ def per_image(loader) -> float:
 
 
 def epoch(photos: Path, cache: Path) -> None:
-    theirs = plain(photos)
+    ours, theirs = our_epoch(photos, ARCH, SIZE, cache=cache), Apart(their_epoch, photos, ARCH, SIZE)
     print(f"epoch of hw1 --cache, {ARCH} at {SIZE} px, {WORKERS} workers: ", end="", flush=True)
-    in_turn(ours(photos, cache), theirs, ROUNDS)
-
-
-def ours(photos: Path, cache: Path):
-    learn = hw1.learner(
-        photos, "ce", arch=ARCH, weights="none", bs=BS, image_size=SIZE, workers=WORKERS, device="cpu", cache=cache
-    )
-
-    def run():
-        with learn.no_bar(), learn.no_logging():
-            learn.fit(1)
-
-    return run
-
-
-def plain(photos: Path):
-    torch.manual_seed(0)
-    model, (train, valid) = make_model(ARCH, 20, "none", dropout=0.5, image_size=SIZE), plain_loaders(photos)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
-
-    def run():
-        plain_epoch(model, optimiser, train)
-        plain_validation(model, valid)
-
-    return run
-
-
-def plain_loaders(photos: Path) -> tuple[DataLoader, DataLoader]:
-    stats = T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    train = T.Compose([T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip(), T.RandomRotation(15), T.ToTensor(), stats])
-    valid = T.Compose([T.Resize(round(SIZE * 256 / 224)), T.CenterCrop(SIZE), T.ToTensor(), stats])
-    options = {"batch_size": BS, "num_workers": WORKERS}
-    return (
-        DataLoader(datasets.ImageFolder(photos / "train", train), shuffle=True, **options),
-        DataLoader(datasets.ImageFolder(photos / "val", valid), **options),
-    )
+    in_turn(ours, theirs, ROUNDS)
 
 
 if __name__ == "__main__":
