@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import torch
@@ -84,6 +84,7 @@ class Apart:
 
 def _keep(make, given):
     global _run_kept
+    set_start_method(None, force=True)  # the platform's own for its loaders' workers, not this process's
     _run_kept = make(*given)
 
 
