@@ -86,7 +86,7 @@ def _set_flags(matmul: str, allow_tf32: bool, benchmark: bool, deterministic: bo
     torch.backends.cudnn.deterministic = deterministic
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h's names
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h's names
 _keeping = ContextVar("keeping", default=False)
 
 
@@ -104,6 +104,7 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     libc, token = ctypes.CDLL(None), _keeping.set(True)
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(M_TOP_PAD, 2**26)  # grown by as much at a time, it is in fewer pieces
     try:
         yield
     finally:
@@ -111,4 +112,5 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(M_MMAP_MAX, 2**16)
         libc.mallopt(M_MMAP_THRESHOLD, 2**25)
         libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+        libc.mallopt(M_TOP_PAD, 2**17)
         libc.malloc_trim(0)

@@ -2,20 +2,21 @@
 
     python tests/bench/training.py epoch             # files to weights, 2 workers, speed defaults: at least 1.5
     python tests/bench/training.py steps             # a loop with the same tricks, step by step: at least 0.97
+    python tests/bench/training.py kept              # steps with memory kept from one to the next over steps without
     python tests/bench/training.py memory            # peak of each in a process of its own
     python tests/bench/training.py gpu               # resnet152 at 224: at least 1.3 and 0.97, waiting 5 % at most
 
 The plain loop is what people write: torchvision on PIL, ImageFolder, DataLoader, fp32, AdamW, accumulation over two.
-The two sides are timed in turn, round by round; the figure is the median of the rounds' ratios. The plain loop's epochs
-run in a process of its own, whose memory is glibc's to manage as ever.
+The two sides are timed in turn, round by round; the figure is the median of the rounds' ratios. A side without kept
+memory runs in a process of its own.
 """
 
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
@@ -31,10 +32,13 @@ import gpu  # noqa: E402
 import overhead  # noqa: E402
 
 from recipes import hw1  # noqa: E402
+from toolkit.device import DTYPES, peak_memory, pick_precision  # noqa: E402
 from toolkit.model import make_model  # noqa: E402
+from toolkit.speed import kept_memory  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "grocery20"
 ARCH, SIZE, BS, WORKERS = "resnet18", 128, 32, 2
+CPU = torch.device("cpu")
 
 
 def plain_epoch(model, optimiser, batches):
@@ -133,11 +137,36 @@ def epoch():
     in_turn(our_epoch(DATA, ARCH, SIZE), Apart(their_epoch, DATA, ARCH, SIZE), 5)
 
 
+def ten_steps(arch, size, context):
+    torch.manual_seed(0)
+    model = make_model(arch, 20, "none", dropout=0.5, image_size=size).to(memory_format=torch.channels_last).train()
+    images = torch.randn(BS, 3, size, size).contiguous(memory_format=torch.channels_last)
+    optimiser, labels = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), torch.randint(0, 20, (BS,))
+    precision = pick_precision("auto", CPU)
+
+    def run():
+        with context(CPU):
+            for _ in range(10):
+                with torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"):
+                    logits = model(images)
+                F.cross_entropy(logits.float(), labels).backward()
+                optimiser.step()
+                optimiser.zero_grad()
+
+    return run
+
+
+def kept():
+    for arch, size in (("resnet10t", 96), ("resnet18", 128), ("mobilenetv2_100", 128)):
+        print(f"steps of {BS}, {arch} at {size} px, memory kept over given back: ", end="", flush=True)
+        in_turn(ten_steps(arch, size, kept_memory), Apart(ten_steps, arch, size, nullcontext), 5)
+
+
 def memory():
     peaks = {}
     for side in ("ours", "plain"):
         done = subprocess.run([sys.executable, __file__, "peak", side], capture_output=True, text=True, check=True)
-        peaks[side] = int(done.stdout) / 1024
+        peaks[side] = int(done.stdout) / 2**20
     print(f"peak memory: ours {peaks['ours']:.0f} MiB, plain {peaks['plain']:.0f} MiB, ", end="")
     print(f"ratio {peaks['ours'] / peaks['plain']:.3f}")
 
@@ -145,11 +174,11 @@ def memory():
 def peak(side):
     run = our_epoch(DATA, ARCH, SIZE, "fp32") if side == "ours" else their_epoch(DATA, ARCH, SIZE)
     run()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory(CPU))
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["epoch", "steps", "memory", "gpu"]
+    wanted = sys.argv[1:] or ["epoch", "steps", "kept", "memory", "gpu"]
     if wanted[0] == "peak":
         peak(wanted[1])
     for name in wanted if wanted[0] != "peak" else ():
@@ -160,4 +189,4 @@ if __name__ == "__main__":
         elif name == "gpu":
             gpu.main()
         else:
-            {"epoch": epoch, "memory": memory}[name]()
+            {"epoch": epoch, "kept": kept, "memory": memory}[name]()
