@@ -115,7 +115,7 @@ def main(
     bs: int | Auto | None = None,  # photos in a mini-batch, or auto: as many as memory holds (default: by the data)
     accum: int = 1,  # mini-batches to an optimiser step
     image_size: int = 224,  # side of the square the network sees, in pixels
-    train_sizes: tuple[int, ...] = (),  # of the squares trained on, smaller ones first (default: --image_size)
+    train_sizes: tuple[int, ...] = (),  # of the squares trained on, smaller ones first (default: by the data)
     probe: bool = True,  # train all layers at once, without a linear probe first
     layer_decay: float | None = None,  # of the rate, from one layer to the one before it (default: by the data)
     average: Annotated[str, {"choices": AVERAGES}] = "ema",  # of the weights, validated beside them; the better counts
@@ -145,7 +145,7 @@ def main(
         image_size, train_sizes, probe, layer_decay, average, mixup, cutmix, begun.workers, device, precision, exact,
         compile, seed, skip_unreadable, cache,
     )  # fmt: skip
-    plan_epochs(learn, folder, epochs, minutes)
+    plan_epochs(learn, folder, epochs, minutes, train_sizes)
     run = train.begin(folder, "rapid", options | begun._asdict(), learn)
     with logged(learn, run, chosen):
         train.fit(learn, run, learn.settled["epochs"], save_every, profile)

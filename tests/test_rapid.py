@@ -1,6 +1,7 @@
 """rapid through its command: what it chooses, says and records; its time budget; each of its options."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from noise import write_noise
 from recipes import rapid
 from toolkit import run as runs
 from toolkit.finetune import decay_over
-from toolkit.plan import plan_epochs, settings
+from toolkit.plan import fitting, plan_epochs, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --workers 0".split()
@@ -136,6 +137,62 @@ def test_epochs_are_planned_into_the_minutes_by_what_they_were_measured_to_take(
     monkeypatch.setattr("toolkit.plan.perf_counter", iter([100.0, 107.0]).__next__)
     plan_epochs(learn, tmp_path, None, minutes=2.0)  # 7 s went into the probe, 1.5 will into its validation
     assert learn.settled["epochs"] == 1 + int((120 - 7 - 1.5) / (1.05 * 9.5))
+    assert learn.settled["train_sizes"] == learn.grow.sizes == [32]
+
+
+@pytest.mark.parametrize("epochs_worth", [0.8, 1.0, 1.9, 2.5, 2.6, 2.98, 7.3, 7.7, 20.9])
+def test_time_left_over_buys_an_epoch_more_on_squares_an_eighth_smaller_at_most(epochs_worth):
+    train, valid, size = 12.0, 2.0, 128
+
+    def cost(epochs, smaller):
+        sizes = [smaller, size]
+        return sum(valid + train * (sizes[int(2 * epoch / epochs)] / size) ** 2 for epoch in range(epochs))
+
+    budget = epochs_worth * (train + valid)
+    epochs, smaller = fitting(budget, train, valid, size)
+    assert size * 7 / 8 <= smaller <= size
+    assert smaller % 8 == 0
+    assert cost(epochs, smaller) <= budget + 1e-9
+    assert epochs in (int(epochs_worth), int(epochs_worth) + 1)
+    if epochs == int(epochs_worth):
+        assert smaller == size
+        assert cost(epochs + 1, 112) > budget
+    else:
+        assert cost(epochs, size) > budget
+        assert smaller + 8 > size or cost(epochs, smaller + 8) > budget
+
+
+def test_smaller_squares_are_planned_told_kept_by_a_resumed_run_and_not_put_for_given_ones(
+    done, photos, weights, tmp_path, monkeypatch, capsys
+):
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 64, "device": "cpu", "workers": 0}
+    monkeypatch.setattr("toolkit.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    recipe = done[0].recipe
+    said = recipe | {"options": recipe["options"] | {"epochs": 5, "train_sizes": [56, 64]}}
+    (tmp_path / "recipe.json").write_text(json.dumps(said))
+    for folder, given, seconds, expected in (
+        (tmp_path / "new", (), 2.9, {"epochs": 4, "train_sizes": [56, 64]}),
+        (tmp_path / "new", (), 3.1, {"epochs": 4, "train_sizes": [64]}),
+        (tmp_path / "new", (64,), 2.9, {"epochs": 3, "train_sizes": [64]}),
+        (tmp_path, (), 3.1, {"epochs": 5, "train_sizes": [56, 64]}),
+    ):
+        learn = rapid.learner(photos, **made, train_sizes=given)
+        clock = iter([0.0, 0.0])
+        monkeypatch.setattr("toolkit.plan.perf_counter", clock.__next__)
+        plan_epochs(learn, folder, None, (1.5 + seconds * 1.05 * 9.5) / 60, given)
+        assert {name: learn.settled[name] for name in expected} == expected
+        assert learn.grow.sizes == expected["train_sizes"]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--minutes")]
+    assert told[0].endswith("; each takes 10.0 s, less in the first half, on squares of 56 pixels")
+    assert told[1].endswith("; each takes 10.0 s")
+
+
+def test_a_network_of_one_size_only_is_not_given_smaller_squares(photos, monkeypatch):
+    learn = rapid.learner(photos, arch="test_vit", weights="none", image_size=64, device="cpu", workers=0)
+    learn.model.pretrained_cfg["fixed_input_size"] = True
+    monkeypatch.setattr("toolkit.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    plan_epochs(learn, Path("none"), None, 2.9 * 1.05 * 9.5 / 60)
+    assert (learn.settled["epochs"], learn.settled["train_sizes"]) == (2, [64])
 
 
 def test_a_probe_that_planning_has_done_is_put_in_place_by_its_epoch(photos, weights, tmp_path, monkeypatch):

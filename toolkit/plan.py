@@ -1,6 +1,7 @@
 """What rapid chooses where it is not told: settings from the number of photos, epochs from a time budget."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,7 @@ from toolkit.run import load
 from toolkit.trial import epoch_seconds, unchanged
 
 SLACK = 1.05  # an epoch over its timed steps: the page, and what a few steps do not show
+SMALLEST = 7 / 8  # of the image size, that squares are trained on for the sake of one more epoch
 FIRST_LAYER = 0.02  # times the head's rate: what the first layer of pretrained weights would learn at
 
 
@@ -49,9 +51,12 @@ def _words(chosen: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def plan_epochs(learn: Learner, folder: Path, epochs: int | None, minutes: float | None) -> None:
+def plan_epochs(
+    learn: Learner, folder: Path, epochs: int | None, minutes: float | None, train_sizes: Sequence[int] = ()
+) -> None:
     """Have `learn.settled["epochs"]` fit into `minutes`, where that is given; a run in `folder` keeps its own number.
 
+    So do the squares trained on, but for `train_sizes` that are given.
     Raises ValueError where both are given, and on several processes, which would have to agree.
     """
     if epochs is not None and minutes is not None:
@@ -61,13 +66,17 @@ def plan_epochs(learn: Learner, folder: Path, epochs: int | None, minutes: float
     if ranks.count() > 1:
         raise ValueError(f"--minutes on {ranks.count()} processes: give --epochs, such as one of them alone finds")
     if (folder / "recipe.json").is_file():
-        learn.settled["epochs"] = load(folder).recipe["options"]["epochs"]
+        before = load(folder).recipe["options"]
+        found = {name: before[name] for name in ("epochs", "train_sizes")}
     else:
-        learn.settled["epochs"] = epochs_within(learn, minutes)
+        found = within(learn, minutes, train_sizes)
+    learn.settled |= found
+    learn.grow.sizes = found["train_sizes"]
 
 
-def epochs_within(learn: Learner, minutes: float) -> int:
-    """How many epochs of `learn` fit into `minutes` of training, a probe counted as the first; timed by a few steps.
+def within(learn: Learner, minutes: float, train_sizes: Sequence[int] = ()) -> dict[str, Any]:
+    """How many `epochs` of `learn` fit into `minutes` of training, a probe counted as the first, and the `train_sizes`
+    (those given, else by `fitting`, where the network takes other sizes); by the time that a few steps take.
 
     A probe is done meanwhile, for its epoch to put in place, so that its time is known. What comes after training
     (evaluation, model.onnx, page, predictions) is not counted.
@@ -77,14 +86,35 @@ def epochs_within(learn: Learner, minutes: float) -> int:
     with unchanged(learn):
         ready = [callback.probed() for callback in probe]
         learn.remove_cbs(probe)
-        train, valid = epoch_seconds(learn, batches=2)
+        train, valid = (SLACK * seconds for seconds in epoch_seconds(learn, batches=2))
     for callback, result in zip(probe, ready, strict=True):
         callback.ready = result
-    each, spent = (train + valid) * SLACK, perf_counter() - begun + len(probe) * valid
-    epochs = int((60 * minutes - spent) / each)
+    spent = perf_counter() - begun + len(probe) * valid / SLACK
+    size, left = learn.dls.preprocess["crop"], 60 * minutes - spent
+    fixed = train_sizes or learn.model.pretrained_cfg["fixed_input_size"]
+    epochs, smaller = (int(left / (train + valid)), size) if fixed else fitting(left, train, valid, size)
     if epochs < 1:
-        need = (spent + each) / 60
+        need = (spent + train + valid) / 60
         raise ValueError(f"--minutes {minutes:g}: one epoch takes {need:.1f}, with what comes before it; give as much")
     first = f", the first a probe that is done after {spent:.1f} s" if probe else ""
-    print(f"--minutes {minutes:g}: {epochs + len(probe)} epochs{first}; each takes {each:.1f} s", flush=True)
-    return epochs + len(probe)
+    squares = f", less in the first half, on squares of {smaller} pixels" if smaller < size else ""
+    print(
+        f"--minutes {minutes:g}: {epochs + len(probe)} epochs{first}; each takes {train + valid:.1f} s{squares}",
+        flush=True,
+    )
+    sizes = list(train_sizes) or sorted({smaller, size})
+    return {"epochs": epochs + len(probe), "train_sizes": sizes}
+
+
+def fitting(seconds: float, train: float, valid: float, size: int) -> tuple[int, int]:
+    """How many epochs fit into `seconds`, and the side of the squares that the first half of them trains on: as many as
+    there is time for at `size` pixels, or one more, where it is enough that these are smaller, by an eighth at most.
+
+    train, valid: seconds that the two parts of an epoch take at `size`; training goes by the area.
+    """
+    epochs = int(seconds / (train + valid))
+    more = epochs + 1
+    half = (more + 1) // 2  # as `toolkit.finetune.Grow` counts
+    area = (seconds - more * valid - (more - half) * train) / (half * train)
+    smaller = 8 * int(size * math.sqrt(max(area, 0)) / 8)
+    return (more, smaller) if smaller >= SMALLEST * size else (epochs, size)
