@@ -119,7 +119,7 @@ def test_memory_stays_from_step_to_step_and_is_given_back_in_the_end_after_an_er
         with kept_memory(torch.device("cpu")):
             mapped()
             assert held() > before + 2**25
-            assert mapped() < 1000
+            assert mapped() < 4 * 2**14  # pages of 4 KiB in half the blocks: small ones may have come between
             raise KeyboardInterrupt
 
     before = held()
