@@ -162,6 +162,11 @@ def test_time_left_over_buys_an_epoch_more_on_squares_an_eighth_smaller_at_most(
         assert smaller + 8 > size or cost(epochs, smaller + 8) > budget
 
 
+@pytest.mark.parametrize("epochs_worth", [-9.5, -2.5, -1.0, 0.0, 0.5])
+def test_where_there_is_no_time_no_epoch_fits(epochs_worth):
+    assert fitting(epochs_worth * 14.0, 12.0, 2.0, 128) == (0, 128)
+
+
 def test_smaller_squares_are_planned_told_kept_by_a_resumed_run_and_not_put_for_given_ones(
     done, photos, weights, tmp_path, monkeypatch, capsys
 ):

@@ -112,7 +112,7 @@ def fitting(seconds: float, train: float, valid: float, size: int) -> tuple[int,
 
     train, valid: seconds that the two parts of an epoch take at `size`; training goes by the area.
     """
-    epochs = int(seconds / (train + valid))
+    epochs = max(0, int(seconds / (train + valid)))
     more = epochs + 1
     half = (more + 1) // 2  # as `toolkit.finetune.Grow` counts
     area = (seconds - more * valid - (more - half) * train) / (half * train)

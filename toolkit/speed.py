@@ -94,9 +94,10 @@ _keeping = ContextVar("keeping", default=False)
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Within it what a step on a CPU frees stays with this process, for the next step; in the end it is given back.
 
-    Else glibc gives large blocks back to the system, which clears and maps their pages again at each step: a tenth to
-    a quarter of a convolutional net's step. The results are the same. Elsewhere than with glibc nothing is changed.
-    Afterwards the thresholds are those at which glibc's own, which adapt, end up. Source: mallopt(3), malloc_trim(3)
+    Else glibc gives large blocks back to the system, which clears and maps their pages again at each step: a tenth of a
+    convolutional net's step of 32 photos, half of one of 128 (LOG.md). The results are the same. Elsewhere than with
+    glibc nothing is changed. Afterwards the thresholds are those at which glibc's own, which adapt, end up.
+    Source: mallopt(3), malloc_trim(3)
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or _keeping.get():
         yield
