@@ -140,7 +140,7 @@ def test_epochs_are_planned_into_the_minutes_by_what_they_were_measured_to_take(
     assert learn.settled["train_sizes"] == learn.grow.sizes == [32]
 
 
-@pytest.mark.parametrize("epochs_worth", [0.8, 1.0, 1.9, 2.5, 2.6, 2.98, 7.3, 7.7, 20.9])
+@pytest.mark.parametrize("epochs_worth", [0.8, 1.0, 1.9, 2.5, 2.6, 2.98, 3.5, 7.3, 7.7, 20.9])
 def test_time_left_over_buys_an_epoch_more_on_squares_an_eighth_smaller_at_most(epochs_worth):
     train, valid, size = 12.0, 2.0, 128
 
