@@ -366,3 +366,25 @@ def test_a_worker_that_the_system_killed_is_told_though_another_error_was_raised
     with pytest.raises(KeyError) as other:
         raised_over("any other")
     assert user_message(other.value) is None
+
+
+@pytest.mark.parametrize(
+    ("signal", "why"),
+    [
+        ("Killed. ", "as where memory runs out; try fewer --workers, or 0"),
+        (
+            "Bus error. It is possible that dataloader's workers are out of shared memory.",
+            "as where shared memory is full",
+        ),
+        ("Aborted. ", "as where a library in it fails"),
+    ],
+)
+def test_a_worker_that_exited_unexpectedly_is_told_by_the_signal_in_the_errors_cause(signal, why):
+    "torch raises these two, one from the other, if a worker dies while its mini-batch is waited for."
+    error = RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
+    error.__cause__ = RuntimeError(f"DataLoader worker (pid 7) is killed by signal: {signal}")
+    message = user_message(error)
+    assert message.startswith(f"DataLoader worker (pid 7) is killed by signal: {signal.partition('.')[0]}")
+    assert f": a process that reads photos is gone, {why}" in message
+    error.__cause__ = None
+    assert user_message(error).startswith("DataLoader worker (pid(s) 7, 8) exited unexpectedly: ")

@@ -64,7 +64,7 @@ def test_torchs_flags_are_set_for_a_fit_and_put_back(data):
             self.seen = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
 
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    for exact, within in ((False, ("high", True)), (True, ("highest", False))):
+    for exact, within in ((False, ("high", False)), (True, ("highest", False))):
         look = Look()
         with (learn := digits.learner(data, device="cuda", exact=exact)).no_bar(), learn.no_logging():
             learn.fit(1, cbs=look)

@@ -13,10 +13,12 @@ import torch
 from fastai.callback.core import Callback
 from noise import write_noise
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipes import hw1
+from recipes import hw1, rapid
+from toolkit.callbacks import Recorder
 from toolkit.device import mixed_precision
-from toolkit.speed import compiled, kept_memory, torch_flags
+from toolkit.speed import ConvolutionSearch, compiled, kept_memory, torch_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = torch.device("cuda")  # the flags can be set without one
@@ -28,7 +30,7 @@ def flags():
 
 
 @pytest.mark.parametrize(
-    ("exact", "within"), [(False, ("high", True, True, False)), (True, ("highest", False, False, True))]
+    ("exact", "within"), [(False, ("high", True, False, False)), (True, ("highest", False, False, True))]
 )
 def test_torchs_flags_hold_within_and_are_put_back_after_an_error_too(exact, within):
     def interrupted():
@@ -46,6 +48,68 @@ def test_on_a_cpu_torchs_flags_stay():
     before = flags()
     with torch_flags(torch.device("cpu"), False):
         assert flags() == before
+
+
+class Searched(Callback):
+    "Of each mini-batch: whether it is one to train on, its shape, and whether cuDNN would search for that."
+
+    order = 100
+
+    def before_fit(self):
+        self.batches = []
+
+    def before_batch(self):
+        self.batches.append((self.training, len(self.xb[0]), torch.backends.cudnn.benchmark))
+
+
+@pytest.mark.parametrize(("epochs", "repaid"), [(2, False), (3, True)])
+def test_cudnn_searches_for_whole_mini_batches_only_and_only_where_enough_are_to_come(
+    tmp_path, monkeypatch, epochs, repaid
+):
+    "48 photos in mini-batches of 20 are three an epoch, the last of 8; the callback is the GPU's, the flag is global."
+    monkeypatch.setattr("toolkit.speed.REPAID", 8)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    photos = write_noise(tmp_path / "data", valid=5)
+    learn = hw1.learner(photos, arch="test_resnet", weights="none", image_size=32, bs=20, workers=0, device="cpu")
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(seen := Searched()):
+        learn.fit(epochs, cbs=ConvolutionSearch())
+    assert {batch for batch in seen.batches if batch[0]} == {(True, 20, repaid), (True, 8, False)}
+    assert {searched for training, _, searched in seen.batches if not training} == {False}
+    assert sum(searched for *_, searched in seen.batches) == (2 * epochs if repaid else 0)
+
+
+def test_squares_of_several_sizes_share_the_steps_that_repay_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.speed.REPAID", 8)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    photos = write_noise(tmp_path / "data", valid=5)
+    small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 16, "workers": 0, "device": "cpu"}
+    for sizes, searched in (((32,), True), ((24, 32), False)):
+        learn = rapid.learner(photos, epochs=3, train_sizes=sizes, **small)
+        with learn.no_bar(), learn.no_logging(), learn.added_cbs(seen := Searched()):
+            learn.fit(3, cbs=ConvolutionSearch())
+        assert {flag for training, _, flag in seen.batches if training} == {searched}
+
+
+class NoCopies(TorchDispatchMode):
+    "Refuses copies from one device to another."
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        assert "_to_copy" not in str(function), function
+        assert "_local_scalar_dense" not in str(function), function
+        return function(*arguments, **(options or {}))
+
+
+def test_the_recorders_smoothed_loss_copies_nothing_at_a_batch():
+    "On the device `meta`, which computes nothing, in a GPU's place: a copy from the CPU would make the host wait."
+    recorder, meta = Recorder(), torch.device("meta")
+    learn = SimpleNamespace(loss=torch.zeros((), device=meta), dls=SimpleNamespace(device=meta))
+    recorder.learn, recorder.cancel_train = learn, False
+    recorder.smooth_loss.reset()
+    recorder.before_train()
+    with NoCopies():
+        recorder.smooth_loss.accumulate(learn)
+        recorder.smooth_loss.accumulate(learn)
+    assert recorder.smooth_loss.value.device == meta
 
 
 def network():

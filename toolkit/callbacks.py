@@ -193,8 +193,7 @@ class _SmoothLoss(AvgSmoothLoss):
 
     def accumulate(self, learn: Learner) -> None:
         self.count += 1
-        loss = learn.loss.detach().mean()
-        self.val = torch.lerp(loss, self.val.to(loss), self.beta)
+        self.val = torch.lerp(learn.loss.detach().mean(), self.val, self.beta)
 
 
 class _MeanLoss(AvgLoss):
@@ -212,6 +211,10 @@ class Recorder(FastaiRecorder):
     def __init__(self, **options: object):
         super().__init__(**options)
         self.loss, self.smooth_loss = _MeanLoss(), _SmoothLoss()
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.smooth_loss.val = self.smooth_loss.val.to(self.dls.device)  # now, for at a batch the host would wait
 
     def after_train(self) -> None:
         self._fetch()

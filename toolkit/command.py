@@ -189,14 +189,29 @@ def _worker_message(error: Exception) -> str | None:
 
 
 def _killed_worker(error: BaseException | None) -> str | None:
-    """Of an error by which torch says that the system killed a worker; None for another.
+    """The message for an error by which torch says that a worker is gone; None for another error.
 
-    It raises it wherever the main process is, in a thread's start for one, and there CPython raises a KeyError over it.
+    torch raises it wherever the main process is, in a thread's start for one, and there CPython raises a KeyError over
+    it. "exited unexpectedly" has the signal, if there was one, in its cause.
     """
-    killed = re.match(r"DataLoader worker \(pid.+?\) (is killed by signal: .+?|exited unexpectedly)\b", str(error))
-    if not isinstance(error, RuntimeError) or not killed:
+    gone = [match for each in (error, error and error.__cause__) if (match := _worker_gone(each))]
+    if not gone:
         return None
-    return f"{killed[0]}: a process that reads photos is gone, as where memory runs out; try fewer --workers, or 0"
+    signals = [match["signal"] for match in gone if match["signal"]]
+    why = next((WHY_KILLED[name] for name in WHY_KILLED if signals and signals[0].startswith(name)), WHY_ENDED)
+    return f"{gone[-1][0].rstrip('. ')}: a process that reads photos is gone, {why}"
+
+
+def _worker_gone(error: BaseException | None) -> re.Match | None:
+    pattern = r"DataLoader worker \(pid.+?\) (is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly[\w ]*)"
+    return re.match(pattern, str(error)) if isinstance(error, RuntimeError) else None
+
+
+WHY_KILLED = {
+    "Killed": "as where memory runs out; try fewer --workers, or 0",
+    "Bus error": "as where shared memory is full; make /dev/shm larger (docker's --shm-size), or try fewer --workers",
+}
+WHY_ENDED = "as where a library in it fails, which it may have said above; --workers 0 reads in the training process"
 
 
 # The command line

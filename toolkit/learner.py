@@ -29,13 +29,14 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
-from toolkit.speed import Layout, at_speed, compiled
+from toolkit.speed import ConvolutionSearch, Layout, at_speed, compiled
+from toolkit.workers import kept_workers
 
 
 class Learner(FastaiLearner):
     """fastai's Learner, whose `fit` is tidy after an error or Ctrl-C too: they end it as fastai's own cancelling does,
     so that every callback puts back what it changed and the model is in eval mode, and then go on their way.
-    Torch's global flags, and the memory that steps leave to one another, are kept for its passes only.
+    Torch's global flags, the memory that steps leave to one another and the workers are kept for its passes only.
     """
 
     fault: BaseException | None = None
@@ -54,7 +55,7 @@ class Learner(FastaiLearner):
 
     def _do_fit(self) -> None:
         try:
-            with at_speed(self.dls.device, self.exact):
+            with at_speed(self.dls.device, self.exact), kept_workers(self.dls):
                 super()._do_fit()
         except CancelFitException:
             raise
@@ -92,7 +93,9 @@ def make_learner(
     `learn.precision` says which precision. Everything fastai's Learner has works on it.
     """
     memory_format = torch.contiguous_format if exact else torch.channels_last
-    scaler = [LossScaler()] if precision == "fp16" else []
+    own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format)]
+    own += [LossScaler()] if precision == "fp16" else []
+    own += [ConvolutionSearch()] if dls.device.type == "cuda" and not exact else []
     learn = Learner(
         dls,
         mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, precision),
@@ -103,7 +106,7 @@ def make_learner(
         metrics=accuracy,
         path=Path(),  # lr_find saves below it; the data's folder, fastai's default, may be read-only and is not ours
         default_cbs=False,
-        cbs=[TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format), *scaler, *cbs],
+        cbs=[*own, *cbs],
     )
     learn.precision, learn.exact = precision, exact
     if compile:

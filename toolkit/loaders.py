@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
-from fastai.data.load import _loaders
 from fastai.data.transforms import Categorize, IntToFloatTensor
 from fastai.torch_core import TensorCategory, to_detach, to_device
 from fastai.vision.core import TensorImage
@@ -33,6 +32,7 @@ from toolkit.transforms import (
     ReadPhoto,
     ReadReduced,
 )
+from toolkit.workers import Ticket, Workers
 
 SAMPLERS = ["shuffle", "balanced"]
 
@@ -49,7 +49,7 @@ class PhotoLoader(TfmdDL):
     clock: Clock | None = None  # `toolkit.profile` measures with it
 
     def __init__(self, dataset: Datasets, draws: Draws, **options: Any):
-        self.draws = draws
+        self.draws, self.workers = draws, Workers()
         super().__init__(dataset, **options)
 
     def new(self, dataset: Datasets | None = None, cls: type | None = None, **options: Any) -> "PhotoLoader":
@@ -69,11 +69,18 @@ class PhotoLoader(TfmdDL):
         skip, self.draws.skip = self.draws.skip, 0
         return self.order[skip:]
 
-    def create_batches(self, samples: Iterable[int]) -> Iterator[tuple]:
-        if self.share is None:
-            return super().create_batches(samples)
-        shares = ([batch[place] for place in self.share(len(batch)) or [0]] for batch in chunked(samples, self.bs))
-        return (self.do_batch([self.do_item(index) for index in part]) for part in shares)
+    def tickets(self, samples: list[int]) -> list[Ticket]:
+        "The mini-batches of a pass over `samples`. A process without a share of one loads its first sample."
+        batches = chunked(samples, self.bs, self.drop_last)
+        if self.share is not None:
+            batches = ([batch[place] for place in self.share(len(batch)) or [0]] for batch in batches)
+        return [Ticket(self.draws.epoch, list(batch)) for batch in batches]
+
+    def load(self, epoch: int, samples: list[int]) -> Any:
+        "The mini-batch of these samples, as that epoch augments them; None if the transforms skip all of them."
+        self.draws.epoch = epoch
+        loaded = [sample for sample in map(self.do_item, samples) if sample is not None]
+        return self.do_batch(loaded) if loaded else None
 
     def batch_photos(self, batch: int) -> list[Path]:
         "The photos in the mini-batch of this number, from 0, of the pass that was begun last."
@@ -113,13 +120,24 @@ class PhotoLoader(TfmdDL):
         "fastai's, but the host does not wait for a copy from pinned memory: what computes with it is queued behind it."
         self.randomize()
         self.before_iter()
-        self._DataLoader__idxs = self.get_idxs()  # where fastai's `sample` looks
-        for batch in _loaders[self.fake_l.num_workers == 0](self.fake_l):
+        fake, tickets = self.fake_l, self.tickets(self.get_idxs())
+        options = {"num_workers": fake.num_workers, "pin_memory": fake.pin_memory, "timeout": fake.timeout}
+        for batch in self.workers.batches(self.load, tickets, self._given(), self.wif, self._pass_seed(), **options):
+            if batch is None:
+                continue
             if self.clock:
                 self.clock.mark("data_wait")
             yield self.after_batch(to_device(tuple(batch), self.device, non_blocking=True))
         self.after_iter()
-        self.__dict__.pop("it", None)
+
+    def _given(self) -> list[Any]:
+        "All that `load` depends on beside its arguments; of `draws` only the epoch changes, and a ticket names it."
+        own = [self.dataset, self.after_item, self.before_batch]
+        return own + [value for name, value in vars(self).items() if name in self._methods]
+
+    def _pass_seed(self) -> int:
+        "Of the workers' own generators, from which transforms of others may draw."
+        return int(np.random.default_rng((self.draws.seed, self.draws.epoch)).integers(2**62))
 
     def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
         "fastai's, but a loss or metric stays on its device: the host asks for it once an epoch, not every batch."
