@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from fastai.callback.core import Callback, CancelTrainException, CancelValidException
+from fastai.callback.core import Callback, CancelFitException, CancelTrainException, CancelValidException
 from fastai.learner import Metric
 from fastai.optimizer import _BaseOptimizer
 from fastcore.foundation import L
@@ -129,12 +129,12 @@ def seconds_per_epoch(learn: Learner, batches: int = 8, at_most: float = 30.0) -
 def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tuple[float, float]:
     """Seconds that training and validation of an epoch will take, by a few mini-batches that are done and then undone.
 
-    Counted: the start of the workers once for training and once for validation, the wait for photos, copying, forward,
-    backward, optimiser steps, what the learner's callbacks do in training, and validation. Timed are at least `batches`
-    mini-batches (rounded up to whole optimiser steps) after those that are left out: the first step, in which buffers
-    are made and convolutions searched for, and as many as the workers read ahead meanwhile. A pass not much longer
-    than that is timed whole; of training it is then the second, so this takes two short epochs at most.
-    Where steps are slow, a pass is cut as soon as it has taken `at_most` seconds and timed one step after the first.
+    Counted are the wait for photos, copying, forward, backward, optimiser steps, what the learner's callbacks do in
+    training, and validation. Timed are at least `batches` mini-batches (rounded up to whole optimiser steps) after those
+    that are left out: the first step, in which buffers are made and the GPU's libraries loaded, and as many as the
+    workers read ahead meanwhile. A pass not much longer than that is timed whole, in a second epoch, for which the
+    workers are there already; so this takes two short epochs at most. A longer pass includes their start.
+    If steps are slow, a pass is cut as soon as it has taken `at_most` seconds and timed one step after the first.
 
     Not counted: what `toolkit.train.fit` writes after an epoch, and photos that are slower to read because the system
     has not read them before. On a machine that others use too it is as true as their load is steady.
@@ -143,9 +143,7 @@ def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tu
         raise ValueError(f"cannot time {batches} mini-batches: give 1 or more")
     clock = EpochClock(batches, at_most)
     with unchanged(learn), learn.no_logging(), learn.no_bar():
-        learn.fit(1, cbs=clock)
-        if clock.trained_whole:
-            learn.fit(1, cbs=clock)
+        learn.fit(2, cbs=clock)
     return clock.seconds["train"], clock.seconds["valid"]
 
 
@@ -196,6 +194,10 @@ class EpochClock(Callback):
         share = self.dl.n / self.dl.bs  # batches of the pass, the short last one by its photos
         self.seconds[self._part] = each * share + max(0.0, self.first - wait)
         raise CancelTrainException if self.training else CancelValidException
+
+    def after_epoch(self) -> None:
+        if not self.trained_whole:  # else the second epoch is the one that is timed
+            raise CancelFitException
 
     def after_train(self) -> None:
         self._whole()

@@ -1,11 +1,23 @@
-"""hw1 on a GPU: resnet152 at 224 pixels in mini-batches of 128, over two loops written by hand on the same files.
+"""hw1 on a GPU: resnet152 at 224 pixels in mini-batches of 128, beside loops written by hand. Photos a second.
 
-One is what people write: NCHW, autocast, GradScaler. The other has every trick: channels last, fused AdamW, TF32,
-cuDNN's search. Both read with torchvision in as many workers. Photos a second from the tenth step on, so that starting
-the workers and cuDNN's search stay out; the three take turns, the figure is the median of the rounds' ratios.
+    python tests/bench/gpu.py                        # ours, by_hand, nchw, ceiling
+    python tests/bench/gpu.py ours bf16 compiled     # precisions and --compile
+
+    ours       hw1's learner, fp16, on JPEG files
+    by_hand    a loop with every trick (channels last, fused AdamW, TF32, cuDNN's search) on the same files
+    nchw       a loop as people write it (NCHW, autocast, GradScaler) on the same files
+    ceiling    by_hand's loop on mini-batches that lie in the GPU's memory
+    bf16       ours in bf16
+    compiled   ours with --compile
+
+The loops by hand read with torchvision in as many workers. Each side has a process of its own, because cuDNN keeps what
+it chose for a shape. All start at once; then they take turns. Timed are the steps after the tenth of each turn, so that
+the start of workers stays out. A ratio is the median of the rounds' ratios.
 """
 
+import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,18 +25,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision import transforms as T
 
-from recipes import hw1
-from toolkit.model import make_model
-from toolkit.profile import Profile
-from toolkit.speed import torch_flags
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+from apart import Apart  # noqa: E402
 
-ARCH, SIZE, BS, WORKERS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 16, 8, 96, 10, 3
+from recipes import hw1  # noqa: E402
+from toolkit.model import make_model  # noqa: E402
+from toolkit.profile import Profile  # noqa: E402
+
+ARCH, SIZE, BS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 8, 48, 10, 3
+WORKERS = len(os.sched_getaffinity(0))
+BARS = {"by_hand": 0.95, "nchw": 1.6, "ceiling": 0.9, "bf16": None, "compiled": None}
+WAITING = 0.05
 
 
 def write_photos(root):
@@ -40,96 +58,126 @@ def write_photos(root):
             (folder / f"{number}.jpg").write_bytes(files[number % 64])
 
 
-def now(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def now():
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
+# The sides: each makes a function that takes a number of steps and returns figures
+
+
 class Steady(Callback):
-    "Seconds from step WARM to the last of an epoch, and how Profile splits them."
+    "Seconds from step WARM to the last of `steps`, and how Profile splits them; then the fit ends."
 
     order = 101  # after Profile
 
+    def __init__(self, steps):
+        self.steps = steps
+
     def after_batch(self):
-        if self.training and self.iter + 1 == WARM:
-            self.learn.profile.clock.read()
-            self.learn.profile.clock.seconds.clear()
-            self.start = now(self.dls.device)
+        if self.iter + 1 == WARM:
+            self.profile.clock.read()
+            self.profile.clock.seconds.clear()
+            self.start = now()
+        if self.iter + 1 == self.steps:
+            self.seconds = now() - self.start
+            parts = self.profile.clock.read()
+            self.waiting = parts["data_wait"] / sum(parts.values())
+            raise CancelFitException
 
-    def after_train(self):
-        self.seconds = now(self.dls.device) - self.start
-        parts = self.learn.profile.clock.read()
-        self.waiting = parts["data_wait"] / sum(parts.values())
 
-
-def our_round(root, device):
-    "A function that trains an epoch: (photos a second, share of time the device waits for photos)."
+def learner(root, options):
     learn = hw1.learner(
-        root, "ce", arch=ARCH, weights="none", image_size=SIZE, bs=BS, workers=WORKERS, device=device.type
+        root, arch=ARCH, weights="none", image_size=SIZE, bs=BS, workers=WORKERS, device="cuda", **options
     )
 
-    def run():
-        steady = Steady()
+    def run(steps):
         with learn.no_bar(), learn.no_logging():
-            learn.fit(1, cbs=[Profile(), steady])
-        return (STEPS - WARM) * BS / steady.seconds, steady.waiting
+            learn.fit(1, cbs=[Profile(), steady := Steady(steps)])
+        return {"rate": (steps - WARM) * BS / steady.seconds, "waiting": steady.waiting}
 
     return run
 
 
-def by_hand(root, device, tricks):
-    "A function that trains an epoch: photos a second."
+def by_hand(root, tricks, files):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = tricks
     layout, fused = (torch.channels_last, {"fused": True}) if tricks else (torch.contiguous_format, {})
-    stats = T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    change = T.Compose([T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip(), T.RandomRotation(15), T.ToTensor(), stats])
-    files = datasets.ImageFolder(root / "train", change)
-    loader = DataLoader(files, BS, shuffle=True, num_workers=WORKERS, pin_memory=device.type == "cuda")
-    model = make_model(ARCH, CLASSES, "none", dropout=0.5).to(device, memory_format=layout)
+    model = make_model(ARCH, CLASSES, "none", dropout=0.5).to("cuda", memory_format=layout).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, **fused)
-    scaler = torch.amp.GradScaler(device.type)
+    scaler, batches = torch.amp.GradScaler("cuda"), file_batches(root) if files else memory_batches(layout)
 
-    def train():
-        model.train()
-        for index, (images, labels) in enumerate(loader):
-            images = images.to(device, non_blocking=True).contiguous(memory_format=layout)
-            with torch.autocast(device.type, torch.float16):
-                loss = F.cross_entropy(model(images), labels.to(device, non_blocking=True))
+    def run(steps):
+        for index, (images, labels) in enumerate(batches):
+            images = images.to("cuda", non_blocking=True).contiguous(memory_format=layout)
+            with torch.autocast("cuda", torch.float16):
+                loss = F.cross_entropy(model(images), labels.to("cuda", non_blocking=True))
             scaler.scale(loss / 2).backward()
             if index % 2:
                 scaler.step(optimiser)
                 scaler.update()
                 optimiser.zero_grad()
             if index + 1 == WARM:
-                start = now(device)
-        return (STEPS - WARM) * BS / (now(device) - start)
-
-    def run():
-        if not tricks:
-            return train()
-        with torch_flags(device, exact=False):
-            return train()
+                start = now()
+            if index + 1 == steps:
+                return {"rate": (steps - WARM) * BS / (now() - start)}
 
     return run
 
 
-def measure(device):
+def file_batches(root):
+    stats = T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    change = T.Compose([T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip(), T.RandomRotation(15), T.ToTensor(), stats])
+    files = datasets.ImageFolder(root / "train", change)
+    return DataLoader(files, BS, shuffle=True, num_workers=WORKERS, pin_memory=True)
+
+
+def memory_batches(layout):
+    images = torch.randn(BS, 3, SIZE, SIZE, device="cuda").contiguous(memory_format=layout)
+    return [(images, torch.arange(BS, device="cuda") % CLASSES)] * STEPS
+
+
+def side(name, root):
+    if name in ("ours", "bf16", "compiled"):
+        return Apart(learner, root, {"ours": {}, "bf16": {"precision": "bf16"}, "compiled": {"compile": True}}[name])
+    return Apart(by_hand, root, name != "nchw", name != "ceiling")
+
+
+def measure(names):
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_photos(root)
-        ours, plain, tricks = our_round(root, device), by_hand(root, device, False), by_hand(root, device, True)
-        rounds = [(*ours(), plain(), tricks()) for _ in range(ROUNDS)]
-    own, waiting, plain, tricks = (statistics.median(column) for column in zip(*rounds, strict=True))
-    print(f"{ARCH} at {SIZE} px, bs {BS}, {WORKERS} workers: ours {own:.0f} photos/s, NCHW {plain:.0f}, ", end="")
-    print(f"with the same tricks {tricks:.0f}; waiting for photos {waiting:.1%} of the time (at most 5 %)")
-    for name, column, least in (("NCHW", 2, 1.3), ("the same tricks", 3, 0.97)):
-        ratio = statistics.median(row[0] / row[column] for row in rounds)
-        print(f"ours over {name}: {ratio:.3f} (at least {least})", flush=True)
+        write_photos(Path(folder))
+        begun, sides = time.perf_counter(), {name: side(name, Path(folder)) for name in names}
+        first = {name: one.begin(WARM + 2) for name, one in sides.items()}  # imports, the search, a program
+        for done in first.values():
+            done.result()
+        print(f"all sides ready after {time.perf_counter() - begun:.0f} s", flush=True)
+        rounds = [{name: one(STEPS) for name, one in sides.items()} for _ in range(ROUNDS)]
+        for one in sides.values():
+            one.end()
+    tell(names, rounds)
 
 
-def main():
+def tell(names, rounds):
+    print(f"{torch.cuda.get_device_name()}, {ARCH} at {SIZE} px, bs {BS}, {WORKERS} workers, {ROUNDS} rounds")
+    for name in names:
+        rates = [each[name]["rate"] for each in rounds]
+        line = f"{name:9} {statistics.median(rates):6.0f} photos/s ({min(rates):.0f} to {max(rates):.0f})"
+        if "waiting" in rounds[0][name]:
+            waiting = statistics.median(each[name]["waiting"] for each in rounds)
+            line += f", waiting for photos {waiting:.1%} of the time (at most {WAITING:.0%})"
+        if name != "ours" and "ours" in names:
+            ratio = statistics.median(each["ours"]["rate"] / each[name]["rate"] for each in rounds)
+            line += f", ours over it {ratio:.3f}" + (f" (at least {BARS[name]})" if BARS[name] else "")
+        print(line, flush=True)
+
+
+def main(names=()):
     if torch.cuda.is_available():
-        print(torch.cuda.get_device_name(), end=": ")
-        measure(torch.device("cuda"))
+        measure(list(names) or ["ours", "by_hand", "nchw", "ceiling"])
     else:
         print("gpu skipped: torch sees no CUDA device")
+
+
+if __name__ == "__main__":
+    if unknown := set(sys.argv[1:]) - {"ours", *BARS}:
+        sys.exit(f"unknown side {', '.join(sorted(unknown))}: choose of ours, {', '.join(BARS)}")
+    main(sys.argv[1:])

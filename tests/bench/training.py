@@ -4,7 +4,7 @@
     python tests/bench/training.py steps             # a loop with the same tricks, step by step: at least 0.97
     python tests/bench/training.py kept              # steps with memory kept from one to the next over steps without
     python tests/bench/training.py memory            # peak of each in a process of its own
-    python tests/bench/training.py gpu               # resnet152 at 224: at least 1.3 and 0.97, waiting 5 % at most
+    python tests/bench/training.py gpu               # resnet152 at 224, as tests/bench/gpu.py says
 
 The plain loop is what people write: torchvision on PIL, ImageFolder, DataLoader, fp32, AdamW, accumulation over two.
 The two sides are timed in turn, round by round; the figure is the median of the rounds' ratios. A side without kept
@@ -15,9 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import torch
@@ -30,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
 import gpu  # noqa: E402
 import overhead  # noqa: E402
+from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
 from toolkit.device import DTYPES, peak_memory, pick_precision  # noqa: E402
@@ -74,26 +73,6 @@ def in_turn(ours, theirs, rounds):
     ours_s, theirs_s = (statistics.median(column) for column in zip(*seconds, strict=True))
     print(f"ours {ours_s:.2f} s, plain {theirs_s:.2f} s, ratio {statistics.median(ratios):.3f} (rounds: ", end="")
     print(", ".join(f"{ratio:.3f}" for ratio in ratios) + ")", flush=True)
-
-
-class Apart:
-    "A side in a process of its own, which none of the other side's settings reach: what `make(*given)` makes there."
-
-    def __init__(self, make, *given):
-        self.process = ProcessPoolExecutor(1, get_context("spawn"), _keep, (make, given))
-
-    def __call__(self):
-        self.process.submit(_run).result()
-
-
-def _keep(make, given):
-    global _run_kept
-    set_start_method(None, force=True)  # the platform's own for its loaders' workers, not this process's
-    _run_kept = make(*given)
-
-
-def _run():
-    _run_kept()
 
 
 def plain_loaders(data, size):
