@@ -1,14 +1,27 @@
 """What only a GPU can show: `pytest -m gpu`. Skipped without one."""
 
+import gc
+
 import pytest
 import torch
+from fastai.callback.core import Callback
+from here import here
 
-from recipes import digits
+from export.device import obstacle
+from recipes import digits, hw1
+from toolkit import train
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.timeout(60),  # its report names the test and where it stood
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, which this machine lacks"),
 ]
+
+
+@pytest.fixture
+def onnxruntime_on_cuda():
+    if reason := obstacle("cuda"):
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +41,6 @@ def test_fp16_training_on_cuda_learns_and_steps_with_finite_weights(data):
 @pytest.mark.parametrize(("precision", "workers"), [("fp16", 0), ("fp16", 2), ("bf16", 0), ("fp32", 0)])
 def test_the_training_loop_never_waits_for_the_device(data, tmp_path, precision, workers):
     "From before an epoch's first batch to after its last: transfers, the loss scaler and a run's callbacks included."
-    from fastai.callback.core import Callback
-
     from toolkit.callbacks import FiniteLoss
     from toolkit.checkpoint import Checkpoint
     from toolkit.profile import Profile
@@ -57,8 +68,6 @@ def test_the_training_loop_never_waits_for_the_device(data, tmp_path, precision,
 
 
 def test_torchs_flags_are_set_for_a_fit_and_put_back(data):
-    from fastai.callback.core import Callback
-
     class Look(Callback):
         def before_batch(self):
             self.seen = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
@@ -83,10 +92,10 @@ def test_exact_training_on_cuda_is_the_same_to_the_bit_twice(data):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_file_verified_on_cuda_runs_there(data, tmp_path):
+def test_a_file_verified_on_cuda_runs_there(data, tmp_path, onnxruntime_on_cuda):
     from export.session import Classifier
     from export.to_onnx import to_onnx
-    from toolkit import run, train
+    from toolkit import run
 
     options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": data}
     learn = digits.learner(data, device="cuda")
@@ -100,8 +109,6 @@ def test_a_file_verified_on_cuda_runs_there(data, tmp_path):
 
 def begun(data, out, **changed):
     "(run, learner) of the digits on the GPU."
-    from toolkit import train
-
     options = {
         "loss": "ce",
         "arch": "test_resnet",
@@ -117,8 +124,6 @@ def begun(data, out, **changed):
 
 def test_where_memory_runs_out_the_mini_batch_is_halved_and_training_goes_on(data, tmp_path):
     "resnet18 keeps about 25 MB a photo of 224 pixels for its backward pass: 6 GB for 256 of them, and 3 are allowed."
-    from toolkit import train
-
     run, learn = begun(data, tmp_path / "run", arch="resnet18", image_size=224, bs=256)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(3 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
@@ -132,8 +137,6 @@ def test_where_memory_runs_out_the_mini_batch_is_halved_and_training_goes_on(dat
 
 
 def test_a_loss_that_is_not_finite_on_cuda_ends_the_run_by_the_end_of_its_epoch(data, tmp_path):
-    from toolkit import train
-
     run, learn = begun(data, tmp_path / "run")
     calls = []
 
@@ -145,6 +148,65 @@ def test_a_loss_that_is_not_finite_on_cuda_ends_the_run_by_the_end_of_its_epoch(
     with pytest.raises(ValueError, match="the loss is not finite in epoch 1, step 5: .*\nits photos: "):
         train.fit(learn, run, 1)
     assert not run.path("last.pt").exists()
+
+
+class Garbage(Callback):
+    "Leaves cycles of garbage that hold pinned memory and memory of the GPU, as an exception's traceback does."
+
+    def after_batch(self):
+        cycle = {"pinned": torch.zeros(8).pin_memory(), "batch": self.xb, "loss": self.loss}
+        cycle["itself"] = cycle
+
+
+def test_sixteen_workers_survive_passes_that_leave_garbage_of_cuda(data):
+    learn = digits.learner(data, device="cuda", workers=16, bs=64)
+    for _ in range(2):
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(3, cbs=Garbage())
+        assert len(learn.recorder.losses) == 3 * len(learn.dls.train)
+        for _ in range(2):  # without a fit workers are forked for each pass
+            assert sum(len(labels) for _, labels in learn.dls.train) == learn.dls.train.n
+    gc.collect()
+
+
+def test_an_exact_run_resumed_inside_an_epoch_on_cuda_has_the_same_bits(data, tmp_path):
+    class Interrupt(Callback):
+        order = 90
+
+        def after_batch(self):
+            if self.training and self.epoch == 1 and self.iter == 6:
+                raise KeyboardInterrupt
+
+    exact = {"exact": True, "precision": "fp32"}
+    whole, learn = begun(data, tmp_path / "whole", **exact)
+    train.fit(learn, whole, 3)
+    run, learn = begun(data, tmp_path / "run", **exact)
+    learn.add_cb(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(learn, run, 3, save_every=1)
+    resumed, again = begun(data, tmp_path / "run", **exact)
+    train.fit(again, resumed, 3)
+    states = [torch.load(folder.path("last.pt"), weights_only=True) for folder in (whole, run)]
+    assert [row[:4] for row in states[0]["history"]] == [row[:4] for row in states[1]["history"]]  # but lr and seconds
+    for name, tensor in states[0]["model"].items():
+        assert torch.equal(tensor, states[1]["model"][name]), name
+
+
+def test_every_auto_the_cache_and_the_profile_run_on_cuda(data, tmp_path, capsys, onnxruntime_on_cuda):
+    digits.learner(data, device="cpu")  # writes the photos
+    options = "--arch test_resnet --weights none --image_size 32 --epochs 2 --device cuda --profile"
+    status = here("--data", data, "--out", tmp_path / "run", *options.split(), "--cache", tmp_path / "cache",
+                  "--bs", "auto", "--lr", "auto", "--workers", "auto")  # fmt: skip
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    expected = "--bs auto: ", "--workers auto: ", "--lr auto: ", "waiting for photos", "bound by ", "on cuda in fp16"
+    for words in expected:
+        assert words in said.out
+
+
+def test_the_learner_of_hw1_names_the_precision_it_chose_on_cuda(data):
+    learn = hw1.learner(data, arch="test_resnet", weights="none", image_size=32, device="auto")
+    assert (learn.dls.device.type, learn.precision) == ("cuda", "fp16")
 
 
 def photo_files(folder, count):
@@ -160,11 +222,10 @@ def photo_files(folder, count):
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 @pytest.mark.parametrize("tta", ["none", "flip"])
-def test_a_stream_through_pinned_and_bound_buffers_is_that_of_the_cpu(tmp_path, device, tta):
+def test_a_stream_through_pinned_and_bound_buffers_is_that_of_the_cpu(tmp_path, device, tta, onnxruntime_on_cuda):
     import numpy as np
     import tiny_onnx
 
-    from export.device import obstacle
     from export.session import Classifier
 
     if device == "tensorrt" and (reason := obstacle(device)):
@@ -182,7 +243,7 @@ def test_a_stream_through_pinned_and_bound_buffers_is_that_of_the_cpu(tmp_path, 
                 np.testing.assert_allclose(answer[1], wanted[1], atol=2e-3)
 
 
-def test_bs_auto_fills_a_gpu_and_predict_says_so(tmp_path, capsys):
+def test_bs_auto_fills_a_gpu_and_predict_says_so(tmp_path, capsys, onnxruntime_on_cuda):
     import tiny_onnx
 
     from export.predict import predict
@@ -214,7 +275,6 @@ def test_pinned_memory_is_given_back_with_its_array():
 def test_tensorrt_keeps_its_engines(tmp_path, monkeypatch):
     import tiny_onnx
 
-    from export.device import obstacle
     from export.session import Classifier
 
     if reason := obstacle("tensorrt"):

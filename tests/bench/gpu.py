@@ -7,6 +7,7 @@
     by_hand    a loop with every trick (channels last, fused AdamW, TF32, cuDNN's search) on the same files
     nchw       a loop as people write it (NCHW, autocast, GradScaler) on the same files
     ceiling    by_hand's loop on mini-batches that lie in the GPU's memory
+    searched   ours with cuDNN's search, which it leaves out of fits shorter than `toolkit.speed.REPAID`
     bf16       ours in bf16
     compiled   ours with --compile
 
@@ -36,12 +37,13 @@ sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the 
 from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
+from toolkit import speed  # noqa: E402
 from toolkit.model import make_model  # noqa: E402
 from toolkit.profile import Profile  # noqa: E402
 
 ARCH, SIZE, BS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 8, 48, 10, 3
 WORKERS = len(os.sched_getaffinity(0))
-BARS = {"by_hand": 0.95, "nchw": 1.6, "ceiling": 0.9, "bf16": None, "compiled": None}
+BARS = {"by_hand": 0.95, "nchw": 1.6, "ceiling": 0.9, "searched": None, "bf16": None, "compiled": None}
 WAITING = 0.05
 
 
@@ -86,7 +88,8 @@ class Steady(Callback):
             raise CancelFitException
 
 
-def learner(root, options):
+def learner(root, options, repaid=speed.REPAID):
+    speed.REPAID = repaid
     learn = hw1.learner(
         root, arch=ARCH, weights="none", image_size=SIZE, bs=BS, workers=WORKERS, device="cuda", **options
     )
@@ -137,8 +140,9 @@ def memory_batches(layout):
 
 
 def side(name, root):
-    if name in ("ours", "bf16", "compiled"):
-        return Apart(learner, root, {"ours": {}, "bf16": {"precision": "bf16"}, "compiled": {"compile": True}}[name])
+    ours = {"ours": [{}], "searched": [{}, 0], "bf16": [{"precision": "bf16"}], "compiled": [{"compile": True}]}
+    if name in ours:
+        return Apart(learner, root, *ours[name])
     return Apart(by_hand, root, name != "nchw", name != "ceiling")
 
 
