@@ -74,7 +74,7 @@ class Workers:
             self.loader, self.started_with = _loader(load, begin, seed, digest is not None, options), digest
         self.loader.sampler[:] = tickets
         try:
-            with _garbage_kept():
+            with _uncollected():
                 batches = iter(self.loader)
             yield from batches
         except GeneratorExit:  # the pass was cut short; kept workers are sound
@@ -113,7 +113,7 @@ def _loader(load: Callable, begin: Callable, seed: int, kept: bool, options: dic
         sampler=[],
         collate_fn=_unchanged,
         generator=torch.Generator().manual_seed(seed),
-        worker_init_fn=partial(_begin, begin) if several else None,
+        worker_init_fn=partial(_begin, begin, gc.isenabled()) if several else None,
         persistent_workers=kept,
         multiprocessing_context=METHOD if several else None,
         **options,
@@ -124,25 +124,28 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _begin(begin: Callable[[], None], number: int) -> None:
-    begin()
-
-
 @contextmanager
-def _garbage_kept() -> Iterator[None]:
-    """Processes forked within it never collect the garbage of this one.
+def _uncollected() -> Iterator[None]:
+    """Processes forked within it begin without Python's collector, and so never collect the garbage of this one.
 
-    A cycle of garbage may hold memory of CUDA. To free it in a worker, which has no CUDA, aborts the worker: torch's
+    A cycle of garbage may hold memory of CUDA. To free it in a worker, which has no CUDA, aborts the worker: torch says
     "DataLoader worker (pid 4244) is killed by signal: Aborted" after "CUDA error: initialization error" (torch 2.11).
     """
-    if gc.get_freeze_count():  # somebody else's doing
-        yield
-        return
-    gc.freeze()
+    enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if enabled:
+            gc.enable()
+
+
+def _begin(begin: Callable[[], None], collect: bool, number: int) -> None:
+    "A worker's first steps: whatever it was forked with is never collected, whatever it makes is."
+    gc.freeze()
+    if collect:
+        gc.enable()
+    begin()
 
 
 # What workers were given
