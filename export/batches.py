@@ -1,9 +1,9 @@
 """Items -> results in order, by threads.
 
-`in_batches` has them fill a few buffers over and over. The thread that fills the last place of a buffer also works it
-up, while the others fill the next one. So none waits for another as long as a buffer is free, whichever of filling and
-working up takes longer; and where none is free nothing more is begun: memory is that of the buffers, however many items
-there are.
+`in_batches` has them fill a few buffers over and over, a piece at a time. The thread that fills the last piece of a
+buffer also works it up, while the others fill the next one. So none waits for another as long as a buffer is free,
+whichever of filling and working up takes longer. If none is free, nothing more is begun: memory is that of the buffers,
+however many items there are.
 """
 
 import contextlib
@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+PIECE = 8
+"Items a piece, at most: a thread costs a future and a few locks a piece, and ends with its piece if interrupted."
+
 
 class _Batch:
     "A buffer that is being filled: what became of each of its places, and how many are left."
@@ -21,11 +24,11 @@ class _Batch:
     def __init__(self, buffer: Any, size: int):
         self.buffer, self.outcomes, self.left, self.lock = buffer, [None] * size, size, threading.Lock()
 
-    def put(self, place: int, outcome: Any) -> bool:
-        "Notes the outcome; whether it was the last one."
-        self.outcomes[place] = outcome
+    def put(self, start: int, outcomes: list) -> bool:
+        "Note the outcomes of a piece; return whether it was the last one."
+        self.outcomes[start : start + len(outcomes)] = outcomes
         with self.lock:
-            self.left -= 1
+            self.left -= len(outcomes)
             return self.left == 0
 
 
@@ -33,26 +36,29 @@ def in_batches(
     items: Iterable,
     buffers: list,
     size: int,
-    fill: Callable,
-    work_up: Callable,
+    fill: Callable[[Any, int, list], list],
+    work_up: Callable[[Any, list], Any],
     workers: int,
     break_off: Callable[[], None] = lambda: None,
+    piece: int = PIECE,
 ) -> Iterator[Any]:
-    """work_up(buffer, [fill(buffer, place, item) of each item]) of `size` items at a time, of fewer at the end.
+    """work_up(buffer, outcomes) of `size` items at a time, of fewer at the end.
 
+    fill(buffer, start, items): fills the places from `start` on and returns an outcome for each of the items, which
+    are at most `piece` of a batch, and fewer if the batch is too small to keep all workers busy.
     workers: threads; 0 for the one that asks. An exception is raised when its batch's turn comes. At most as many
     batches as there are buffers are begun and not handed out. Closed early, or interrupted, it begins nothing more, has
-    `break_off` end what is being worked up, and waits for the threads.
+    `break_off` end what is in work, and waits for the threads.
     """
     items, free, begun = iter(items), deque(buffers), deque()
 
-    def work(batch: _Batch, place: int, item: Any) -> Any:
-        if batch.put(place, fill(batch.buffer, place, item)):
+    def work(batch: _Batch, start: int, part: list) -> Any:
+        if batch.put(start, fill(batch.buffer, start, part)):
             return work_up(batch.buffer, batch.outcomes)
 
     def oldest() -> Any:
-        batch, places = begun.popleft()
-        (result,) = [result for result in [place.result() for place in places] if result is not None]
+        batch, pieces = begun.popleft()
+        (result,) = [result for result in [each.result() for each in pieces] if result is not None]
         free.append(batch.buffer)
         return result
 
@@ -60,13 +66,20 @@ def in_batches(
         try:
             while chunk := list(itertools.islice(items, size)):
                 batch = _Batch(free.popleft(), len(chunk))
-                begun.append((batch, [submit(work, batch, place, item) for place, item in enumerate(chunk)]))
+                parts = _pieces(chunk, piece, workers)
+                begun.append((batch, [submit(work, batch, start, part) for start, part in parts]))
                 if not free:
                     yield oldest()
             while begun:
                 yield oldest()
         finally:
             break_off()
+
+
+def _pieces(chunk: list, piece: int, workers: int) -> Iterator[tuple[int, list]]:
+    "(start, items) of each piece: one for each worker at least, if there are as many items."
+    step = max(1, min(piece, len(chunk) // max(workers, 1)))
+    return ((start, chunk[start : start + step]) for start in range(0, len(chunk), step))
 
 
 def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator[Any]:

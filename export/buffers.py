@@ -1,10 +1,12 @@
 """Where a batch of prepared images lies, and how the model is run on it: in ordinary memory, or ready for a GPU."""
 
+import functools
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from export.cuda import pinned
+from export.bar import tell
+from export.cuda import pin, pinned
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, RunOptions
@@ -23,8 +25,8 @@ class Buffer(Protocol):
 class MemoryBuffer:
     "Ordinary memory, where the model reads the images. A device that `pads` gets whole batches, black at the end."
 
-    def __init__(self, session: "InferenceSession", shape: tuple[int, ...], pads: bool):
-        self.session, self.images, self.pads = session, np.empty(shape, np.uint8), pads
+    def __init__(self, session: "InferenceSession", images: np.ndarray, pads: bool):
+        self.session, self.images, self.pads = session, images, pads
 
     def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
         missing = len(self.images) - len(images) if self.pads else 0
@@ -38,15 +40,32 @@ class BoundBuffer:
     Buffers that run at the same time have a stream each: onnxruntime gives every run its own.
     """
 
-    def __init__(self, session: "InferenceSession", shape: tuple[int, ...], device: str = "cuda"):
+    def __init__(
+        self,
+        session: "InferenceSession",
+        shape: tuple[int, ...],
+        device: str = "cuda",
+        images: np.ndarray | None = None,
+        classes: int | None = None,
+    ):
+        """images: memory to use, of that shape, which is pinned where it lies; its own if None.
+        classes: columns of the outputs, which then have fixed places on the device, as a CUDA graph needs; if None they
+        are brought to the CPU's memory by the run.
+        """
         import onnxruntime
 
-        self.session, self.images = session, pinned(shape) if device == "cuda" else np.zeros(shape, np.uint8)
-        self.on_device = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, device, 0)
+        self.session, self.images = session, self._memory(shape, device) if images is None else images
+        if images is not None and device == "cuda":
+            _pin(images)
+        fixed = functools.partial(onnxruntime.OrtValue.ortvalue_from_shape_and_type, device_type=device, device_id=0)
+        self.on_device = fixed(shape, np.uint8)
         self.binding = session.io_binding()
         self.binding.bind_ortvalue_input("image", self.on_device)
         for name in OUTPUTS:
-            self.binding.bind_output(name)  # in the CPU's memory
+            if classes is None:
+                self.binding.bind_output(name)  # in the CPU's memory
+            else:
+                self.binding.bind_ortvalue_output(name, fixed((shape[0], classes), np.float32))
 
     def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
         if not np.may_share_memory(images, self.images):
@@ -55,3 +74,15 @@ class BoundBuffer:
         self.on_device.update_inplace(self.images)  # uint8 over the bus
         self.session.run_with_iobinding(self.binding, options)
         return [output[: len(images)] for output in self.binding.copy_outputs_to_cpu()]
+
+    @staticmethod
+    def _memory(shape: tuple[int, ...], device: str) -> np.ndarray:
+        return pinned(shape) if device == "cuda" else np.zeros(shape, np.uint8)
+
+
+def _pin(images: np.ndarray) -> None:
+    "Pin them if the driver will; a GPU reads them without, a little slower, and a line says so."
+    try:
+        pin(images)
+    except OSError as error:
+        tell(f"photos go to the GPU from memory that is not pinned: {error}")

@@ -5,6 +5,7 @@ Asked of the driver (https://docs.nvidia.com/cuda/cuda-driver-api/), on the GPU 
 
 import ctypes
 import math
+import mmap
 import os
 import weakref
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
+PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE and CU_MEMHOSTREGISTER_PORTABLE: pinned for every context
 
 
 def free_gpu_memory() -> int:
@@ -36,6 +37,26 @@ def pinned(shape: tuple[int, ...]) -> np.ndarray:
     array = np.frombuffer(block, np.uint8).reshape(shape)
     array[:] = 0
     return array
+
+
+def pin(array: np.ndarray) -> None:
+    """Pin the memory of `array` where it lies, until it is given back: what `pinned` does, for memory that exists.
+
+    array: contiguous, from the beginning of a page on, alone in its pages. Other processes may write to the memory.
+    Raises OSError if the driver refuses.
+    """
+    address, size = ctypes.c_void_p(array.ctypes.data), math.ceil(array.nbytes / mmap.PAGESIZE) * mmap.PAGESIZE
+    owner = array
+    while isinstance(owner.base, np.ndarray):  # views of `array` keep this one, not `array`
+        owner = owner.base
+    with _context() as driver:
+        _checked(driver.cuMemHostRegister_v2(address, ctypes.c_size_t(size), PORTABLE), "cuMemHostRegister")
+    weakref.finalize(owner, _unpin, address).atexit = False  # it runs before the memory is unmapped
+
+
+def _unpin(address: ctypes.c_void_p) -> None:
+    with _context() as driver:
+        driver.cuMemHostUnregister(address)
 
 
 def _give_back(address: ctypes.c_void_p) -> None:

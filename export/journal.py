@@ -146,7 +146,8 @@ def extend(path: Path, rows: Iterator[Row], bs: int, watch: Watch = unwatched) -
                         os.fsync(file.fileno())
                         synced = time.monotonic()
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # of the system; else it is a message of ours, from `rows`
+            error.filename = error.filename or str(path)
         raise
 
 
@@ -168,13 +169,13 @@ def _rows_and_ends(path: Path) -> Iterator[tuple[Row, int]]:
         lines.seek(end)
         for photo, line in zip(itertools.islice(photos, _size(path)), lines, strict=False):
             end += len(line)
-            if (row := _row(line)) is None or row.name != json.loads(photo)[0]:
+            if (row := _row(line)) is None or row.name != json.loads(photo.decode())[0]:
                 return
             yield row, end
 
 
 def _row(line: bytes) -> Row | None:
-    try:
-        return Row(*json.loads(line)) if line.endswith(b"\n") else None
+    try:  # json.loads takes bytes too, but tries their encodings: a quarter of its time
+        return Row(*json.loads(line.decode())) if line.endswith(b"\n") else None
     except (ValueError, TypeError):
         return None

@@ -16,6 +16,7 @@ from export.columns import Columns, check_distinct, columns_for
 from export.device import cores
 from export.journal import Row
 from export.photos import Named, named_photos
+from export.readers import worthwhile
 from export.resume import begun, file_size, finished, gone_on_with, resumable
 from export.sample import in_order, read_sample
 from export.session import Classifier
@@ -23,9 +24,11 @@ from export.stopwatch import Stopwatch, Watch, unwatched
 from export.table import Unread
 
 
-def _answered(photos: Named, classifier: Classifier, columns: Columns, workers: int, watch: Watch) -> Iterator[Row]:
+def _answered(
+    photos: Named, classifier: Classifier, columns: Columns, workers: int, watch: Watch, processes: bool
+) -> Iterator[Row]:
     "The row of each photo; one that can't be read is told on stderr."
-    answers = classifier.stream((path for _, path in photos), workers, watch)
+    answers = classifier.stream((path for _, path in photos), workers, watch, processes)
     with contextlib.closing(answers):
         for (name, path), answer in zip(photos, answers, strict=True):
             if isinstance(answer, Exception):
@@ -117,13 +120,10 @@ def _threads(photos: int, bs: int | str, workers: int) -> int | None:
     return 1 if batches >= 4 * workers and workers >= cores() else None
 
 
-def _label(
-    partial: Path, photos: Named, done: int, classifier: Classifier, columns: Columns, workers: int, watch: Watch
-) -> None:
-    "Completes the journal, which has `done` rows."
-    rows = _answered(photos[done:], classifier, columns, workers, watch)
+def _label(partial: Path, rows: Iterator[Row], done: int, total: int, bs: int, watch: Watch) -> None:
+    "Completes the journal, which has `done` rows of `total`."
     with contextlib.closing(rows), _one_thread_each():
-        journal.extend(partial, with_bar(rows, done, len(photos)), classifier.bs, watch)
+        journal.extend(partial, with_bar(rows, done, total), bs, watch)
 
 
 def _tell(out: Path, unread: Unread, done: int, total: int, seconds: float, device: str) -> None:
@@ -151,15 +151,19 @@ def predict_here(
     sample: Path | None,
     zipped: bool,
     profile: bool,
+    processes: bool | None = None,
 ) -> Unread:
-    "What `export.predict.predict` says, by these options."
+    """What `export.predict.predict` says, by these options.
+
+    processes: whether processes read the photos; None for what `export.readers` chooses.
+    """
     started, watch = time.monotonic(), Stopwatch() if profile else unwatched
     bs, workers = checked_bs(bs), _checked_workers(workers)
     _check_out(out, zipped, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
     kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
     header, photos = _photos(images, sample)
     size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
-    classifier = Classifier(model, device, size, _threads(len(photos), size, workers), tta)
+    classifier = Classifier(model, device, size, _threads(len(photos), size, workers), tta, len(photos))
     columns = columns_for(classifier.card.classes, probabilities, top, header)
     check_distinct(columns, kind)
     table.check_kind(kind, _texts(columns, classifier.card.classes, fallback, photos))
@@ -175,8 +179,11 @@ def predict_here(
         photos, done = begin(partial, asked, photos)
         if bs == "auto":
             tell(f"bs auto: {classifier.bs}")
+        if processes is None:
+            processes = worthwhile(classifier.device, workers, len(photos) - done)
         with resumable(partial):
-            _label(partial, photos, done, classifier, columns, workers, watch)
+            rows = _answered(photos[done:], classifier, columns, workers, watch, processes)
+            _label(partial, rows, done, len(photos), classifier.bs, watch)
             with watch("write"):
                 quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
                 unread = _write(out, kind, partial, photos, columns, quoted, fallback)
@@ -185,5 +192,5 @@ def predict_here(
         partial.unlink()
     _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
     if profile:
-        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers)))
+        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers), processes))
     return unread

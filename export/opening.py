@@ -12,16 +12,42 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def opened(model: str | Path, data: bytes, device: str, threads: int | None = None) -> "onnxruntime.InferenceSession":
+CUDA_VARIANTS = {
+    "plain": {},  # onnxruntime's defaults: NCHW, cuDNN's search EXHAUSTIVE at the first batch of each shape
+    "nhwc": {"prefer_nhwc": "1"},
+    "heuristic": {"cudnn_conv_algo_search": "HEURISTIC"},
+    "nhwc heuristic": {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC"},
+    "graph": {"enable_cuda_graph": "1"},  # one run at a time, inputs and outputs at fixed places on the device
+    "nhwc graph": {"prefer_nhwc": "1", "enable_cuda_graph": "1"},
+    "no tf32": {"use_tf32": "0"},
+}
+"""Options of onnxruntime's CUDA provider, by a name; `tests/bench/predict.py alone` compares them.
+
+Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
+"""
+
+LONG_RUN, SHORT_RUN = "plain", "heuristic"
+"Of CUDA_VARIANTS: what many batches get, and what a few get."
+
+FEW_BATCHES = 50
+"Fewer do not repay cuDNN's search."
+
+
+def cuda_variant(batches: float) -> str:
+    "Which of CUDA_VARIANTS suits a run of so many batches."
+    return SHORT_RUN if batches < FEW_BATCHES else LONG_RUN
+
+
+def opened(
+    model: str | Path, data: bytes, device: str, threads: int | None = None, variant: str = LONG_RUN
+) -> "onnxruntime.InferenceSession":
     """A session of the file `data`, which stood at `model`, on cpu, cuda or tensorrt.
 
-    threads: how many the CPU computes with; None for one a core.
-    Raises ValueError where it is not a model of ours, and where it would run elsewhere.
+    threads: how many the CPU computes with; None for one a core. variant: of CUDA_VARIANTS.
+    Raises ValueError if it is not a model of ours, and if it would run elsewhere.
     """
     try:
-        options = _tensorrt_options(data) if device == "tensorrt" else {}
-        providers = [(name, options if name.startswith("Tensorrt") else {}) for name in PROVIDERS[device]]
-        session = _session(data, providers, threads)
+        session = session_of(data, providers_of(data, device, variant), threads)
     except OSError:  # of the cache folder
         raise
     except Exception as error:  # onnxruntime's exceptions have no base of their own
@@ -39,10 +65,23 @@ def device_of(session: "onnxruntime.InferenceSession") -> str:
     return next(device for device, names in PROVIDERS.items() if names[0] == session.get_providers()[0])
 
 
-def _session(data: bytes, providers: list, threads: int | None) -> "onnxruntime.InferenceSession":
+def providers_of(data: bytes, device: str, variant: str) -> list[tuple[str, dict[str, str]]]:
+    "onnxruntime's providers for `device`, with their options."
+    options = {"CUDAExecutionProvider": CUDA_VARIANTS[variant]}
+    if device == "tensorrt":
+        options["TensorrtExecutionProvider"] = _tensorrt_options(data)
+    return [(name, options.get(name, {})) for name in PROVIDERS[device]]
+
+
+def session_of(
+    data: bytes, providers: list, threads: int | None, batch: int | None = None
+) -> "onnxruntime.InferenceSession":
+    "batch: the images of every batch, if that is fixed, as a CUDA graph needs."
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if batch is not None:
+        options.add_free_dimension_override_by_name("batch", batch)
     options.log_severity_level = 4  # what goes wrong is raised; the log would say it a second time
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.load_model_format", "ONNX")
@@ -77,6 +116,6 @@ def tensorrt_options(checksum: str, precision: str, version: int) -> dict[str, s
 
 def _tensorrt_options(data: bytes) -> dict[str, str]:
     "Of the file's metadata only a session tells, and TensorRT's is made with these options: so one on the CPU first."
-    said = _session(data, [("CPUExecutionProvider", {})], 1).get_modelmeta().custom_metadata_map
+    said = session_of(data, [("CPUExecutionProvider", {})], 1).get_modelmeta().custom_metadata_map
     precision = json.loads(said.get("precision", '"fp32"'))
     return tensorrt_options(hashlib.sha256(data).hexdigest(), precision, tensorrt_version())

@@ -47,7 +47,7 @@ def predict(
     out: str | None = None,  # the file to write (predictions.csv); of --engine ray a folder or URI (predictions)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the model runs; auto says what it chose
     bs: str = "auto",  # images a batch; auto says what it chose, for the model and the memory there is
-    workers: int | None = None,  # threads that decode, and run the model; one a core unless given
+    workers: int | None = None,  # threads, or with a GPU processes, that read photos; one a core unless given
     probabilities: bool = False,  # add confidence and a column a class
     fallback: str = "",  # pred_label of a photo that can't be read
     resume: bool = False,  # go on with a run that was killed; the file becomes the same

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.session import prepared
+from export.prepared import prepared
 from toolkit.outside import PREDICTIONS, read_csv
 from toolkit.run import Run
 

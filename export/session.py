@@ -6,6 +6,7 @@ Needs onnxruntime, numpy and the toolkit's photo reading: no torch.
 import contextlib
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,21 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.batch_size import choose_bs
+from export.batch_size import MOST_ON_GPU, choose_bs
 from export.batches import in_batches
 from export.buffers import BoundBuffer, Buffer, MemoryBuffer
 from export.card import content, first_line, read_card
 from export.device import choose_device, cores
-from export.opening import device_of, opened
-from export.stopwatch import Watch, unwatched
-from toolkit.photo import file_bytes, read_reduced
-from toolkit.preprocess import prepare, smallest_side
+from export.opening import cuda_variant, device_of, opened
+from export.prepared import Photo, fill
+from export.readers import Readers
+from export.stopwatch import Stopwatch, Watch, unwatched
 
 if TYPE_CHECKING:
     import onnxruntime
-
-Photo = Path | str | bytes | np.ndarray
-"A path, a file's bytes, or uint8 [height, width, 3] RGB of any size."
 
 TTA = ["none", "flip"]
 
@@ -45,25 +43,6 @@ def open_session(model: str | Path, device: str = "auto", threads: int | None = 
     return opened(model, content(Path(model)), choose_device(device), threads)
 
 
-def prepared(photo: Photo, preprocess: dict, watch: Watch = unwatched) -> np.ndarray:
-    """A photo as the model takes it, uint8 [crop, crop, 3] RGB.
-
-    Raises FileNotFoundError or ValueError, naming the file, where it can't be read; ValueError for other arrays.
-    """
-    whole = None
-    if isinstance(photo, np.ndarray):
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or photo.size == 0:
-            raise ValueError(f"array {photo.dtype} {photo.shape}: expected uint8 [height, width, 3] RGB")
-    else:
-        name = "<bytes>" if isinstance(photo, bytes) else str(photo)
-        with watch("read"):
-            data = photo if isinstance(photo, bytes) else file_bytes(Path(photo))
-        with watch("decode"):
-            photo, whole = read_reduced(data, smallest_side(preprocess), name)
-    with watch("crop"):
-        return prepare(photo, preprocess, whole)
-
-
 class Classifier:
     """A model file that labels photos: `labels, probabilities = Classifier("model.onnx")(["a.jpg", array])`.
 
@@ -77,10 +56,12 @@ class Classifier:
         bs: int | str = "auto",
         threads: int | None = None,
         tta: str = "none",
+        photos: int | None = None,
     ):
         """bs: images a batch; auto: what suits the model and the memory there is.
         threads: how many the CPU computes a batch with; None for one a core.
         tta: flip for the mean of the probabilities of each image and of its mirror, at twice the time; or none.
+        photos: how many will come, if that is known; a short run on a GPU may forgo the search for the fastest kernels.
         """
         if tta not in TTA:
             raise ValueError(f"unknown tta {tta!r}: choose one of {', '.join(TTA)}")
@@ -88,7 +69,7 @@ class Classifier:
         data, device = content(self.model), choose_device(device)
         with ThreadPoolExecutor(1) as pool:  # 0.13 s for 236 MB, while the session is made
             checksum = pool.submit(hashlib.sha256, data)
-            self.session = opened(model, data, device, threads)
+            self.session = opened(model, data, device, threads, cuda_variant(_batches(photos, bs)))
         self.checksum = checksum.result().hexdigest()
         self.card, self.device = read_card(self.session, model), device_of(self.session)
         self.pads = self.device != "cpu"  # CUDA searches its convolutions again for every new shape
@@ -108,23 +89,32 @@ class Classifier:
         return labels, np.array([row for _, row in answers], np.float32).reshape(len(labels), len(self.card.classes))
 
     def stream(
-        self, photos: Iterable[Photo], workers: int, watch: Watch = unwatched
+        self, photos: Iterable[Photo], workers: int, watch: Watch = unwatched, processes: bool = False
     ) -> Iterator[tuple[str, np.ndarray] | Exception]:
         """(class name, probabilities float32 [classes]) of each photo in turn, or what kept it from being read.
 
         `workers` threads read, decode, crop and run the model, as `export.batches` tells; 0 for the one that asks.
+        processes: that many processes read instead, and threads apart run the model; for photos that are paths. Linux.
         In memory are `in_flight` batches. Closed early, it breaks off what the model computes.
+        Raises OSError if no process can be started.
         """
         import onnxruntime
 
         stop = onnxruntime.RunOptions()
-        break_off = functools.partial(setattr, stop, "terminate", True)
-        buffers = [self._buffer(workers) for _ in range(self.in_flight(workers))]
-        place, answers = functools.partial(self._place, watch), functools.partial(self._answers, watch, stop)
-        batches = in_batches(photos, buffers, self.bs, place, answers, workers, break_off)
-        with contextlib.closing(batches):
-            while batch := _next(batches, watch):
-                yield from batch
+        answers = functools.partial(self._answers, watch, stop)
+        with self._reading(workers, watch, processes) as (buffers, read, threads, end_reading):
+
+            def break_off() -> None:
+                stop.terminate = True
+                end_reading()
+
+            def fill_places(buffer: Buffer, start: int, part: list[Photo]) -> list[Exception | None]:
+                return read(buffer.images, start, part)
+
+            batches = in_batches(photos, buffers, self.bs, fill_places, answers, threads, break_off)
+            with contextlib.closing(batches):
+                while batch := _next(batches, watch):
+                    yield from batch
 
     def scores(self, images: np.ndarray) -> tuple[list[str], np.ndarray]:
         "The class names and probabilities float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3] RGB."
@@ -134,21 +124,32 @@ class Classifier:
         "How many batches `workers` threads have begun, at most. On a CPU each computes one, and two more wait."
         return ON_GPU if self.device != "cpu" else workers + 2 if workers else 1
 
-    def _buffer(self, workers: int) -> Buffer:
-        shape = (self.bs, self.card.preprocess["crop"], self.card.preprocess["crop"], 3)
-        if self.device != "cpu" and workers:
-            return BoundBuffer(self.session, shape)
-        return MemoryBuffer(self.session, shape, self.pads)
+    @contextlib.contextmanager
+    def _reading(
+        self, workers: int, watch: Watch, processes: bool
+    ) -> Iterator[tuple[list[Buffer], Callable, int, Callable[[], None]]]:
+        "Buffers, what reads photos into them, the threads to call it with, and what ends it at once."
+        count = self.in_flight(workers)
+        if not processes:
+            read = functools.partial(fill, preprocess=self.card.preprocess, watch=watch)
+            yield [self._buffer(workers) for _ in range(count)], read, workers, lambda: None
+            return
+        with contextlib.closing(Readers(max(workers, 1), count, self._shape(), self.card.preprocess)) as readers:
+            buffers = [self._buffer(workers, images) for images in readers.images]
+            try:  # a thread that runs the model holds no process
+                yield buffers, readers.fill, workers + min(workers, count), readers.break_off
+            finally:
+                if isinstance(watch, Stopwatch):
+                    watch.add(readers.seconds)
 
-    def _place(self, watch: Watch, buffer: Buffer, place: int, photo: Photo) -> Exception | None:
-        "Puts a photo into its place of a batch; what keeps it from being read, whose place is black."
-        try:
-            image = prepared(photo, self.card.preprocess, watch)
-        except (ValueError, OSError) as error:
-            buffer.images[place] = 0
-            return error
-        with watch("copy"):
-            buffer.images[place] = image
+    def _shape(self) -> tuple[int, ...]:
+        return self.bs, self.card.preprocess["crop"], self.card.preprocess["crop"], 3
+
+    def _buffer(self, workers: int, images: np.ndarray | None = None) -> Buffer:
+        "images: the memory to use; its own if None."
+        if self.device != "cpu" and workers:
+            return BoundBuffer(self.session, self._shape(), images=images)
+        return MemoryBuffer(self.session, np.empty(self._shape(), np.uint8) if images is None else images, self.pads)
 
     def _answers(self, watch: Watch, stop: "onnxruntime.RunOptions", buffer: Buffer, faults: list) -> list:
         "Of each photo of a batch, its class name and probabilities, or what kept it from being read."
@@ -180,6 +181,11 @@ class Classifier:
         if not np.isfinite(probabilities).all():
             raise ValueError(f"{self.model} gives probabilities that are no numbers: export it again in fp32")
         return logits, probabilities
+
+
+def _batches(photos: int | None, bs: int | str) -> float:
+    "How many batches there will be on a GPU; infinite if nobody knows."
+    return math.inf if photos is None else photos / (MOST_ON_GPU if bs == "auto" else int(bs))
 
 
 def _next(batches: Iterator[list], watch: Watch) -> list | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 Watch = Callable[[str], AbstractContextManager]
-"Times a block as a stage: `with watch('decode'): ...`"
+"Times a block as a stage: `with watch('decode'): ...`."
 
 READING = ("read", "decode", "crop", "copy")
 STAGES = (*READING, "model", "write")
@@ -34,24 +34,42 @@ class Stopwatch:
             with self.lock:
                 self.seconds[stage] += passed
 
-    def report(self, images: int, workers: int, in_flight: int) -> str:
+    def add(self, seconds: dict[str, float]) -> None:
+        "Seconds by stage that processes have counted."
+        with self.lock:
+            for stage, passed in seconds.items():
+                self.seconds[stage] += passed
+
+    def report(self, images: int, workers: int, in_flight: int, processes: bool = False) -> str:
         """A line for each stage, and one for what bounds the run.
 
-        images/s of what threads do is that of all of them together; at most `in_flight` run the model.
+        processes: `workers` processes read, and threads apart run the model; else `workers` threads do both.
+        images/s of a stage is that of all its threads or processes together; at most `in_flight` run the model.
         """
-        threads = dict.fromkeys(READING, max(workers, 1)) | {"model": min(max(workers, 1), in_flight), "write": 1}
-        return "\n".join([*(self._line(stage, images, threads[stage]) for stage in STAGES), self._bound(threads)])
+        readers = max(workers, 1)
+        counts = dict.fromkeys(READING, readers) | {"model": min(readers, in_flight)}
+        lines = [self._line(stage, images, counts.get(stage, 1), processes and stage in READING) for stage in STAGES]
+        return "\n".join([*lines, self._bound(counts, processes)])
 
-    def _line(self, stage: str, images: int, threads: int) -> str:
+    def _line(self, stage: str, images: int, count: int, processes: bool) -> str:
         seconds = self.seconds[stage]
-        rate = f"{images * threads / seconds:10,.0f} images/s" if seconds else f"{'-':>10}"
-        return f"{stage:8}{seconds:10.2f} s{rate}" + (f"   in {threads} threads" if threads > 1 else "")
+        rate = f"{images * count / seconds:10,.0f} images/s" if seconds else f"{'-':>10}"
+        where = f"   in {count} {'processes' if processes else 'threads'}" if count > 1 else ""
+        return f"{stage:8}{seconds:10.2f} s{rate}{where}"
 
-    def _bound(self, threads: dict[str, int]) -> str:
-        "Writing where it outlasts the wait for rows, else what takes the workers longest."
+    def _bound(self, counts: dict[str, int], processes: bool) -> str:
+        """Writing if it outlasts the wait for rows, else what takes the workers longest.
+
+        Processes and the threads that run the model work at the same time: those that have more to do bound the run.
+        """
         write, wait = self.seconds["write"], self.seconds["wait"]
         if write > wait:
             return f"bound by write: {write / (write + wait):.0%} of the time"
-        spent = {stage: self.seconds[stage] / threads[stage] for stage in STAGES if stage != "write"}
-        longest = max(spent, key=spent.get)
-        return f"bound by {longest}: {spent[longest] / (sum(spent.values()) or 1):.0%} of the workers' time"
+        spent = {stage: self.seconds[stage] / count for stage, count in counts.items()}
+        reading = sum(spent[stage] for stage in READING)
+        if processes and spent["model"] > reading:
+            return f"bound by model: it takes {spent['model']:.2f} s, the processes that read {reading:.2f} s"
+        longest = max(READING if processes else spent, key=spent.get)
+        whole = reading if processes else sum(spent.values())
+        whose = "the time of the processes that read" if processes else "the workers' time"
+        return f"bound by {longest}: {spent[longest] / (whole or 1):.0%} of {whose}"

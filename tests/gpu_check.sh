@@ -5,7 +5,7 @@
 set -u
 cd "$(dirname "$0")/.."
 DATA=${DATA:-../shared/data/grocery20} WEIGHTS=${WEIGHTS:-../shared/weights/mobilenetv2_100.pth} LOGS=${OUT:-$(mktemp -d)}
-PYTHON=${PYTHON:-python3}
+PYTHON=${PYTHON:-python3} MODEL=${MODEL:-$(mktemp -d)/resnet152_fp16.onnx} # made once
 TRAIN="gpu_tests steps variants precision" PREDICT="onnx_tests hw1 rapid wrong_option predict model scaling"
 small=("$DATA" --arch mobilenetv2_100 --weights "$WEIGHTS")
 table=""
@@ -28,13 +28,13 @@ run() {
         variants) step $1 170 12 "$PYTHON" tests/bench/gpu.py ours bf16 compiled ;;
         precision) step $1 90 3 "$PYTHON" tests/bench/precision.py "$DATA" "$WEIGHTS" ;;
         onnx_tests) step $1 120 30 "$PYTHON" -m pytest -q -m gpu tests/test_gpu.py --durations=4 -p no:cacheprovider \
-            -k "stream or auto or verified or pinned or tensorrt" ;;
+            tests/test_readers.py -k "gpu or stream or auto or verified or pinned or tensorrt" ;;
         hw1) step $1 100 8 "$PYTHON" tests/bench/short.py hw1 "${small[@]}" --bs 64 --epochs 5 ;;
         rapid) step $1 100 8 "$PYTHON" tests/bench/short.py rapid "${small[@]}" ;;
         wrong_option) step $1 40 2 bash -c "TIMEFORMAT='said after %R s'; time $PYTHON -m recipes.hw1 --epochs none" ;;
-        predict) step $1 110 16 "$PYTHON" tests/bench/predict.py gpu --precision fp16 --rounds 2 ;;
-        model) step $1 130 16 "$PYTHON" tests/bench/predict.py alone --precision fp16 ;;
-        scaling) step $1 60 16 "$PYTHON" tests/bench/predict.py scaling ;;
+        predict) step $1 110 16 "$PYTHON" tests/bench/predict.py gpu --precision fp16 --rounds 2 --model "$MODEL" ;;
+        model) step $1 130 16 "$PYTHON" tests/bench/predict.py alone --precision fp16 --model "$MODEL" ;;
+        scaling) step $1 60 16 "$PYTHON" tests/bench/predict.py lock scaling ;;
         *) echo "unknown step $1: choose of train, predict, $TRAIN $PREDICT"; exit 2 ;;
     esac
 }

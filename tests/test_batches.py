@@ -9,9 +9,9 @@ import pytest
 from export.batches import in_batches
 
 
-def kept(buffer, place, item):
-    buffer[place] = item
-    return item % 7 == 3
+def kept(buffer, start, items):
+    buffer[start : start + len(items)] = items
+    return [item % 7 == 3 for item in items]
 
 
 def squares(buffer, outcomes):
@@ -24,24 +24,40 @@ def expected(count):
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 9])
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 103])
-def test_every_item_once_in_order_from_reused_buffers(workers, count):
+@pytest.mark.parametrize("piece", [1, 3, 8])
+def test_every_item_once_in_order_from_reused_buffers(workers, count, piece):
     chance = random.Random(count)
 
     def unsteady(*given):
         time.sleep(chance.expovariate(5000))
         return kept(*given)
 
-    batches = list(in_batches(range(count), [[0] * 4 for _ in range(3)], 4, unsteady, squares, workers))
+    batches = list(in_batches(range(count), [[0] * 4 for _ in range(3)], 4, unsteady, squares, workers, piece=piece))
     assert [answer for batch in batches for answer in batch] == expected(count)
     assert [len(batch) for batch in batches] == [min(4, count - start) for start in range(0, count, 4)]
+
+
+@pytest.mark.parametrize(("size", "workers", "longest"), [(256, 16, 8), (256, 2, 8), (8, 2, 4), (8, 16, 1), (1, 4, 1)])
+def test_a_piece_is_a_few_items_and_a_batch_has_one_for_each_worker(size, workers, longest):
+    pieces = []
+
+    def fill(buffer, start, items):
+        pieces.append((start, len(items)))
+        return kept(buffer, start, items)
+
+    list(in_batches(range(size), [[0] * size], size, fill, squares, workers))
+    assert max(count for _, count in pieces) == longest
+    assert len(pieces) >= min(workers, size)
+    assert sorted(pieces) == [(start, longest) for start in range(0, size, longest)]
 
 
 def test_no_buffer_is_filled_before_its_batch_is_handed_out():
     "A batch that takes its time holds up those after it, of which as many are begun as there are buffers left."
     filled, go_on = [], threading.Event()
 
-    def fill(buffer, place, item):
-        filled.append(item)
+    def fill(buffer, start, items):
+        filled.extend(items)
+        return kept(buffer, start, items)
 
     def work_up(buffer, outcomes):
         return go_on.wait(10)
@@ -65,10 +81,10 @@ def test_while_one_thread_works_a_batch_up_another_fills_and_works_up_the_next()
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_exception_is_raised_in_its_turn_and_ends_the_threads(workers):
-    def fill(buffer, place, item):
-        if item == 9:
+    def fill(buffer, start, items):
+        if 9 in items:
             raise KeyboardInterrupt
-        return kept(buffer, place, item)
+        return kept(buffer, start, items)
 
     batches = in_batches(range(1000), [[0] * 4 for _ in range(3)], 4, fill, squares, workers)
     assert next(batches) == expected(4) if workers else True

@@ -17,7 +17,7 @@ import pytest
 import tiny_onnx
 from PIL import Image
 
-from export import device, session
+from export import device, prepared
 from export.photos import named_photos
 from export.predict import predict
 
@@ -138,7 +138,7 @@ def test_the_same_rows_whatever_the_batch_and_the_workers(model, tmp_path):
 
 def test_no_photo_is_lost_doubled_or_out_of_order_whatever_reading_does(model, tmp_path, monkeypatch):
     images = {f"{n}.png": save(tmp_path / "photos" / f"{n % 30}.png", n % 30) for n in range(400)}
-    chance, file_bytes = random.Random(0), session.file_bytes
+    chance, file_bytes = random.Random(0), prepared.file_bytes
     faults = {
         number: chance.choice([OSError(5, "Input/output error"), ValueError("torn")]) for number in range(0, 30, 7)
     }
@@ -149,7 +149,7 @@ def test_no_photo_is_lost_doubled_or_out_of_order_whatever_reading_does(model, t
             raise error
         return file_bytes(path)
 
-    monkeypatch.setattr(session, "file_bytes", unreliable)
+    monkeypatch.setattr(prepared, "file_bytes", unreliable)
     expected = [[str(n), "" if n % 30 in faults else label(n % 30)] for n in range(400)]
     for workers, bs in ((1, 7), (16, 1), (16, 32), (64, 13)):
         unread = predict(model, images, tmp_path / "p.csv", "cpu", bs, workers)
@@ -160,14 +160,14 @@ def test_no_photo_is_lost_doubled_or_out_of_order_whatever_reading_does(model, t
 def test_a_folder_that_goes_halfway_keeps_every_row(model, tmp_path, monkeypatch):
     for seed in range(20):
         save(tmp_path / "photos" / f"{seed}.png", seed)
-    file_bytes = session.file_bytes
+    file_bytes = prepared.file_bytes
 
     def read_and_take_away(path):
         if path.name == "9.png":
             shutil.rmtree(path.parent)
         return file_bytes(path)
 
-    monkeypatch.setattr(session, "file_bytes", read_and_take_away)
+    monkeypatch.setattr(prepared, "file_bytes", read_and_take_away)
     unread = predict(model, tmp_path / "photos", tmp_path / "p.csv", "cpu", bs=4, workers=0)
     assert rows(tmp_path / "p.csv")[1:] == [[str(seed), label(seed) if seed < 9 else ""] for seed in range(20)]
     assert unread[0] == ("9", tmp_path / "photos" / "9.png", "no such file")

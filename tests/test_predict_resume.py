@@ -16,7 +16,7 @@ import tiny_onnx
 from PIL import Image
 from test_predict import ROOT, label, rows, run, save
 
-from export import journal, session
+from export import journal, prepared, session
 from export.predict import predict
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -48,9 +48,9 @@ def interrupted_at(monkeypatch):
                 raise KeyboardInterrupt
             return file_bytes(path)
 
-        file_bytes = session.file_bytes
+        file_bytes = prepared.file_bytes
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(session, "file_bytes", read)
+            patch.setattr(prepared, "file_bytes", read)
             yield
             pytest.fail(f"{name} was not read")
 
@@ -188,7 +188,7 @@ def test_killed_before_the_output_has_its_name_only_that_is_left_to_do(model, ph
         patch.setattr("export.table.write_table", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt, match="interrupted; what is done is in "):
             predict(model, photos, tmp_path / "cut" / "p.csv", "cpu", bs=4)
-    monkeypatch.setattr(session, "file_bytes", None)  # no photo is read again
+    monkeypatch.setattr(prepared, "file_bytes", None)  # no photo is read again
     predict(model, photos, tmp_path / "cut" / "p.csv", "cpu", bs=4, resume=True)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 

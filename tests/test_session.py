@@ -1,6 +1,7 @@
 """Sessions and the classifier, on real onnxruntime models and against numpy by hand."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from export import batch_size, device
 from export.batch_size import choose_bs
 from export.buffers import BoundBuffer
 from export.card import read_card
-from export.opening import tensorrt_options
+from export.opening import CUDA_VARIANTS, cuda_variant, providers_of, session_of, tensorrt_options
 from export.session import Classifier, open_session
 
 no_gpu = pytest.mark.skipif(device.gpus() > 0, reason="a GPU is here")
@@ -331,6 +332,18 @@ def test_a_bound_buffer_gives_what_the_session_gives_and_keeps_what_it_gave(mode
     assert not buffer.images[5:].any(), "the places of a batch that is not whole are black"
 
 
+def test_a_bound_buffer_with_outputs_in_place_gives_the_same(model):
+    "As a CUDA graph needs it: memory that is given, outputs at fixed places."
+    classifier, given = Classifier(model, "cpu", bs=8), np.zeros((8, 28, 28, 3), np.uint8)
+    buffer = BoundBuffer(classifier.session, given.shape, "cpu", images=given, classes=12)
+    assert buffer.images is given
+    images = np.stack([tiny_onnx.photo(seed)[2:30, 2:30] for seed in range(13)])
+    expected = classifier.session.run(["logits", "probabilities"], {"image": images})
+    first, second = buffer.run(images[:8]), buffer.run(images[8:])
+    for whole, one, other in zip(expected, first, second, strict=True):
+        np.testing.assert_allclose(np.concatenate([one, other]), whole, atol=1e-6)
+
+
 @pytest.mark.parametrize("tta", ["none", "flip"])
 def test_through_bound_buffers_the_stream_is_that_of_the_cpu(tmp_path, monkeypatch, tta):
     loaded = onnx.load(tiny_onnx.write(tmp_path / "left.onnx"))  # sees the left half, so that a mirror matters
@@ -418,6 +431,48 @@ def test_free_memory_is_some_of_the_machines():
 def test_a_batch_of_no_images_is_refused(model, bs):
     with pytest.raises(ValueError, match=rf"--bs {bs}: give auto, or how many images a batch has, at least 1"):
         Classifier(model, "cpu", bs)
+
+
+# CUDA
+
+
+def test_onnxruntime_knows_the_cuda_options():
+    "By the names and values in its library, where this onnxruntime has one."
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    if not library.exists():
+        pytest.skip("this onnxruntime is built without CUDA")
+    content = library.read_bytes()
+    options = {item for variant in CUDA_VARIANTS.values() for item in variant.items()}
+    assert all(name.encode() + b"\0" in content for name, _ in options)
+    assert all(value.encode() + b"\0" in content for _, value in options if value.isalpha())
+
+
+def test_a_variant_is_for_cuda_wherever_it_stands():
+    for name, options in CUDA_VARIANTS.items():
+        assert providers_of(b"", "cuda", name) == [("CUDAExecutionProvider", options), ("CPUExecutionProvider", {})]
+        assert providers_of(b"", "cpu", name) == [("CPUExecutionProvider", {})]
+
+
+def test_a_run_of_few_batches_gets_the_variant_for_short_runs(monkeypatch):
+    monkeypatch.setattr("export.opening.FEW_BATCHES", 8)
+    monkeypatch.setattr("export.opening.SHORT_RUN", "heuristic")
+    monkeypatch.setattr("export.opening.LONG_RUN", "plain")
+    assert [cuda_variant(batches) for batches in (0.1, 7.9, 8, math.inf)] == ["heuristic"] * 2 + ["plain"] * 2
+
+
+@pytest.mark.parametrize(
+    ("photos", "bs", "expected"), [(None, 32, math.inf), (500, "auto", 500 / 256), (64, 32, 2), (64, "32", 2)]
+)
+def test_a_classifier_is_told_how_many_batches_come(model, monkeypatch, photos, bs, expected):
+    asked = []
+    monkeypatch.setattr("export.session.cuda_variant", lambda batches: asked.append(batches) or "plain")
+    Classifier(model, "cpu", bs, photos=photos)
+    assert asked == [expected]
+
+
+def test_a_session_may_have_one_size_of_batch(model):
+    session = session_of(model.read_bytes(), providers_of(b"", "cpu", "graph"), None, batch=8)
+    assert session.get_inputs()[0].shape == [8, 28, 28, 3]
 
 
 # TensorRT

@@ -13,7 +13,7 @@ import tiny_onnx
 from PIL import Image
 from test_predict import label, rows, run, save
 
-from export import session, table
+from export import prepared, table
 from export.predict import predict
 from export.session import Classifier
 from export.stopwatch import Stopwatch
@@ -249,8 +249,8 @@ def test_profile_tells_each_stage_and_what_bounds_the_run(model, photos, tmp_pat
 
 @pytest.mark.parametrize(("slow", "workers", "bound"), [("read_reduced", 2, "decode"), ("prepare", 0, "crop")])
 def test_profile_finds_the_stage_that_is_slow(model, photos, tmp_path, monkeypatch, capsys, slow, workers, bound):
-    real = getattr(session, slow)
-    monkeypatch.setattr(session, slow, lambda *given: time.sleep(0.05) or real(*given))
+    real = getattr(prepared, slow)
+    monkeypatch.setattr(prepared, slow, lambda *given: time.sleep(0.05) or real(*given))
     predict(model, photos, tmp_path / "p.csv", "cpu", workers=workers, profile=True)
     assert f"\nbound by {bound}: " in capsys.readouterr().out
 

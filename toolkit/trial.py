@@ -130,9 +130,9 @@ def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tu
     """Seconds that training and validation of an epoch will take, by a few mini-batches that are done and then undone.
 
     Counted are the wait for photos, copying, forward, backward, optimiser steps, what the learner's callbacks do in
-    training, and validation. Timed are at least `batches` mini-batches (rounded up to whole optimiser steps) after those
-    that are left out: the first step, in which buffers are made and the GPU's libraries loaded, and as many as the
-    workers read ahead meanwhile. A pass not much longer than that is timed whole, in a second epoch, for which the
+    training, and validation. Timed are at least `batches` mini-batches (rounded up to whole optimiser steps) after
+    those that are left out: the first step, in which buffers are made and the GPU's libraries loaded, and as many as
+    the workers read ahead meanwhile. A pass not much longer than that is timed whole, in a second epoch, for which the
     workers are there already; so this takes two short epochs at most. A longer pass includes their start.
     If steps are slow, a pass is cut as soon as it has taken `at_most` seconds and timed one step after the first.
 

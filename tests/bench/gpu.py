@@ -41,7 +41,7 @@ from toolkit import speed  # noqa: E402
 from toolkit.model import make_model  # noqa: E402
 from toolkit.profile import Profile  # noqa: E402
 
-ARCH, SIZE, BS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 8, 48, 10, 3
+ARCH, SIZE, BS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 8, 40, 10, 3
 WORKERS = len(os.sched_getaffinity(0))
 BARS = {"by_hand": 0.95, "nchw": 1.6, "ceiling": 0.9, "searched": None, "bf16": None, "compiled": None}
 WAITING = 0.05

@@ -5,10 +5,14 @@
     python tests/bench/predict.py resnet152                 # at 224 pixels
     python tests/bench/predict.py start                     # seconds from the start of the process to the first row
     python tests/bench/predict.py memory --counts 5000 100000    # peak memory: a model of a few nodes, and resnet152
-    python tests/bench/predict.py gpu --precision fp16      # the same on a GPU, where there is one
+    python tests/bench/predict.py scaling                   # photos -> pixels alone: threads against processes
+    python tests/bench/predict.py lock                      # for how much of a photo Python's lock is held
+    python tests/bench/predict.py gpu --precision fp16      # on a GPU, if there is one: ours, the loop, the bounds
+    python tests/bench/predict.py alone --precision fp16    # the model alone on a GPU, by onnxruntime's options
 
 The loop: a Dataset of PIL and torchvision's Resize, CenterCrop and Normalize, a DataLoader with 2 workers (8 on a GPU),
 eager fp32 under inference_mode (fp16 autocast on a GPU), a CSV at the end; its model is built before the clock starts.
+--readers forces what reads the photos of `small`, `big`, `resnet152` and `gpu`: threads or processes.
 The two sides run in turn, round by round; the figure is the median of the rounds' ratios. --photos: a folder of JPEGs
 that the photos are made of, by resizing; without it noise.
 """
@@ -16,6 +20,7 @@ that the photos are made of, by resizing; without it noise.
 import argparse
 import contextlib
 import csv
+import functools
 import io
 import os
 import re
@@ -24,19 +29,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bench")]
+import alone  # noqa: E402
+import reading  # noqa: E402
 import tiny_onnx  # noqa: E402
 
 from export.device import cores, gpus  # noqa: E402
-from export.predict import predict  # noqa: E402
-from export.session import Classifier, prepared  # noqa: E402
+from export.local import predict_here  # noqa: E402
+from export.prepared import prepared  # noqa: E402
+from export.session import Classifier  # noqa: E402
 
 PHOTOS = ROOT.parent / "shared" / "data" / "grocery20"
 CLASSES = 100
@@ -47,18 +55,36 @@ CLASSES = 100
 
 def model_file(folder: Path, arch: str, size: int, precision: str) -> Path:
     "A model.onnx with random weights, of fp32, fp16 or int8."
+    path = folder / f"{arch}.onnx"
+    path.write_bytes(model_bytes(arch, size, precision))
+    return path
+
+
+def resnet152_bytes(options: argparse.Namespace) -> bytes:
+    "The file that --model names, which is made if it is not there: to make it takes as long as to measure it."
+    if options.model and options.model.exists():
+        return options.model.read_bytes()
+    data = model_bytes("resnet152", 224, options.precision)
+    if options.model:
+        options.model.write_bytes(data)
+    return data
+
+
+@functools.cache
+def model_bytes(arch: str, size: int, precision: str) -> bytes:
     from export.lower import lower
     from export.to_onnx import export_graph, write_metadata
     from toolkit.preprocess import for_size
 
-    path, preprocess = folder / f"{arch}.onnx", for_size(size)
-    export_graph(torch_model(arch, size), preprocess, path)
-    classes = [str(index) for index in range(CLASSES)]
-    write_metadata(path, {"classes": classes, "preprocess": preprocess, "precision": precision})
-    if precision != "fp32":
-        images = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), np.uint8)
-        lower(path, precision, "cpu", images, lambda candidate, kept: [])
-    return path
+    with tempfile.TemporaryDirectory() as folder:
+        path, preprocess = Path(folder, f"{arch}.onnx"), for_size(size)
+        export_graph(torch_model(arch, size), preprocess, path)
+        classes = [str(index) for index in range(CLASSES)]
+        write_metadata(path, {"classes": classes, "preprocess": preprocess, "precision": precision})
+        if precision != "fp32":
+            images = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), np.uint8)
+            lower(path, precision, "cpu", images, lambda candidate, kept: [])
+        return path.read_bytes()
 
 
 def torch_model(arch: str, size: int):
@@ -112,6 +138,15 @@ def the_loop(model, folder: Path, out: Path, size: int, device: str = "cpu", wor
             labels += model(batch.to(device)).argmax(1).tolist()
     with out.open("w", newline="") as file:
         csv.writer(file).writerows(zip((path.stem for path in Photos.paths), labels, strict=True))
+
+
+DEFAULTS = {"bs": "auto", "workers": None, "probabilities": False, "top": 0, "tta": "none", "fallback": ""}
+DEFAULTS |= {"resume": False, "format": "auto", "sample": None, "zipped": False, "profile": False}
+READERS = {"auto": None, "threads": False, "processes": True}
+
+
+def predict(model: Path, photos: Path, out: Path, device: str, **options) -> None:
+    predict_here(model, photos, out, device=device, **(DEFAULTS | options), processes=READERS[arguments.readers])
 
 
 def quiet_predict(*given, **options) -> None:
@@ -239,51 +274,83 @@ def command(model: Path, photos: Path, out: Path) -> list:
 
 
 def gpu(folder: Path, options: argparse.Namespace) -> None:
+    "Files to CSV, sessions and all, and how near that is to what the cores and the model alone allow."
     if gpus() == 0:
         print("gpu: skipped, no NVIDIA GPU here")
         return
-    import torch
-
-    photos = jpegs(folder / "photos", options.photos, 20_000, 500, 375)
-    model, out = model_file(folder, "resnet152", 224, options.precision), folder / "p.csv"
-    network = torch_model("resnet152", 224).cuda()
-    quiet_predict(model, photos, out, "cuda")  # CUDA has searched its convolutions
-    busy = subprocess.Popen(
-        ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    predict(model, photos, out, "cuda", profile=True)
-    busy.terminate()
-    print(f"GPU busy {statistics.mean(map(int, busy.communicate()[0].split())):.0f} % of our run")
-    in_turn(
-        lambda: quiet_predict(model, photos, out, "cuda"),
-        lambda: the_loop(network, photos, out, 224, "cuda", workers=8, bs=256),
-        options.rounds,
-        20_000,
-    )
-    classifier, half = Classifier(model, "cuda", bs=256), network.half().to(memory_format=torch.channels_last)
-    images = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), np.uint8)
-    buffer = classifier._buffer(workers=1)
-    pixels = torch.rand(256, 3, 224, 224, device="cuda").half().to(memory_format=torch.channels_last)
-
-    def eager():
-        with torch.inference_mode():
-            for _ in range(20):
-                half(pixels).argmax(1).tolist()
-
-    eager()
-    print("the model alone, batches of 256, torch in fp16 and channels_last: ", end="")
-    in_turn(lambda: [buffer.run(images) for _ in range(20)], eager, options.rounds, 20 * 256)
+    count, few = 10_000, 2_000
+    photos = jpegs(folder / "photos", options.photos, count, 500, 375)
+    some, out = {str(n): photos / f"{n}.jpg" for n in range(few)}, folder / "p.csv"
+    model, network = folder / "resnet152.onnx", torch_model("resnet152", 224).cuda()
+    model.write_bytes(resnet152_bytes(options))
+    with gpu_busy() as busy:
+        predict(model, photos, out, "cuda", profile=True)
+    print(f"GPU busy {statistics.mean(busy):.0f} % of this run, {statistics.median(busy):.0f} % at the median moment")
+    ours, loops = [], []
+    for _ in range(min(options.rounds, 2)):
+        whole, short = (seconds(quiet_predict, model, each, out, "cuda") for each in (photos, some))
+        ours.append((count / whole, (count - few) / (whole - short)))
+        loops.append(count / seconds(the_loop, network, photos, out, 224, "cuda", workers=8, bs=256))
+        print(f"ours {ours[-1][0]:.0f} images/s, once it runs {ours[-1][1]:.0f}; the loop, 8 workers, {loops[-1]:.0f}")
+    alone_rate, reading_rate = the_models_own(model), cores() / one_core(sorted(photos.iterdir())[:300])
+    least = min(alone_rate, reading_rate)
+    print(f"the model alone {alone_rate:.0f} images/s; {cores()} cores decode and crop {reading_rate:.0f}")
+    for name, number in (("with its start", 0), ("once it runs", 1)):
+        ratio = statistics.median(our[number] / loop for our, loop in zip(ours, loops, strict=True))
+        share = statistics.median(our[number] for our in ours) / least
+        print(f"ours {name}: {ratio:.2f} x the loop (bar 3); {share:.2f} of the smaller of the two (bar 0.8)")
 
 
-FIGURES = {"small": small, "big": big, "resnet152": resnet152, "start": start, "memory": memory, "gpu": gpu}
+@contextlib.contextmanager
+def gpu_busy() -> Iterator[list[int]]:
+    "Per cent of each fifth of a second, once the block has ended."
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"]
+    busy, process = [], subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield busy
+    finally:
+        process.terminate()
+        busy += [int(line) for line in process.communicate()[0].split() if line.isdecimal()] or [0]
+
+
+def the_models_own(model: Path) -> float:
+    "Images/s of the model alone, from pinned memory on, the better of one thread and two."
+    from export.opening import LONG_RUN
+
+    figures = alone.of_onnxruntime(model.read_bytes(), LONG_RUN)
+    return max(figures.one, figures.two)
+
+
+def one_core(paths: list[Path]) -> float:
+    "Seconds in which one core decodes and crops a photo, alone."
+    return min(seconds(lambda: [prepared(path, reading.PREPROCESS) for path in paths]) for _ in range(3)) / len(paths)
+
+
+def variants(folder: Path, options: argparse.Namespace) -> None:
+    if gpus() == 0:
+        print("alone: skipped, no NVIDIA GPU here")
+        return
+    alone.table(resnet152_bytes(options), torch_model("resnet152", 224))
+
+
+def scaling(folder: Path, options: argparse.Namespace) -> None:
+    reading.scaling(sorted(jpegs(folder / "photos", options.photos, 3000, 500, 375).iterdir()))
+
+
+def lock(folder: Path, options: argparse.Namespace) -> None:
+    reading.lock(sorted(jpegs(folder / "photos", options.photos, 300, 500, 375).iterdir()))
+
+
+FIGURES = {"small": small, "big": big, "resnet152": resnet152, "start": start, "memory": memory, "scaling": scaling}
+FIGURES |= {"lock": lock, "gpu": gpu, "alone": variants}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help=f"of {', '.join(FIGURES)}; all unless given")
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
     parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--model", type=Path, help="resnet152 of `gpu` and `alone`, kept between calls")
+    parser.add_argument("--readers", choices=READERS, default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--counts", type=int, nargs="+", default=[5000, 100_000])
     arguments = parser.parse_args()
