@@ -1,9 +1,9 @@
 """Items -> results in order, by threads.
 
 `in_batches` has them fill a few buffers over and over, a piece at a time. The thread that fills the last piece of a
-buffer also works it up, while the others fill the next one. So none waits for another as long as a buffer is free,
-whichever of filling and working up takes longer. If none is free, nothing more is begun: memory is that of the buffers,
-however many items there are.
+buffer also works it up, while the others fill the next one; or threads apart do. So none waits for another as long as a
+buffer is free, whichever of filling and working up takes longer. If none is free, nothing more is begun: memory is that
+of the buffers, however many items there are.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-PIECE = 8
+PIECE = 16
 "Items a piece, at most: a thread costs a future and a few locks a piece, and ends with its piece if interrupted."
 
 
@@ -41,28 +41,31 @@ def in_batches(
     workers: int,
     break_off: Callable[[], None] = lambda: None,
     piece: int = PIECE,
+    runners: int = 0,
 ) -> Iterator[Any]:
     """work_up(buffer, outcomes) of `size` items at a time, of fewer at the end.
 
     fill(buffer, start, items): fills the places from `start` on and returns an outcome for each of the items, which
     are at most `piece` of a batch, and fewer if the batch is too small to keep all workers busy.
-    workers: threads; 0 for the one that asks. An exception is raised when its batch's turn comes. At most as many
-    batches as there are buffers are begun and not handed out. Closed early, or interrupted, it begins nothing more, has
-    `break_off` end what is in work, and waits for the threads.
+    workers: threads that fill; 0 for the one that asks. runners: threads apart that work up; 0 for the one that filled
+    the last piece. An exception is raised when its batch's turn comes. At most as many batches as there are buffers are
+    begun and not handed out. Closed early, or interrupted, it begins nothing more, has `break_off` end what is in work,
+    and waits for the threads.
     """
     items, free, begun = iter(items), deque(buffers), deque()
 
-    def work(batch: _Batch, start: int, part: list) -> Any:
+    def work(batch: _Batch, start: int, part: list) -> Future | None:
         if batch.put(start, fill(batch.buffer, start, part)):
-            return work_up(batch.buffer, batch.outcomes)
+            return run(work_up, batch.buffer, batch.outcomes)
 
     def oldest() -> Any:
         batch, pieces = begun.popleft()
-        (result,) = [result for result in [each.result() for each in pieces] if result is not None]
+        (last,) = [future for future in [each.result() for each in pieces] if future is not None]
+        result = last.result()
         free.append(batch.buffer)
         return result
 
-    with _threads(workers) as submit:
+    with _threads(runners) as run, _threads(workers) as submit:
         try:
             while chunk := list(itertools.islice(items, size)):
                 batch = _Batch(free.popleft(), len(chunk))

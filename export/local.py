@@ -163,7 +163,7 @@ def predict_here(
     kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
     header, photos = _photos(images, sample)
     size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
-    classifier = Classifier(model, device, size, _threads(len(photos), size, workers), tta, len(photos))
+    classifier = Classifier(model, device, size, _threads(len(photos), size, workers), tta)
     columns = columns_for(classifier.card.classes, probabilities, top, header)
     check_distinct(columns, kind)
     table.check_kind(kind, _texts(columns, classifier.card.classes, fallback, photos))

@@ -6,7 +6,6 @@ Needs onnxruntime, numpy and the toolkit's photo reading: no torch.
 import contextlib
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.batch_size import MOST_ON_GPU, choose_bs
+from export.batch_size import choose_bs
 from export.batches import in_batches
 from export.buffers import BoundBuffer, Buffer, MemoryBuffer
 from export.card import content, first_line, read_card
 from export.device import choose_device, cores
-from export.opening import cuda_variant, device_of, opened
+from export.opening import device_of, opened
 from export.prepared import Photo, fill
 from export.readers import Readers
 from export.stopwatch import Stopwatch, Watch, unwatched
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
 
 TTA = ["none", "flip"]
 
-ON_GPU = 3
-"Batches begun there: two that are computed, in a stream each, while the next is filled."
+ON_GPU, RUNNERS = 4, 2
+"""Batches begun there: two that are computed, in a stream each, while two more are filled. Two threads run the model,
+always the same: for each other one onnxruntime would make handles of cuDNN and cuBLAS, while the GPU waits."""
 
 
 def open_session(model: str | Path, device: str = "auto", threads: int | None = None) -> "onnxruntime.InferenceSession":
@@ -56,12 +56,10 @@ class Classifier:
         bs: int | str = "auto",
         threads: int | None = None,
         tta: str = "none",
-        photos: int | None = None,
     ):
         """bs: images a batch; auto: what suits the model and the memory there is.
         threads: how many the CPU computes a batch with; None for one a core.
         tta: flip for the mean of the probabilities of each image and of its mirror, at twice the time; or none.
-        photos: how many will come, if that is known; a short run on a GPU may forgo the search for the fastest kernels.
         """
         if tta not in TTA:
             raise ValueError(f"unknown tta {tta!r}: choose one of {', '.join(TTA)}")
@@ -69,7 +67,7 @@ class Classifier:
         data, device = content(self.model), choose_device(device)
         with ThreadPoolExecutor(1) as pool:  # 0.13 s for 236 MB, while the session is made
             checksum = pool.submit(hashlib.sha256, data)
-            self.session = opened(model, data, device, threads, cuda_variant(_batches(photos, bs)))
+            self.session = opened(model, data, device, threads)
         self.checksum = checksum.result().hexdigest()
         self.card, self.device = read_card(self.session, model), device_of(self.session)
         self.pads = self.device != "cpu"  # CUDA searches its convolutions again for every new shape
@@ -102,7 +100,8 @@ class Classifier:
 
         stop = onnxruntime.RunOptions()
         answers = functools.partial(self._answers, watch, stop)
-        with self._reading(workers, watch, processes) as (buffers, read, threads, end_reading):
+        runners = self._runners(workers, processes)
+        with self._reading(workers, watch, processes) as (buffers, read, end_reading):
 
             def break_off() -> None:
                 stop.terminate = True
@@ -111,7 +110,7 @@ class Classifier:
             def fill_places(buffer: Buffer, start: int, part: list[Photo]) -> list[Exception | None]:
                 return read(buffer.images, start, part)
 
-            batches = in_batches(photos, buffers, self.bs, fill_places, answers, threads, break_off)
+            batches = in_batches(photos, buffers, self.bs, fill_places, answers, workers, break_off, runners=runners)
             with contextlib.closing(batches):
                 while batch := _next(batches, watch):
                     yield from batch
@@ -124,20 +123,24 @@ class Classifier:
         "How many batches `workers` threads have begun, at most. On a CPU each computes one, and two more wait."
         return ON_GPU if self.device != "cpu" else workers + 2 if workers else 1
 
+    def _runners(self, workers: int, processes: bool) -> int:
+        "Threads that run the model and do nothing else: a GPU's, and those of a CPU that need not read."
+        return min(workers, RUNNERS) if self.device != "cpu" else workers if processes else 0
+
     @contextlib.contextmanager
     def _reading(
         self, workers: int, watch: Watch, processes: bool
-    ) -> Iterator[tuple[list[Buffer], Callable, int, Callable[[], None]]]:
-        "Buffers, what reads photos into them, the threads to call it with, and what ends it at once."
+    ) -> Iterator[tuple[list[Buffer], Callable, Callable[[], None]]]:
+        "Buffers, what reads photos into them, and what ends it at once."
         count = self.in_flight(workers)
         if not processes:
             read = functools.partial(fill, preprocess=self.card.preprocess, watch=watch)
-            yield [self._buffer(workers) for _ in range(count)], read, workers, lambda: None
+            yield [self._buffer(workers) for _ in range(count)], read, lambda: None
             return
         with contextlib.closing(Readers(max(workers, 1), count, self._shape(), self.card.preprocess)) as readers:
             buffers = [self._buffer(workers, images) for images in readers.images]
-            try:  # a thread that runs the model holds no process
-                yield buffers, readers.fill, workers + min(workers, count), readers.break_off
+            try:
+                yield buffers, readers.fill, readers.break_off
             finally:
                 if isinstance(watch, Stopwatch):
                     watch.add(readers.seconds)
@@ -181,11 +184,6 @@ class Classifier:
         if not np.isfinite(probabilities).all():
             raise ValueError(f"{self.model} gives probabilities that are no numbers: export it again in fp32")
         return logits, probabilities
-
-
-def _batches(photos: int | None, bs: int | str) -> float:
-    "How many batches there will be on a GPU; infinite if nobody knows."
-    return math.inf if photos is None else photos / (MOST_ON_GPU if bs == "auto" else int(bs))
 
 
 def _next(batches: Iterator[list], watch: Watch) -> list | None:

@@ -31,7 +31,7 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     torch_accuracy, agreement (share of equal class names), logit_difference and probability_difference (the largest),
     worst (file and logit difference of those that differ most), budget.
     """
-    classifier = Classifier(model, device, photos=len(reference.images))
+    classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
         emulated = computed != model
         logits, probabilities = scores(Classifier(computed, device) if emulated else classifier, reference.images)
@@ -149,7 +149,7 @@ def verify(
     Without a run it is accuracy and calibration alone. Raises ValueError, by how much, for a file over its budget.
     """
     model = Path(model)
-    classifier, trained = Classifier(model, device, photos=images), _run_of(model, run)
+    classifier, trained = Classifier(model, device), _run_of(model, run)
     precision, kept = _claims(classifier)
     labels = evenly(_labels(data, trained, classifier), images)
     reference = _reference(labels, trained, classifier)

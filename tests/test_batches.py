@@ -37,7 +37,7 @@ def test_every_item_once_in_order_from_reused_buffers(workers, count, piece):
     assert [len(batch) for batch in batches] == [min(4, count - start) for start in range(0, count, 4)]
 
 
-@pytest.mark.parametrize(("size", "workers", "longest"), [(256, 16, 8), (256, 2, 8), (8, 2, 4), (8, 16, 1), (1, 4, 1)])
+@pytest.mark.parametrize(("size", "workers", "longest"), [(512, 16, 16), (256, 2, 16), (8, 2, 4), (8, 16, 1), (1, 4, 1)])
 def test_a_piece_is_a_few_items_and_a_batch_has_one_for_each_worker(size, workers, longest):
     pieces = []
 
@@ -90,4 +90,36 @@ def test_an_exception_is_raised_in_its_turn_and_ends_the_threads(workers):
     assert next(batches) == expected(4) if workers else True
     with pytest.raises(KeyboardInterrupt):
         list(batches)
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_runners_work_up_and_do_nothing_else():
+    filled, worked_up = set(), set()
+
+    def fill(buffer, start, items):
+        filled.add(threading.get_ident())
+        return kept(buffer, start, items)
+
+    def work_up(buffer, outcomes):
+        worked_up.add(threading.get_ident())
+        time.sleep(0.01)
+        return squares(buffer, outcomes)
+
+    batches = list(in_batches(range(103), [[0] * 4 for _ in range(4)], 4, fill, work_up, workers=3, runners=2))
+    assert [answer for batch in batches for answer in batch] == expected(103)
+    assert len(worked_up) == 2
+    assert not filled & worked_up
+
+
+def test_an_exception_of_a_runner_is_raised_in_its_turn():
+    def work_up(buffer, outcomes):
+        if buffer[0] == 8:
+            raise ArithmeticError("third batch")
+        return squares(buffer, outcomes)
+
+    batches = in_batches(range(100), [[0] * 4 for _ in range(3)], 4, kept, work_up, workers=2, runners=2)
+    assert next(batches) == expected(4)
+    assert next(batches) == expected(8)[4:]
+    with pytest.raises(ArithmeticError, match="third batch"):
+        next(batches)
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]

@@ -1,7 +1,6 @@
 """Sessions and the classifier, on real onnxruntime models and against numpy by hand."""
 
 import json
-import math
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ from export import batch_size, device
 from export.batch_size import choose_bs
 from export.buffers import BoundBuffer
 from export.card import read_card
-from export.opening import CUDA_VARIANTS, cuda_variant, providers_of, session_of, tensorrt_options
+from export.opening import CUDA_VARIANTS, providers_of, session_of, tensorrt_options
 from export.session import Classifier, open_session
 
 no_gpu = pytest.mark.skipif(device.gpus() > 0, reason="a GPU is here")
@@ -453,21 +452,13 @@ def test_a_variant_is_for_cuda_wherever_it_stands():
         assert providers_of(b"", "cpu", name) == [("CPUExecutionProvider", {})]
 
 
-def test_a_run_of_few_batches_gets_the_variant_for_short_runs(monkeypatch):
-    monkeypatch.setattr("export.opening.FEW_BATCHES", 8)
-    monkeypatch.setattr("export.opening.SHORT_RUN", "heuristic")
-    monkeypatch.setattr("export.opening.LONG_RUN", "plain")
-    assert [cuda_variant(batches) for batches in (0.1, 7.9, 8, math.inf)] == ["heuristic"] * 2 + ["plain"] * 2
-
-
 @pytest.mark.parametrize(
-    ("photos", "bs", "expected"), [(None, 32, math.inf), (500, "auto", 500 / 256), (64, 32, 2), (64, "32", 2)]
+    ("precision", "variant"), [("fp16", "nhwc heuristic"), ("fp32", "heuristic"), (None, "heuristic")]
 )
-def test_a_classifier_is_told_how_many_batches_come(model, monkeypatch, photos, bs, expected):
-    asked = []
-    monkeypatch.setattr("export.session.cuda_variant", lambda batches: asked.append(batches) or "plain")
-    Classifier(model, "cpu", bs, photos=photos)
-    assert asked == [expected]
+def test_the_variant_goes_by_the_precision_that_the_file_says(tmp_path, precision, variant):
+    said = {"precision": precision and json.dumps(precision)}
+    data = tiny_onnx.write(tmp_path / "model.onnx", metadata=said).read_bytes()
+    assert providers_of(data, "cuda")[0] == ("CUDAExecutionProvider", CUDA_VARIANTS[variant])
 
 
 def test_a_session_may_have_one_size_of_batch(model):

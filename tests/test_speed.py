@@ -15,10 +15,10 @@ from noise import write_noise
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipes import hw1, rapid
+from recipes import hw1
 from toolkit.callbacks import Recorder
 from toolkit.device import mixed_precision
-from toolkit.speed import ConvolutionSearch, compiled, kept_memory, torch_flags
+from toolkit.speed import compiled, kept_memory, torch_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = torch.device("cuda")  # the flags can be set without one
@@ -50,44 +50,14 @@ def test_on_a_cpu_torchs_flags_stay():
         assert flags() == before
 
 
-class Searched(Callback):
-    "Of each mini-batch: whether it is one to train on, its shape, and whether cuDNN would search for that."
-
-    order = 100
-
-    def before_fit(self):
-        self.batches = []
-
-    def before_batch(self):
-        self.batches.append((self.training, len(self.xb[0]), torch.backends.cudnn.benchmark))
-
-
-@pytest.mark.parametrize(("epochs", "repaid"), [(2, False), (3, True)])
-def test_cudnn_searches_for_whole_mini_batches_only_and_only_where_enough_are_to_come(
-    tmp_path, monkeypatch, epochs, repaid
-):
-    "48 photos in mini-batches of 20 are three an epoch, the last of 8; the callback is the GPU's, the flag is global."
-    monkeypatch.setattr("toolkit.speed.REPAID", 8)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    photos = write_noise(tmp_path / "data", valid=5)
-    learn = hw1.learner(photos, arch="test_resnet", weights="none", image_size=32, bs=20, workers=0, device="cpu")
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs(seen := Searched()):
-        learn.fit(epochs, cbs=ConvolutionSearch())
-    assert {batch for batch in seen.batches if batch[0]} == {(True, 20, repaid), (True, 8, False)}
-    assert {searched for training, _, searched in seen.batches if not training} == {False}
-    assert sum(searched for *_, searched in seen.batches) == (2 * epochs if repaid else 0)
-
-
-def test_squares_of_several_sizes_share_the_steps_that_repay_a_search(tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit.speed.REPAID", 8)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    photos = write_noise(tmp_path / "data", valid=5)
-    small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 16, "workers": 0, "device": "cpu"}
-    for sizes, searched in (((32,), True), ((24, 32), False)):
-        learn = rapid.learner(photos, epochs=3, train_sizes=sizes, **small)
-        with learn.no_bar(), learn.no_logging(), learn.added_cbs(seen := Searched()):
-            learn.fit(3, cbs=ConvolutionSearch())
-        assert {flag for training, _, flag in seen.batches if training} == {searched}
+@pytest.mark.parametrize("asked", [False, True])
+def test_cudnn_searches_for_no_shape_unless_the_user_asked_for_it(monkeypatch, asked):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", asked)
+    with torch_flags(CUDA, exact=False):
+        assert torch.backends.cudnn.benchmark is asked
+    with torch_flags(CUDA, exact=True):
+        assert torch.backends.cudnn.benchmark is False
+    assert torch.backends.cudnn.benchmark is asked
 
 
 class NoCopies(TorchDispatchMode):

@@ -29,7 +29,7 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
-from toolkit.speed import ConvolutionSearch, Layout, at_speed, compiled
+from toolkit.speed import Layout, at_speed, compiled
 from toolkit.workers import kept_workers
 
 
@@ -95,7 +95,6 @@ def make_learner(
     memory_format = torch.contiguous_format if exact else torch.channels_last
     own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format)]
     own += [LossScaler()] if precision == "fp16" else []
-    own += [ConvolutionSearch()] if dls.device.type == "cuda" and not exact else []
     learn = Learner(
         dls,
         mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, precision),

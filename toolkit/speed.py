@@ -1,5 +1,5 @@
 """What training gains its speed by: memory kept from step to step and, unless `--exact` is given, photos laid out
-channels last, TF32 and, in long fits, cuDNN's search.
+channels last and TF32.
 """
 
 import ctypes
@@ -12,7 +12,6 @@ import torch
 from fastai.callback.core import Callback
 from torch import nn
 
-from toolkit.callbacks import all_samples
 from toolkit.outside import reason_of
 
 
@@ -31,30 +30,6 @@ class Layout(Callback):
         self.learn.xb = tuple(
             part.contiguous(memory_format=self.memory_format) if part.ndim == 4 else part for part in self.xb
         )
-
-
-REPAID = 10_000
-"""Steps of one shape that repay cuDNN's search. It took 7 to 13 s for a resnet152 and 15 to 25 s for a mobilenetv2 on
-an H100, before the first step, and steps of 20 to 65 ms became at most 5 % faster by it (LOG.md, 26 Nov 2026)."""
-
-
-class ConvolutionSearch(Callback):
-    """cuDNN tries its algorithms on whole mini-batches of training, if the fit has `REPAID` of one shape to come.
-
-    It searches for no other shape: a short last mini-batch, validation, a trial of a few steps. Training squares of
-    several sizes share the mini-batches of the fit.
-    Source: https://docs.pytorch.org/docs/stable/backends.html#torch.backends.cudnn.torch.backends.cudnn.benchmark
-    """
-
-    order = 96  # after Layout
-
-    def before_fit(self) -> None:
-        sizes = len(self.grow.sizes) if hasattr(self.learn, "grow") else 1
-        self.repaid = self.n_epoch * len(self.dls.train) / sizes >= REPAID
-
-    def before_batch(self) -> None:
-        whole = self.training and all_samples(self.learn) == self.dl.bs
-        torch.backends.cudnn.benchmark = self.repaid and whole
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
@@ -86,8 +61,9 @@ def at_speed(device: torch.device, exact: bool) -> Iterator[None]:
 def torch_flags(device: torch.device, exact: bool) -> Iterator[None]:
     """Within it CUDA multiplies float32 in TF32; for `exact` it does not, and cuDNN's algorithms are deterministic.
 
-    cuDNN chooses its algorithms by its heuristics: `ConvolutionSearch` alone has it try them. Afterwards the flags are
-    what they were. On a CPU they stay.
+    cuDNN chooses its algorithms by its heuristics, unless `torch.backends.cudnn.benchmark` was set before: to have it
+    try them takes up to 25 s for each shape of mini-batch, and brought nothing on an H100 (LOG.md, 26 Nov 2026).
+    Afterwards the flags are what they were. On a CPU they stay.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
     """
     if device.type != "cuda":
@@ -99,7 +75,7 @@ def torch_flags(device: torch.device, exact: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
     )
-    _set_flags("highest" if exact else "high", not exact, False, exact or before[-1])
+    _set_flags("highest" if exact else "high", not exact, before[2] and not exact, exact or before[-1])
     try:
         yield
     finally:

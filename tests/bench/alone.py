@@ -53,9 +53,9 @@ def line(name: str, figures_of: Callable[[], Figures]) -> None:
     gc.collect()
 
 
-def of_onnxruntime(data: bytes, variant: str, device: str = "cuda") -> Figures:
-    "A CUDA graph needs one size of batch, outputs in place, and one run at a time."
-    graph = "enable_cuda_graph" in CUDA_VARIANTS[variant]
+def of_onnxruntime(data: bytes, variant: str | None, device: str = "cuda") -> Figures:
+    "variant: None for what a run gets. A CUDA graph needs one size of batch, outputs in place, and one run at a time."
+    graph = variant is not None and "enable_cuda_graph" in CUDA_VARIANTS[variant]
     images = np.random.default_rng(0).integers(0, 256, (BS, SIZE, SIZE, 3), np.uint8)
     begun = time.perf_counter()
     session = session_of(data, providers_of(data, device, variant), None, BS if graph else None)

@@ -7,7 +7,7 @@
     by_hand    a loop with every trick (channels last, fused AdamW, TF32, cuDNN's search) on the same files
     nchw       a loop as people write it (NCHW, autocast, GradScaler) on the same files
     ceiling    by_hand's loop on mini-batches that lie in the GPU's memory
-    searched   ours with cuDNN's search, which it leaves out of fits shorter than `toolkit.speed.REPAID`
+    searched   ours with cuDNN's search
     bf16       ours in bf16
     compiled   ours with --compile
 
@@ -37,7 +37,6 @@ sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the 
 from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
-from toolkit import speed  # noqa: E402
 from toolkit.model import make_model  # noqa: E402
 from toolkit.profile import Profile  # noqa: E402
 
@@ -88,8 +87,8 @@ class Steady(Callback):
             raise CancelFitException
 
 
-def learner(root, options, repaid=speed.REPAID):
-    speed.REPAID = repaid
+def learner(root, options, search=False):
+    torch.backends.cudnn.benchmark = search
     learn = hw1.learner(
         root, arch=ARCH, weights="none", image_size=SIZE, bs=BS, workers=WORKERS, device="cuda", **options
     )
@@ -140,7 +139,7 @@ def memory_batches(layout):
 
 
 def side(name, root):
-    ours = {"ours": [{}], "searched": [{}, 0], "bf16": [{"precision": "bf16"}], "compiled": [{"compile": True}]}
+    ours = {"ours": [{}], "searched": [{}, True], "bf16": [{"precision": "bf16"}], "compiled": [{"compile": True}]}
     if name in ours:
         return Apart(learner, root, *ours[name])
     return Apart(by_hand, root, name != "nchw", name != "ceiling")

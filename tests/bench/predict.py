@@ -315,9 +315,7 @@ def gpu_busy() -> Iterator[list[int]]:
 
 def the_models_own(model: Path) -> float:
     "Images/s of the model alone, from pinned memory on, the better of one thread and two."
-    from export.opening import LONG_RUN
-
-    figures = alone.of_onnxruntime(model.read_bytes(), LONG_RUN)
+    figures = alone.of_onnxruntime(model.read_bytes(), None)
     return max(figures.one, figures.two)
 
 
