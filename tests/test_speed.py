@@ -1,5 +1,6 @@
 """torch's global flags are put back; --compile changes neither names nor results, and says what it lacks."""
 
+import contextvars
 import copy
 import platform
 import resource
@@ -15,10 +16,12 @@ from noise import write_noise
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipes import hw1
+from recipes import hw1, rapid
+from toolkit import speed
 from toolkit.callbacks import Recorder
 from toolkit.device import mixed_precision
-from toolkit.speed import compiled, kept_memory, torch_flags
+from toolkit.probe import features_of
+from toolkit.speed import compiled, in_whole_batches, kept_memory, torch_flags, whole_batches
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = torch.device("cuda")  # the flags can be set without one
@@ -80,6 +83,52 @@ def test_the_recorders_smoothed_loss_copies_nothing_at_a_batch():
         recorder.smooth_loss.accumulate(learn)
         recorder.smooth_loss.accumulate(learn)
     assert recorder.smooth_loss.value.device == meta
+
+
+def test_a_short_mini_batch_is_filled_up_for_a_network_in_eval_mode_on_cuda_only():
+    sizes, model = [], network()
+
+    def forward(images):
+        sizes.append(len(images))
+        return model(images)
+
+    def passed(device, exact, *batches):
+        sizes.clear()
+        with torch.no_grad(), whole_batches(device, exact):
+            for batch in batches:
+                torch.testing.assert_close(in_whole_batches(model, forward, batch), model(batch))
+        return sizes
+
+    torch.manual_seed(1)
+    whole, large = torch.randn(8, 3, 8, 8), torch.randn(4, 3, 8, 8)
+    model.eval()
+    assert passed(CUDA, False, whole, whole[:3], whole[:1]) == [8, 8, 8]
+    assert passed(CUDA, False, large, whole, whole[:3]) == [4, 8, 8]
+    assert passed(CUDA, False, whole[:3], whole) == [3, 8]  # the first is whole, whatever was before
+    assert passed(CUDA, True, whole, whole[:3]) == [8, 3]
+    assert passed(torch.device("cpu"), False, whole, whole[:3]) == [8, 3]
+    model.train()
+    with whole_batches(CUDA, False):
+        in_whole_batches(model, forward, whole[:3])
+    assert sizes[-1] == 3
+
+
+def test_features_and_figures_of_whole_mini_batches_are_those_of_the_photos_alone(tmp_path):
+    "As on a GPU: of 48 photos to train on in mini-batches of 9, and of 11 to validate on, the last ones are filled up."
+    photos = write_noise(tmp_path / "data", valid=11)
+    small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 9, "device": "cpu", "precision": "bf16"}
+
+    def figures():
+        learn = rapid.learner(photos, workers=0, epochs=1, **small)
+        features, labels = features_of(learn)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+        return features, labels, torch.tensor(learn.recorder.values[0]), learn.get_preds()[0]
+
+    expected, context = figures(), contextvars.copy_context()
+    context.run(speed._largest.set, {})
+    for own, wanted in zip(context.run(figures), expected, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=2e-2, atol=2e-2)
 
 
 def network():

@@ -5,7 +5,8 @@ from copy import deepcopy
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import AvgMetric, Metric
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from toolkit import ranks
 from toolkit.schedule import is_plain_fit, total_steps
@@ -40,8 +41,9 @@ class Average(Callback):
             return
         steps = max(total_steps(self.learn), 1)
         horizon = max(self.share * steps, 1)
-        smooth = get_ema_multi_avg_fn(1 - 1 / horizon) if self.kind == "ema" else None
-        self.averaged = AveragedModel(self.model, multi_avg_fn=smooth, use_buffers=True).eval()
+        mean = get_ema_multi_avg_fn(1 - 1 / horizon) if self.kind == "ema" else get_swa_multi_avg_fn()
+        self.averaged = AveragedModel(self.model, multi_avg_fn=mean, use_buffers=True).eval()
+        self.pairs = _pairs(self.averaged.module, self.model)
         self.averaged.register_buffer("steps", torch.tensor(0))  # taken, in a resumed run since its beginning
         vars(self.averaged.module).pop("forward_head", None)  # that of `toolkit.distributed` is the trained model's
         self.first, self.better = steps - horizon if self.kind == "last" else 0, self.model
@@ -49,7 +51,19 @@ class Average(Callback):
     def after_step(self) -> None:
         self.averaged.steps += 1
         if self.averaged.steps > self.first:
-            self.averaged.update_parameters(self.model)
+            self._update()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """AveragedModel.update_parameters, which looks for the tensors of both models anew at each step: 11 of the 13 ms
+        that it takes for a mobilenetv2. What is not floating point is the trained model's, as it is.
+        """
+        for averaged, trained in self.pairs:
+            if self.averaged.n_averaged > 0 and averaged[0].is_floating_point():
+                self.averaged.multi_avg_fn(averaged, trained, self.averaged.n_averaged)
+            else:
+                torch._foreach_copy_(averaged, trained)
+        self.averaged.n_averaged += 1
 
     def before_validate(self) -> None:
         self.figures = [deepcopy(figure) for figure in self._recorded()]
@@ -77,6 +91,14 @@ class Average(Callback):
     def _recorded(self) -> list[Metric]:
         "The Recorder's figures of a validation: the loss, the accuracy, and what other metrics there are."
         return [self.recorder.loss, *self.recorder.metrics]
+
+
+def _pairs(averaged: nn.Module, trained: nn.Module) -> list[tuple[list[Tensor], list[Tensor]]]:
+    "Weights and buffers of both models, those of each dtype in lists of their own, in the same order."
+    own, theirs = ([*model.parameters(), *model.buffers()] for model in (averaged, trained))
+    dtypes = dict.fromkeys(tensor.dtype for tensor in own)
+    both = [[[tensor for tensor in part if tensor.dtype == dtype] for part in (own, theirs)] for dtype in dtypes]
+    return [(averaged, trained) for averaged, trained in both]
 
 
 def _over_ranks(metric: AvgMetric) -> float:

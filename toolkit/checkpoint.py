@@ -49,6 +49,7 @@ class Checkpoint(Callback):
 
     def before_fit(self) -> None:
         self.random, self.mark, self.stepping = None, None, False
+        self.statistics = list(self.model.buffers())  # to look for them at each step takes a millisecond
         if self.state:
             try:
                 self._restore(self.state)
@@ -129,7 +130,7 @@ class Checkpoint(Callback):
             set_random_state(self.random)
             self.random = None
         self.inside = {"seen": self.seen, "total": self.total, "seconds": time.perf_counter() - self.start}
-        self.mark = {"random": random_state(), "buffers": _copies(list(self.model.buffers()))}
+        self.mark = {"random": random_state(), "buffers": _copies(self.statistics)}
 
     def _save_step(self) -> None:
         self.finite_loss.check()
@@ -190,7 +191,7 @@ class Checkpoint(Callback):
         if self.mark is None or self.stepping or bs == 1 or not hasattr(self.learn, "accumulate") or not alone:
             return None
         with torch.no_grad():
-            for buffer, kept in zip(self.model.buffers(), self.mark["buffers"], strict=True):
+            for buffer, kept in zip(self.statistics, self.mark["buffers"], strict=True):
                 buffer.copy_(kept)
         smaller = next(size for size in range(bs // 2, 0, -1) if photos % size == 0)
         accum = photos // smaller

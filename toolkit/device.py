@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import MethodType
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import ranks
+from toolkit.speed import in_whole_batches
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -85,7 +87,7 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
 def _autocast_forward(model: nn.Module, *inputs: Tensor) -> Tensor:
     device_type, dtype = model.autocast
     with torch.autocast(device_type, dtype=dtype):
-        return type(model).forward(model, *inputs).float()
+        return in_whole_batches(model, partial(type(model).forward, model), *inputs).float()
 
 
 def pick_workers(count: int | None) -> int:

@@ -29,7 +29,7 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
-from toolkit.speed import Layout, at_speed, compiled
+from toolkit.speed import Layout, at_speed, compiled, whole_batches
 from toolkit.workers import kept_workers
 
 
@@ -55,8 +55,9 @@ class Learner(FastaiLearner):
 
     def _do_fit(self) -> None:
         try:
-            with at_speed(self.dls.device, self.exact), kept_workers(self.dls):
-                super()._do_fit()
+            with at_speed(self.dls.device, self.exact), whole_batches(self.dls.device, self.exact):
+                with kept_workers(self.dls):
+                    super()._do_fit()
         except CancelFitException:
             raise
         except (Exception, KeyboardInterrupt) as error:

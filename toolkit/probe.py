@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolkit import ranks
 from toolkit.schedule import is_plain_fit
-from toolkit.speed import at_speed
+from toolkit.speed import at_speed, whole_batches
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
@@ -64,11 +64,12 @@ def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
     mode = model.training
     try:
         model.eval()
-        with at_speed(learn.dls.device, learn.exact):
+        with at_speed(learn.dls.device, learn.exact), whole_batches(learn.dls.device, learn.exact):
             labels = [(model(images), label)[1] for images, label in loader]
     finally:
         watch.remove()
         model.train(mode)
+    caught = [features[: len(label)] for features, label in zip(caught, labels, strict=True)]  # without what fills up
     return torch.cat(caught).as_subclass(Tensor).float(), torch.cat(labels).as_subclass(Tensor)
 
 

@@ -1,7 +1,7 @@
 """torch's own learning-rate schedulers, stepped by fastai callbacks; each one's `scheduler` has a state to save."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from fastai.callback.core import Callback
 from fastai.callback.schedule import combined_cos
@@ -67,7 +67,8 @@ class OneCycle(Callback):
     def before_fit(self) -> None:
         self.run = is_plain_fit(self)
         if self.run:
-            steps, shape = max(total_steps(self.learn), 1), combined_cos(0.25, 1 / 25, 1, 1e-5)
+            steps = max(total_steps(self.learn), 1)
+            shape = lru_cache(1)(combined_cos(0.25, 1 / 25, 1, 1e-5))  # all parameter groups ask for the same place
             scales = [group.get("lr_scale", 1.0) for group in self.opt.opt.param_groups]  # timm's, of each layer
             self.factors = [partial(_scaled, shape, steps, scale) for scale in scales]
             self.scheduler = LambdaLR(self.opt.opt, self.factors)

@@ -4,13 +4,14 @@ channels last and TF32.
 
 import ctypes
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit.outside import reason_of
 
@@ -87,6 +88,39 @@ def _set_flags(matmul: str, allow_tf32: bool, benchmark: bool, deterministic: bo
     torch.backends.cudnn.allow_tf32 = allow_tf32
     torch.backends.cudnn.benchmark = benchmark
     torch.backends.cudnn.deterministic = deterministic
+
+
+_largest: ContextVar[dict[torch.Size, int] | None] = ContextVar("largest", default=None)
+
+
+@contextmanager
+def whole_batches(device: torch.device, exact: bool) -> Iterator[None]:
+    """Within it `in_whole_batches` works, on CUDA unless `exact`.
+
+    A mini-batch of another size has cuDNN plan all convolutions anew: 1.5 s for the forward pass of a mobilenetv2,
+    0.03 s for that of a resnet152, on an H100 (LOG.md, 26 Nov 2026).
+    """
+    if device.type != "cuda" or exact or _largest.get() is not None:
+        yield
+        return
+    token = _largest.set({})
+    try:
+        yield
+    finally:
+        _largest.reset(token)
+
+
+def in_whole_batches(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """forward(images), for which a short mini-batch is filled up, with zeros, to the largest one before it.
+
+    images: [batch, 3, height, width]. Only for a model in eval mode, whose images have nothing to do with each other,
+    and within `whole_batches`. Hooks of the model see the whole batch.
+    """
+    if torch.compiler.is_compiling() or _largest.get() is None or model.training:
+        return forward(images)
+    sizes, count, shape = _largest.get(), len(images), images.shape[1:]
+    sizes[shape] = max(count, sizes.get(shape, 0))
+    return forward(F.pad(images, (0, 0, 0, 0, 0, 0, 0, sizes[shape] - count)))[:count]
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h's names

@@ -25,6 +25,7 @@ from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
 from toolkit.profile import EpochParts, Profile
 from toolkit.report import write_report
 from toolkit.run import Run, git_revision, load, lock, versions, write_csv, write_json
+from toolkit.speed import whole_batches
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
@@ -242,7 +243,7 @@ class EpochLines(Callback):
 def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     "metrics.json, returned too, and valid_predictions.csv of `learn` as it is: the best weights, after `fit`."
     data, classes = learn.dls.data, learn.dls.vocab
-    with learn.no_bar():
+    with learn.no_bar(), whole_batches(learn.dls.device, learn.exact):
         probabilities, labels = (part.numpy() for part in learn.get_preds())
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     rows = [
