@@ -192,5 +192,6 @@ def predict_here(
         partial.unlink()
     _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
     if profile:
-        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers), processes))
+        runners = classifier.runners(workers, processes)
+        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers), processes, runners))
     return unread

@@ -27,9 +27,10 @@ Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.h
 """
 
 BY_PRECISION, OTHERWISE = {"fp16": "nhwc heuristic"}, "heuristic"
-"""The variant for files of a precision, and the one for all others. On an H100 a resnet152 in float16 labelled 8,742
-images/s by it, 8,704 with cuDNN's search, 5,700 by onnxruntime's defaults, 7,638 as a CUDA graph; torch in float16 and
-channels last 6,430. The search took 0.1 to 0.8 s at the first batch and brought nothing (LOG.md, 26 Nov 2026)."""
+"""The variant for files of a precision, and the one for all others, whose speed is not measured. On an H100 a resnet152
+in float16 labelled 8,742 images/s by it, 8,704 with cuDNN's search, 5,700 by onnxruntime's defaults, 7,638 as a CUDA
+graph; torch in float16 and channels last 6,430. The search took 0.1 to 0.8 s at the first batch (LOG.md, 26 Nov 2026).
+"""
 
 
 def opened(model: str | Path, data: bytes, device: str, threads: int | None = None) -> "onnxruntime.InferenceSession":

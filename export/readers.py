@@ -50,7 +50,7 @@ class Readers:
     "`count` processes that fill `images`: `buffers` arrays of uint8 [batch, crop, crop, 3]."
 
     def __init__(self, count: int, buffers: int, shape: tuple[int, ...], preprocess: dict):
-        self.memory, self.settings = os.memfd_create("photos"), (buffers, shape, preprocess)
+        self.memory, self.settings = _shared_memory(), (buffers, shape, preprocess)
         os.ftruncate(self.memory, buffers * pages(math.prod(shape)))
         self.images = images_in(self.memory, buffers, shape)
         self.seconds: Counter[str] = Counter()  # of each stage, all processes together
@@ -157,3 +157,11 @@ class Readers:
         reader.connection.close()
         with self.lock:
             self.running.discard(reader)
+
+
+def _shared_memory() -> int:
+    "A file descriptor. Raises OSError if the system has no memory to share, as in some sandboxes."
+    try:
+        return os.memfd_create("photos")
+    except OSError as error:
+        raise OSError(f"{NOT_STARTED} ({error.strerror}): --workers {FEWEST_WORKERS - 1} reads in threads") from error

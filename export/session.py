@@ -70,8 +70,9 @@ class Classifier:
             self.session = opened(model, data, device, threads)
         self.checksum = checksum.result().hexdigest()
         self.card, self.device = read_card(self.session, model), device_of(self.session)
-        self.pads = self.device != "cpu"  # CUDA searches its convolutions again for every new shape
-        self.bs = choose_bs(bs, self.device, len(data), self.card.preprocess["crop"], self.in_flight(cores()))
+        self.pads = self.device != "cpu"  # cuDNN plans its convolutions again for every new shape
+        computed = self.runners(cores(), False) or self.in_flight(cores())
+        self.bs = choose_bs(bs, self.device, len(data), self.card.preprocess["crop"], computed)
 
     def __call__(self, photos: Photo | Sequence[Photo]) -> tuple[list[str], np.ndarray]:
         """The class name of each photo, and probabilities float32 [n, classes] in the order of `card.classes`.
@@ -91,8 +92,8 @@ class Classifier:
     ) -> Iterator[tuple[str, np.ndarray] | Exception]:
         """(class name, probabilities float32 [classes]) of each photo in turn, or what kept it from being read.
 
-        `workers` threads read, decode, crop and run the model, as `export.batches` tells; 0 for the one that asks.
-        processes: that many processes read instead, and threads apart run the model; for photos that are paths. Linux.
+        `workers` threads read, decode and crop, as `export.batches` tells; 0 for the one that asks. processes: as many
+        processes do it instead, for photos that are paths; Linux. The same threads run the model, or `runners` apart.
         In memory are `in_flight` batches. Closed early, it breaks off what the model computes.
         Raises OSError if no process can be started.
         """
@@ -100,7 +101,7 @@ class Classifier:
 
         stop = onnxruntime.RunOptions()
         answers = functools.partial(self._answers, watch, stop)
-        runners = self._runners(workers, processes)
+        runners = self.runners(workers, processes)
         with self._reading(workers, watch, processes) as (buffers, read, end_reading):
 
             def break_off() -> None:
@@ -123,8 +124,8 @@ class Classifier:
         "How many batches `workers` threads have begun, at most. On a CPU each computes one, and two more wait."
         return ON_GPU if self.device != "cpu" else workers + 2 if workers else 1
 
-    def _runners(self, workers: int, processes: bool) -> int:
-        "Threads that run the model and do nothing else: a GPU's, and those of a CPU that need not read."
+    def runners(self, workers: int, processes: bool) -> int:
+        "How many threads run the model and do nothing else: a GPU's, and those of a CPU that need not read."
         return min(workers, RUNNERS) if self.device != "cpu" else workers if processes else 0
 
     @contextlib.contextmanager

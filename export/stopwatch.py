@@ -40,36 +40,36 @@ class Stopwatch:
             for stage, passed in seconds.items():
                 self.seconds[stage] += passed
 
-    def report(self, images: int, workers: int, in_flight: int, processes: bool = False) -> str:
+    def report(self, images: int, workers: int, in_flight: int, processes: bool = False, runners: int = 0) -> str:
         """A line for each stage, and one for what bounds the run.
 
-        processes: `workers` processes read, and threads apart run the model; else `workers` threads do both.
-        images/s of a stage is that of all its threads or processes together; at most `in_flight` run the model.
+        `workers` threads read, or as many `processes`. `runners` threads apart run the model; if 0, those that read do,
+        at most `in_flight` at a time. images/s of a stage is that of all its threads or processes together.
         """
         readers = max(workers, 1)
-        counts = dict.fromkeys(READING, readers) | {"model": min(readers, in_flight)}
+        counts = dict.fromkeys(READING, readers) | {"model": runners or min(readers, in_flight)}
         lines = [self._line(stage, images, counts.get(stage, 1), processes and stage in READING) for stage in STAGES]
-        return "\n".join([*lines, self._bound(counts, processes)])
+        return "\n".join([*lines, self._bound(counts, runners > 0)])
 
     def _line(self, stage: str, images: int, count: int, processes: bool) -> str:
         seconds = self.seconds[stage]
         rate = f"{images * count / seconds:10,.0f} images/s" if seconds else f"{'-':>10}"
-        where = f"   in {count} {'processes' if processes else 'threads'}" if count > 1 else ""
-        return f"{stage:8}{seconds:10.2f} s{rate}{where}"
+        readers = f"   in {count} {'processes' if processes else 'threads'}" if count > 1 else ""
+        return f"{stage:8}{seconds:10.2f} s{rate}{readers}"
 
-    def _bound(self, counts: dict[str, int], processes: bool) -> str:
-        """Writing if it outlasts the wait for rows, else what takes the workers longest.
+    def _bound(self, counts: dict[str, int], apart: bool) -> str:
+        """The stage that bounds the run: writing if it outlasts the wait for rows, else what takes the workers longest.
 
-        Processes and the threads that run the model work at the same time: those that have more to do bound the run.
+        apart: others read than run the model, at the same time; those that have more to do bound the run.
         """
         write, wait = self.seconds["write"], self.seconds["wait"]
         if write > wait:
             return f"bound by write: {write / (write + wait):.0%} of the time"
         spent = {stage: self.seconds[stage] / count for stage, count in counts.items()}
         reading = sum(spent[stage] for stage in READING)
-        if processes and spent["model"] > reading:
-            return f"bound by model: it takes {spent['model']:.2f} s, the processes that read {reading:.2f} s"
-        longest = max(READING if processes else spent, key=spent.get)
-        whole = reading if processes else sum(spent.values())
-        whose = "the time of the processes that read" if processes else "the workers' time"
+        if apart and spent["model"] > reading:
+            return f"bound by model: it takes {spent['model']:.2f} s, reading {reading:.2f} s beside it"
+        longest = max(READING if apart else spent, key=spent.get)
+        whole = reading if apart else sum(spent.values())
+        whose = "the time of those that read" if apart else "the workers' time"
         return f"bound by {longest}: {spent[longest] / (whole or 1):.0%} of {whose}"

@@ -37,9 +37,7 @@ def test_every_item_once_in_order_from_reused_buffers(workers, count, piece):
     assert [len(batch) for batch in batches] == [min(4, count - start) for start in range(0, count, 4)]
 
 
-@pytest.mark.parametrize(
-    ("size", "workers", "longest"), [(512, 16, 16), (64, 2, 16), (8, 2, 4), (8, 16, 1), (1, 4, 1)]
-)
+@pytest.mark.parametrize(("size", "workers", "longest"), [(512, 16, 16), (64, 2, 16), (8, 2, 4), (8, 16, 1), (1, 4, 1)])
 def test_a_piece_is_a_few_items_and_a_batch_has_one_for_each_worker(size, workers, longest):
     pieces = []
 

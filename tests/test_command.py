@@ -371,12 +371,12 @@ def test_a_worker_that_the_system_killed_is_told_though_another_error_was_raised
 @pytest.mark.parametrize(
     ("signal", "why"),
     [
-        ("Killed. ", "as where memory runs out; try fewer --workers, or 0"),
+        ("Killed. ", "as if memory ran out; try fewer --workers, or 0"),
         (
             "Bus error. It is possible that dataloader's workers are out of shared memory.",
-            "as where shared memory is full",
+            "as if shared memory was full",
         ),
-        ("Aborted. ", "as where a library in it fails"),
+        ("Aborted. ", "as if memory ran out or a library failed in it"),
     ],
 )
 def test_a_worker_that_exited_unexpectedly_is_told_by_the_signal_in_the_errors_cause(signal, why):

@@ -323,7 +323,7 @@ def test_a_worker_killed_by_the_system_is_reported_within_seconds(photos, tmp_pa
     _, stderr = process.communicate(timeout=60)
     assert time.monotonic() - killed < 20
     assert process.returncode == 2, stderr
-    assert "a process that reads photos is gone, as where memory runs out; try fewer --workers" in stderr
+    assert "a process that reads photos is gone, as if memory ran out; try fewer --workers" in stderr
     assert "go on with --out" in stderr
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["epoch"] >= 1
 

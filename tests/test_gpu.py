@@ -97,9 +97,10 @@ def test_exact_training_on_cuda_is_the_same_to_the_bit_twice(data):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_file_verified_on_cuda_runs_there(data, tmp_path, onnxruntime_on_cuda):
+def test_a_file_verified_on_cuda_runs_there_and_one_of_a_cpu_says_the_same(data, tmp_path, onnxruntime_on_cuda):
     from export.session import Classifier
     from export.to_onnx import to_onnx
+    from export.verify import verify
     from toolkit import run
 
     options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": data}
@@ -110,6 +111,10 @@ def test_a_file_verified_on_cuda_runs_there(data, tmp_path, onnxruntime_on_cuda)
     to_onnx(tmp_path / "run", device="cuda")
     assert Classifier(tmp_path / "run/model.onnx", "cuda").device == "cuda"
     assert run.load(tmp_path / "run").path("model.onnx").is_file()
+    exported = to_onnx(tmp_path / "run", tmp_path / "of_cpu.onnx", device="cpu")
+    certificate = verify(exported, data, tmp_path / "run", device="cuda")
+    assert certificate["device"] == "cuda"
+    assert certificate["agreement"] >= 0.99  # the budget in TF32
 
 
 def begun(data, out, **changed):

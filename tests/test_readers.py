@@ -455,3 +455,14 @@ def test_memory_that_exists_is_pinned_once_and_given_back_with_its_array():
             pin(reading.images[0])
         reading.close()
         del images, reading
+
+
+def test_a_system_without_memory_to_share_is_told_with_what_helps(monkeypatch):
+    def refused(name):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(readers.os, "memfd_create", refused)
+    with pytest.raises(
+        OSError, match=r"no process can be started .*\(Function not implemented\): --workers 3 reads in threads"
+    ):
+        small_readers(bs=8)

@@ -63,6 +63,14 @@ def test_cudnn_searches_for_no_shape_unless_the_user_asked_for_it(monkeypatch, a
     assert torch.backends.cudnn.benchmark is asked
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_loss_of_another_dtype_is_smoothed_too(dtype):
+    smooth = Recorder().smooth_loss
+    smooth.reset()
+    smooth.accumulate(SimpleNamespace(loss=torch.tensor(2.0, dtype=dtype)))
+    assert float(smooth.value) == pytest.approx(2.0)
+
+
 class NoCopies(TorchDispatchMode):
     "Refuses copies from one device to another."
 
@@ -85,7 +93,7 @@ def test_the_recorders_smoothed_loss_copies_nothing_at_a_batch():
     assert recorder.smooth_loss.value.device == meta
 
 
-def test_a_short_mini_batch_is_filled_up_for_a_network_in_eval_mode_on_cuda_only():
+def test_a_short_mini_batch_is_filled_up_on_cuda_only_and_never_for_a_batch_norm_in_training_mode():
     sizes, model = [], network()
 
     def forward(images):
@@ -108,27 +116,46 @@ def test_a_short_mini_batch_is_filled_up_for_a_network_in_eval_mode_on_cuda_only
     assert passed(CUDA, True, whole, whole[:3]) == [8, 3]
     assert passed(torch.device("cpu"), False, whole, whole[:3]) == [8, 3]
     model.train()
-    with whole_batches(CUDA, False):
-        in_whole_batches(model, forward, whole[:3])
-    assert sizes[-1] == 3
+    model[1].eval()  # as toolkit.finetune.FixedStatistics has it
+    assert passed(CUDA, False, whole, whole[:3]) == [8, 8]
+    model.train()
+    assert passed(CUDA, False, whole, whole[:3]) == [8, 3]
+
+
+def test_gradients_of_a_mini_batch_that_is_filled_up_are_those_of_its_images():
+    model, images, gradients = network(), torch.randn(8, 3, 8, 8), []
+    model[1].eval()
+    for device in (CUDA, torch.device("cpu")):  # filled up, and not
+        model.zero_grad()
+        with whole_batches(device, False):
+            in_whole_batches(model, model, images)
+            in_whole_batches(model, model, images[:3]).square().mean().backward()
+        gradients.append([weight.grad.clone() for weight in model.parameters()])
+    for filled, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(filled, alone)
 
 
 def test_features_and_figures_of_whole_mini_batches_are_those_of_the_photos_alone(tmp_path):
-    "As on a GPU: of 48 photos to train on in mini-batches of 9, and of 11 to validate on, the last ones are filled up."
+    "As on a GPU: of 48 photos to train on in mini-batches of 9, and of 15 to validate on, the last ones are filled up."
     photos = write_noise(tmp_path / "data", valid=11)
     small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 9, "device": "cpu", "precision": "bf16"}
 
     def figures():
         learn = rapid.learner(photos, workers=0, epochs=1, **small)
+        learn.model.conv1[0].register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
         features, labels = features_of(learn)
         with learn.no_bar(), learn.no_logging():
             learn.fit(1)
         return features, labels, torch.tensor(learn.recorder.values[0]), learn.get_preds()[0]
 
+    sizes = []
     expected, context = figures(), contextvars.copy_context()
+    assert {3, 6, 9} == set(sizes)
+    sizes.clear()
     context.run(speed._largest.set, {})
     for own, wanted in zip(context.run(figures), expected, strict=True):
         torch.testing.assert_close(own, wanted, rtol=2e-2, atol=2e-2)
+    assert {3, 9} == set(sizes)  # a short mini-batch to train on, of 3, stays so: batch norms are in training mode
 
 
 def network():

@@ -264,5 +264,11 @@ def test_the_bound_is_writing_or_what_takes_the_workers_longest():
     assert lines[5].split() == ["write", "0.00", "s", "-"]
     assert lines[6] == "bound by decode: 50% of the workers' time"
     assert watch.report(100, 4, in_flight=2).endswith("bound by model: 48% of the workers' time")  # 12.5 of 26.25 s
+    apart = watch.report(100, 4, in_flight=4, processes=True, runners=2)  # reading 13.75 s, the model 12.5
+    assert apart.splitlines()[1].endswith("in 4 processes")
+    assert apart.splitlines()[4].endswith("in 2 threads")
+    assert apart.endswith("bound by decode: 73% of the time of those that read")
+    watch.seconds["model"] = 28.0
+    assert watch.report(100, 4, 4, runners=2).endswith("bound by model: it takes 14.00 s, reading 13.75 s beside it")
     watch.seconds["write"] = 36.0
     assert watch.report(100, 4, in_flight=6).endswith("bound by write: 75% of the time")

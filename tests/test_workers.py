@@ -1,7 +1,9 @@
 """Worker processes: kept during a fit, started anew if what they were given changes, without this one's garbage."""
 
+import copy
 import gc
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from noise import write_noise
 
 from recipes import hw1, rapid
 from toolkit.transforms import Draws
-from toolkit.workers import Ticket, Workers, kept_workers
+from toolkit.workers import Ticket, Workers
 
 TICKETS = [Ticket(0, [number]) for number in range(8)]
 
@@ -150,11 +152,26 @@ def test_a_killed_worker_is_an_error_and_the_next_pass_has_new_workers():
     workers.end()
 
 
-def test_outside_of_a_fit_a_pickled_or_copied_loader_has_no_processes():
+def test_a_pickled_or_copied_loader_has_no_processes():
     workers = Workers()
     workers.keep = True
     processes(workers)
-    assert vars(Workers()) == workers.__getstate__()
+    for other in (pickle.loads(pickle.dumps(workers)), copy.deepcopy(workers)):
+        assert (other.loader, other.keep) == (None, False)
+    assert workers.loader is not None
+    workers.end()
+
+
+def test_a_pass_begun_inside_another_one_leaves_it_whole():
+    workers, seen = Workers(), []
+    workers.keep = True
+    for batch in workers.batches(echo, TICKETS, "given", nothing, seed=0, num_workers=2):
+        seen.append(tuple(batch))
+        inner = workers.batches(echo, TICKETS, "given", nothing, seed=0, num_workers=2)
+        assert tuple(next(inner)) == (0, [0])
+        inner.close()
+    assert seen == TICKETS
+    assert len(processes(workers)) == 2
     workers.end()
 
 
@@ -243,30 +260,31 @@ def test_an_epoch_that_is_cut_short_leaves_the_next_one_whole(photos):
     assert all(torch.equal(*pair) for pair in zip(cut.batches[-each:], whole.batches[-each:], strict=True))
 
 
-def test_workers_generators_are_others_in_each_epoch_and_the_same_in_two_runs(photos):
-    "Transforms of others may draw from them."
-    runs = []
-    for _ in range(2):
-        train, draws = learner(photos, 2).dls.train, []
-        for _ in range(2):
-            train.before_iter()
-            passed = Workers().batches(draw, TICKETS, "given", nothing, train._pass_seed(), num_workers=1)
-            draws.append(list(passed))
-        assert draws[0] != draws[1]
-        runs.append(draws)
-    assert runs[0] == runs[1]
+def test_what_a_transform_draws_goes_by_seed_epoch_and_sample_in_kept_new_and_other_numbers_of_workers():
+    def drawn(epochs, count=2, seed=0, keep=True):
+        workers = Workers()
+        workers.keep = keep
+        passes = [[Ticket(epoch, [sample]) for sample in range(8)] for epoch in epochs]
+        draws = [list(workers.batches(draw, tickets, "given", nothing, seed, num_workers=count)) for tickets in passes]
+        workers.end()
+        return draws
+
+    whole = drawn([0, 1])
+    assert len({value for pass_ in whole for value in pass_}) == 16
+    assert drawn([1]) == whole[1:]  # as a resumed run begins
+    assert drawn([0, 1], count=1) == drawn([0, 1], keep=False) == whole
+    assert drawn([0], seed=1) != whole[:1]
 
 
 def test_kept_workers_are_ended_after_an_error_too(photos):
-    learn = learner(photos, 2)
-    workers = learn.dls.train.workers
+    class Fail(Seen):
+        def after_epoch(self):
+            super().after_epoch()
+            raise ArithmeticError("after an epoch")
 
-    def broken():
-        with kept_workers(learn.dls):
-            list(learn.dls.train)
-            assert workers.loader is not None
-            raise ArithmeticError
-
-    pytest.raises(ArithmeticError, broken)
-    assert workers.loader is None
-    assert not workers.keep
+    learn, seen = learner(photos, 2), Fail()
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ArithmeticError):
+        learn.fit(1, cbs=seen)
+    gc.collect()
+    assert len(seen.processes[0]) >= 4
+    assert not alive(seen.processes[0])

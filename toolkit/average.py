@@ -55,8 +55,8 @@ class Average(Callback):
 
     @torch.no_grad()
     def _update(self) -> None:
-        """AveragedModel.update_parameters, which looks for the tensors of both models anew at each step: 11 of the 13 ms
-        that it takes for a mobilenetv2. What is not floating point is the trained model's, as it is.
+        """AveragedModel.update_parameters, which looks for the tensors of both models at each step: 11 of its 13 ms for
+        a mobilenetv2. What is not floating point is the trained model's, as it is.
         """
         for averaged, trained in self.pairs:
             if self.averaged.n_averaged > 0 and averaged[0].is_floating_point():

@@ -194,7 +194,7 @@ class _SmoothLoss(AvgSmoothLoss):
 
     def accumulate(self, learn: Learner) -> None:
         self.count += 1
-        self.val = torch.lerp(learn.loss.detach().mean(), self.val, self.beta)
+        self.val = torch.lerp(learn.loss.detach().mean().to(self.val.dtype), self.val, self.beta)
 
 
 class _MeanLoss(AvgLoss):

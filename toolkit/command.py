@@ -197,8 +197,8 @@ def _killed_worker(error: BaseException | None) -> str | None:
     gone = [match for each in (error, error and error.__cause__) if (match := _worker_gone(each))]
     if not gone:
         return None
-    signals = [match["signal"] for match in gone if match["signal"]]
-    why = next((WHY_KILLED[name] for name in WHY_KILLED if signals and signals[0].startswith(name)), WHY_ENDED)
+    signal = next((match["signal"] for match in gone if match["signal"]), "")
+    why = next(why for name, why in WHY_KILLED.items() if signal.startswith(name))
     return f"{gone[-1][0].rstrip('. ')}: a process that reads photos is gone, {why}"
 
 
@@ -208,10 +208,10 @@ def _worker_gone(error: BaseException | None) -> re.Match | None:
 
 
 WHY_KILLED = {
-    "Killed": "as where memory runs out; try fewer --workers, or 0",
-    "Bus error": "as where shared memory is full; make /dev/shm larger (docker's --shm-size), or try fewer --workers",
+    "Killed": "as if memory ran out; try fewer --workers, or 0",
+    "Bus error": "as if shared memory was full; make /dev/shm larger (docker's --shm-size), or try fewer --workers",
+    "": "as if memory ran out or a library failed in it, which it may have said above; try fewer --workers, or 0",
 }
-WHY_ENDED = "as where a library in it fails, which it may have said above; --workers 0 reads in the training process"
 
 
 # The command line

@@ -87,7 +87,9 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
 def _autocast_forward(model: nn.Module, *inputs: Tensor) -> Tensor:
     device_type, dtype = model.autocast
     with torch.autocast(device_type, dtype=dtype):
-        return in_whole_batches(model, partial(type(model).forward, model), *inputs).float()
+        if len(inputs) == 1 and inputs[0].ndim == 4:
+            return in_whole_batches(model, partial(type(model).forward, model), *inputs).float()
+        return type(model).forward(model, *inputs).float()
 
 
 def pick_workers(count: int | None) -> int:

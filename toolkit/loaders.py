@@ -122,7 +122,7 @@ class PhotoLoader(TfmdDL):
         self.before_iter()
         fake, tickets = self.fake_l, self.tickets(self.get_idxs())
         options = {"num_workers": fake.num_workers, "pin_memory": fake.pin_memory, "timeout": fake.timeout}
-        for batch in self.workers.batches(self.load, tickets, self._given(), self.wif, self._pass_seed(), **options):
+        for batch in self.workers.batches(self.load, tickets, self._given(), self.wif, self.draws.seed, **options):
             if batch is None:
                 continue
             if self.clock:
@@ -134,10 +134,6 @@ class PhotoLoader(TfmdDL):
         "All that `load` depends on beside its arguments; of `draws` only the epoch changes, and a ticket names it."
         own = [self.dataset, self.after_item, self.before_batch]
         return own + [value for name, value in vars(self).items() if name in self._methods]
-
-    def _pass_seed(self) -> int:
-        "Of the workers' own generators, from which transforms of others may draw."
-        return int(np.random.default_rng((self.draws.seed, self.draws.epoch)).integers(2**62))
 
     def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
         "fastai's, but a loss or metric stays on its device: the host asks for it once an epoch, not every batch."

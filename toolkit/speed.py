@@ -63,7 +63,7 @@ def torch_flags(device: torch.device, exact: bool) -> Iterator[None]:
     """Within it CUDA multiplies float32 in TF32; for `exact` it does not, and cuDNN's algorithms are deterministic.
 
     cuDNN chooses its algorithms by its heuristics, unless `torch.backends.cudnn.benchmark` was set before: to have it
-    try them takes up to 25 s for each shape of mini-batch, and brought nothing on an H100 (LOG.md, 26 Nov 2026).
+    try them takes up to 25 s for each shape of mini-batch, and steps were no faster on an H100 (LOG.md, 26 Nov 2026).
     Afterwards the flags are what they were. On a CPU they stay.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
     """
@@ -90,15 +90,15 @@ def _set_flags(matmul: str, allow_tf32: bool, benchmark: bool, deterministic: bo
     torch.backends.cudnn.deterministic = deterministic
 
 
-_largest: ContextVar[dict[torch.Size, int] | None] = ContextVar("largest", default=None)
+_largest: ContextVar[dict[tuple[bool, torch.Size], int] | None] = ContextVar("largest", default=None)
 
 
 @contextmanager
 def whole_batches(device: torch.device, exact: bool) -> Iterator[None]:
-    """Within it `in_whole_batches` works, on CUDA unless `exact`.
+    """Within it `in_whole_batches` works, on CUDA unless `exact`. In fp32 and with --compile nothing is filled up.
 
-    A mini-batch of another size has cuDNN plan all convolutions anew: 1.5 s for the forward pass of a mobilenetv2,
-    0.03 s for that of a resnet152, on an H100 (LOG.md, 26 Nov 2026).
+    A mini-batch of another size has cuDNN plan all convolutions anew: 1.5 s for the forward pass of a mobilenetv2, 3 s
+    for its backward pass, 0.03 s for the forward pass of a resnet152, on an H100 (LOG.md, 26 Nov 2026).
     """
     if device.type != "cuda" or exact or _largest.get() is not None:
         yield
@@ -113,14 +113,20 @@ def whole_batches(device: torch.device, exact: bool) -> Iterator[None]:
 def in_whole_batches(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """forward(images), for which a short mini-batch is filled up, with zeros, to the largest one before it.
 
-    images: [batch, 3, height, width]. Only for a model in eval mode, whose images have nothing to do with each other,
-    and within `whole_batches`. Hooks of the model see the whole batch.
+    images: [batch, 3, height, width]. Only within `whole_batches`, and for a model whose images have nothing to do with
+    each other: no batch norm may be in training mode. Hooks of the model see the whole batch.
     """
-    if torch.compiler.is_compiling() or _largest.get() is None or model.training:
+    if torch.compiler.is_compiling() or _largest.get() is None:
         return forward(images)
-    sizes, count, shape = _largest.get(), len(images), images.shape[1:]
-    sizes[shape] = max(count, sizes.get(shape, 0))
-    return forward(F.pad(images, (0, 0, 0, 0, 0, 0, 0, sizes[shape] - count)))[:count]
+    sizes, count, kind = _largest.get(), len(images), (model.training, images.shape[1:])
+    sizes[kind] = max(count, sizes.get(kind, 0))
+    if count == sizes[kind] or _mixes_images(model):
+        return forward(images)
+    return forward(F.pad(images, (0, 0, 0, 0, 0, 0, 0, sizes[kind] - count)))[:count]
+
+
+def _mixes_images(model: nn.Module) -> bool:
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in model.modules())
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h's names

@@ -143,6 +143,8 @@ def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tu
         raise ValueError(f"cannot time {batches} mini-batches: give 1 or more")
     clock = EpochClock(batches, at_most)
     with unchanged(learn), learn.no_logging(), learn.no_bar():
+        if hasattr(learn, "grow"):
+            learn.grow.sizes = learn.grow.sizes[-1:]  # both epochs on squares of one size, the largest
         learn.fit(2, cbs=clock)
     return clock.seconds["train"], clock.seconds["valid"]
 

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from fastai.data.core import DataLoaders
-from torch.utils.data import DataLoader, Dataset
+from fastai.torch_core import set_seed
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.transforms import Draws
 
@@ -29,12 +31,19 @@ class Ticket(NamedTuple):
 
 
 class Batches(Dataset):
-    "The mini-batch of a Ticket, loaded by `load(epoch, samples)`."
+    """The mini-batch of a Ticket, loaded by `load(epoch, samples)`.
 
-    def __init__(self, load: Callable[[int, list[int]], Any]):
-        self.load = load
+    A worker seeds its generators by the ticket, so that what a transform draws from them depends neither on how long
+    the worker lives nor on how many there are.
+    """
+
+    def __init__(self, load: Callable[[int, list[int]], Any], seed: int):
+        self.load, self.seed = load, seed
 
     def __getitem__(self, ticket: Ticket) -> Any:
+        if get_worker_info() is not None:
+            place = np.random.default_rng((self.seed, ticket.epoch, ticket.samples[0]))
+            set_seed(int(place.integers(2**32)))
         return self.load(*ticket)
 
 
@@ -42,11 +51,12 @@ class Workers:
     """The processes that load mini-batches for one loader.
 
     A pass starts them anew, unless the passes of a fit `keep` them: then they stay as long as what they were given,
-    `given`, is the same to the byte. Each ticket says all else that a mini-batch depends on.
+    `given`, is the same to the byte. Each ticket says all else that a mini-batch depends on. To compare takes 2 us a
+    photo, which take a GPU 100 at least. A pass that is begun inside another one has workers of its own.
     """
 
     def __init__(self):
-        self.keep, self.loader, self.started_with = False, None, None
+        self.keep, self.loader, self.started_with, self.busy = False, None, None, False
 
     def __getstate__(self) -> dict[str, Any]:
         "Processes can't be copied or pickled."
@@ -63,28 +73,27 @@ class Workers:
     ) -> Iterator[Any]:
         """The mini-batch of each ticket, in order.
 
-        begin: what a worker does first. seed: of the workers' own generators; torch's global one is not drawn from, so
-        that it stays the same whether workers are new or kept. options: num_workers, pin_memory and timeout, as torch's
-        DataLoader has them.
+        begin: what a worker does first. seed: of the workers' generators, with the ticket; this process's own are not
+        drawn from, so that they are the same whether workers are new or kept. options: num_workers, pin_memory and
+        timeout, as torch's DataLoader has them.
         """
-        kept = self.keep and options["num_workers"] > 0
-        digest = _digest((given, options)) if kept else None
-        if digest is None or digest != self.started_with:
+        digest = _digest((given, options)) if self.keep and options["num_workers"] else None
+        if digest is None or self.busy:
+            yield from _pass(_loader(load, begin, seed, False, options), tickets)
+            return
+        if digest != self.started_with:
             self.end()
-            self.loader, self.started_with = _loader(load, begin, seed, digest is not None, options), digest
-        self.loader.sampler[:] = tickets
+            self.loader, self.started_with = _loader(load, begin, seed, True, options), digest
+        self.busy = True
         try:
-            with _uncollected():
-                batches = iter(self.loader)
-            yield from batches
-        except GeneratorExit:  # the pass was cut short; kept workers are sound
+            yield from _pass(self.loader, tickets)
+        except GeneratorExit:  # the pass was cut short; the workers are sound
             raise
         except BaseException:
             self.end()
             raise
         finally:
-            if not self.keep:
-                self.end()
+            self.busy = False
 
     def end(self) -> None:
         "End the processes, if there are any."
@@ -105,14 +114,21 @@ def kept_workers(dls: DataLoaders) -> Iterator[None]:
             each.end()
 
 
+def _pass(loader: DataLoader, tickets: list[Ticket]) -> Iterator[Any]:
+    loader.sampler[:] = tickets
+    with _uncollected():
+        batches = iter(loader)
+    yield from batches
+
+
 def _loader(load: Callable, begin: Callable, seed: int, kept: bool, options: dict[str, Any]) -> DataLoader:
     several = options["num_workers"] > 0
     return DataLoader(
-        Batches(load),
+        Batches(load, seed),
         batch_size=None,
         sampler=[],
         collate_fn=_unchanged,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator(),  # else torch draws from its global one
         worker_init_fn=partial(_begin, begin, gc.isenabled()) if several else None,
         persistent_workers=kept,
         multiprocessing_context=METHOD if several else None,
@@ -162,7 +178,7 @@ class _Checksum:
 
 
 class _Pickler(pickle.Pickler):
-    "Of Draws only the seed: a ticket says the epoch."
+    "It takes the seed alone of Draws: a ticket says the epoch."
 
     dispatch_table = copyreg.dispatch_table | {Draws: lambda draws: (Draws, (draws.seed,))}
 

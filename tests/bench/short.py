@@ -23,9 +23,10 @@ recipe = importlib.import_module(f"recipes.{name}")
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from toolkit.command import run
 print(f"TIMED imports {time.time() - begun:.1f}", flush=True)
-def first_step(*_):
-    print(f"TIMED first {time.time() - begun:.1f}", flush=True)
-    hook.remove()
+def first_step(optimiser, *_):
+    if type(optimiser).__name__ != "LBFGS":  # the probe's
+        print(f"TIMED first {time.time() - begun:.1f}", flush=True)
+        hook.remove()
 hook = register_optimizer_step_post_hook(first_step)
 status = run(recipe.main, words, recipe.exit_status)
 print(f"TIMED all {time.time() - begun:.1f}", flush=True)
