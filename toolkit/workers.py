@@ -4,6 +4,7 @@ import copyreg
 import gc
 import hashlib
 import pickle
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders
-from fastai.torch_core import set_seed
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.transforms import Draws
@@ -42,9 +42,15 @@ class Batches(Dataset):
 
     def __getitem__(self, ticket: Ticket) -> Any:
         if get_worker_info() is not None:
-            place = np.random.default_rng((self.seed, ticket.epoch, ticket.samples[0]))
-            set_seed(int(place.integers(2**32)))
+            _seed(np.random.default_rng((self.seed, ticket.epoch, ticket.samples[0])).integers(2**32))
         return self.load(*ticket)
+
+
+def _seed(number: int) -> None:
+    "Seed Python's, numpy's and torch's generators; not CUDA's, as fastai's set_seed does: a worker has none."
+    random.seed(int(number))
+    np.random.seed(number)
+    torch.manual_seed(int(number))
 
 
 class Workers:
