@@ -307,6 +307,14 @@ def test_the_passes_of_tta_differ_and_their_mean_is_what_it_gives(learn):
     assert augmented.numpy() == pytest.approx(torch.stack(passes).mean(0).numpy(), abs=1e-5)
 
 
+@pytest.fixture
+def no_figures():
+    "Closes the figures that other tests of this process left open."
+    from matplotlib import pyplot as plt
+
+    plt.close("all")
+
+
 def shown():
     "[(title, picture uint8 [height, width, 3])] of the axes that hold a picture, in order."
     from matplotlib import pyplot as plt
@@ -315,7 +323,7 @@ def shown():
     return [(ax.get_title(), np.asarray(ax.images[0].get_array())) for ax in axes]
 
 
-def test_show_batch_shows_photos_in_their_colours_under_class_names(learn):
+def test_show_batch_shows_photos_in_their_colours_under_class_names(learn, no_figures):
     learn.dls.valid.show_batch(max_n=4)
     found = shown()
     assert [title for title, _ in found] == [learn.dls.data.valid[path] for path in photos(learn)[:4]]
@@ -330,7 +338,7 @@ def test_show_batch_shows_photos_in_their_colours_under_class_names(learn):
         assert abs(picture / 255 - expected).mean() < 0.02
 
 
-def test_show_results_gives_target_and_prediction_by_name(learn):
+def test_show_results_gives_target_and_prediction_by_name(learn, no_figures):
     learn.show_results(max_n=4, shuffle=False)
     said = [learn.predict(path)[0] for path in photos(learn)[:4]]
     names = [learn.dls.data.valid[path] for path in photos(learn)[:4]]
