@@ -40,13 +40,12 @@ def in_batches(
     work_up: Callable[[Any, list], Any],
     workers: int,
     break_off: Callable[[], None] = lambda: None,
-    piece: int = PIECE,
     runners: int = 0,
 ) -> Iterator[Any]:
     """work_up(buffer, outcomes) of `size` items at a time, of fewer at the end.
 
     fill(buffer, start, items): fills the places from `start` on and returns an outcome for each of the items, which
-    are at most `piece` of a batch, and fewer if the batch is too small to keep all workers busy.
+    are at most PIECE of a batch, and fewer if the batch is too small to keep all workers busy.
     workers: threads that fill; 0 for the one that asks. runners: threads apart that work up; 0 for the one that filled
     the last piece. An exception is raised when its batch's turn comes. At most as many batches as there are buffers are
     begun and not handed out. Closed early, or interrupted, it begins nothing more, has `break_off` end what is in work,
@@ -69,7 +68,7 @@ def in_batches(
         try:
             while chunk := list(itertools.islice(items, size)):
                 batch = _Batch(free.popleft(), len(chunk))
-                parts = _pieces(chunk, piece, workers)
+                parts = _pieces(chunk, workers)
                 begun.append((batch, [submit(work, batch, start, part) for start, part in parts]))
                 if not free:
                     yield oldest()
@@ -79,9 +78,9 @@ def in_batches(
             break_off()
 
 
-def _pieces(chunk: list, piece: int, workers: int) -> Iterator[tuple[int, list]]:
+def _pieces(chunk: list, workers: int) -> Iterator[tuple[int, list]]:
     "(start, items) of each piece: one for each worker at least, if there are as many items."
-    step = max(1, min(piece, len(chunk) // max(workers, 1)))
+    step = max(1, min(PIECE, len(chunk) // max(workers, 1)))
     return ((start, chunk[start : start + step]) for start in range(0, len(chunk), step))
 
 

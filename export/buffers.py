@@ -1,4 +1,4 @@
-"""Where a batch of prepared images lies, and how the model is run on it: in ordinary memory, or ready for a GPU."""
+"""The memory of a batch of prepared images, ordinary or ready for a GPU, and how the model is run on it."""
 
 import functools
 from typing import TYPE_CHECKING, Protocol

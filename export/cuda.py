@@ -1,4 +1,4 @@
-"""What onnxruntime's Python does not offer of CUDA: how much memory is free, and memory that the GPU reads directly.
+"""Calls of CUDA that onnxruntime's Python does not offer: how much memory is free, memory that the GPU reads directly.
 
 Asked of the driver (https://docs.nvidia.com/cuda/cuda-driver-api/), on the GPU that onnxruntime uses: the first one.
 """

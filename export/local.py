@@ -153,7 +153,7 @@ def predict_here(
     profile: bool,
     processes: bool | None = None,
 ) -> Unread:
-    """What `export.predict.predict` says, by these options.
+    """Do what `export.predict.predict` says, by these options.
 
     processes: whether processes read the photos; None for what `export.readers` chooses.
     """

@@ -92,7 +92,7 @@ def session_of(
 
 
 def tensorrt_options(checksum: str, precision: str, version: int) -> dict[str, str]:
-    """Of onnxruntime's TensorRT provider: engines, which take minutes to build, are kept in the user's cache folder.
+    """Options of onnxruntime's TensorRT provider: it keeps engines, which take minutes to build, in the cache folder.
 
     They are of one model file, one TensorRT and one onnxruntime. It computes in the precision that the file has.
     Source: https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html

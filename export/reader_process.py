@@ -56,7 +56,7 @@ class ReaderProcess:
 
 
 def _code(socket: int, memory: int) -> str:
-    "What a process runs. It finds this package wherever this process found it: -S leaves out what .pth files add."
+    "The program of a process. It finds this package wherever this process found it: -S leaves out what .pth files add."
     found = [str(Path(__file__).resolve().parents[1]), *sys.path]
     ignore = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is for the process that asks
     return f"{ignore}; sys.path[:] = {found!r}; from export.reader import serve; serve({socket}, {memory})"

@@ -29,8 +29,8 @@ STARTS = 5
 "Processes that die while they start, one after the other, before that is an error."
 
 ON_DEVICES = ("cuda", "tensorrt")
-"""Where the model leaves the cores to the readers. With the model on the CPU threads read: on 2 cores processes read at
-0.96 of their rate; more cores are not measured yet."""
+"""The devices beside which processes read, because the model leaves them the cores. With the model on the CPU threads
+read: on 2 cores processes read at 0.96 of their rate; more cores are not measured yet."""
 
 FEWEST_WORKERS = 4
 "Fewer threads seldom wait for Python's lock, which each holds for 0.16 of the 1.4 ms of a photo of 500 x 375 pixels."
@@ -95,7 +95,7 @@ class Readers:
         return ValueError(f"{path}: it killed the process that read it: {how}")
 
     def _asked(self, number: int, start: int, paths: Sequence[str | Path]) -> list[Exception | None]:
-        "What an idle process says, or a new one. Raises Died if it died of it."
+        "The answer of an idle process, or of a new one. Raises Died if it died of it."
         reader = self._borrowed()
         try:
             reader = reader or self._started()

@@ -156,7 +156,7 @@ class Classifier:
         return MemoryBuffer(self.session, np.empty(self._shape(), np.uint8) if images is None else images, self.pads)
 
     def _answers(self, watch: Watch, stop: "onnxruntime.RunOptions", buffer: Buffer, faults: list) -> list:
-        "Of each photo of a batch, its class name and probabilities, or what kept it from being read."
+        "The class name and probabilities of each photo of a batch, or what kept it from being read."
         if all(faults):
             return faults
         with watch("model"):

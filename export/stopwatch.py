@@ -1,4 +1,4 @@
-"Where the time goes: seconds of each stage of a prediction run, and which of them bounds it."
+"The seconds of each stage of a prediction run, and which of them bounds it."
 
 import contextlib
 import threading

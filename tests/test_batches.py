@@ -25,14 +25,15 @@ def expected(count):
 @pytest.mark.parametrize("workers", [0, 1, 2, 9])
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 103])
 @pytest.mark.parametrize("piece", [1, 3, 8])
-def test_every_item_once_in_order_from_reused_buffers(workers, count, piece):
+def test_every_item_once_in_order_from_reused_buffers(workers, count, piece, monkeypatch):
+    monkeypatch.setattr("export.batches.PIECE", piece)
     chance = random.Random(count)
 
     def unsteady(*given):
         time.sleep(chance.expovariate(5000))
         return kept(*given)
 
-    batches = list(in_batches(range(count), [[0] * 4 for _ in range(3)], 4, unsteady, squares, workers, piece=piece))
+    batches = list(in_batches(range(count), [[0] * 4 for _ in range(3)], 4, unsteady, squares, workers))
     assert [answer for batch in batches for answer in batch] == expected(count)
     assert [len(batch) for batch in batches] == [min(4, count - start) for start in range(0, count, 4)]
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from toolkit.command import command, parsed, user_message
+from toolkit.command import command, parsed
+from toolkit.errors import user_message
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """

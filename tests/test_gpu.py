@@ -19,8 +19,8 @@ pytestmark = [
 
 
 TF32 = 1e-2
-"""Of a probability of the tiny model, whose factors TF32 rounds to 10 bits: 5.2e-3 at most on 2,000 of its photos, by
-numpy with factors so rounded."""
+"""The bound of a probability's error. TF32 rounds factors to 10 bits, which changes the tiny model's by 5.2e-3 on
+2,000 of its photos, computed by numpy with factors so rounded."""
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from export.to_onnx import to_onnx
 from recipes import hw1
 from toolkit import outside
 from toolkit import run as runs
-from toolkit.command import user_message
+from toolkit.errors import user_message
 from toolkit.model import make_model
 from toolkit.report import read_certificate, write_report
 

@@ -435,17 +435,6 @@ def test_a_batch_of_no_images_is_refused(model, bs):
 # CUDA
 
 
-def test_onnxruntime_knows_the_cuda_options():
-    "By the names and values in its library, where this onnxruntime has one."
-    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-    if not library.exists():
-        pytest.skip("this onnxruntime is built without CUDA")
-    content = library.read_bytes()
-    options = {item for variant in CUDA_VARIANTS.values() for item in variant.items()}
-    assert all(name.encode() + b"\0" in content for name, _ in options)
-    assert all(value.encode() + b"\0" in content for _, value in options if value.isalpha())
-
-
 def test_a_variant_is_for_cuda_wherever_it_stands():
     for name, options in CUDA_VARIANTS.items():
         assert providers_of(b"", "cuda", name) == [("CUDAExecutionProvider", options), ("CPUExecutionProvider", {})]
@@ -485,10 +474,18 @@ def test_tensorrt_computes_in_the_files_precision_and_keeps_engines_by_file_and_
     assert len({str(folder), *(other["trt_engine_cache_path"] for other in others)}) == 3
 
 
-def test_onnxruntime_knows_the_tensorrt_options():
-    "By the names in its library, where this onnxruntime has one."
-    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+CUDA_OPTIONS = {item for variant in CUDA_VARIANTS.values() for item in variant.items()}
+NAMES = {
+    "cuda": {text for name, value in CUDA_OPTIONS for text in (name, value) if not text.isdigit()},
+    "tensorrt": set(tensorrt_options("a" * 64, "fp32", 1)),
+}
+
+
+@pytest.mark.parametrize("provider", NAMES)
+def test_onnxruntime_knows_the_options_of_its_providers(provider):
+    "By the names and the words for values in its library, if this onnxruntime has one."
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
     if not library.exists():
-        pytest.skip("this onnxruntime is built without TensorRT")
+        pytest.skip(f"this onnxruntime is built without {provider}")
     content = library.read_bytes()
-    assert all(b"\0" + name.encode() + b"\0" in content for name in tensorrt_options("a" * 64, "fp32", 1))
+    assert all(name.encode() + b"\0" in content for name in NAMES[provider])

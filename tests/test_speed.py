@@ -122,6 +122,18 @@ def test_a_short_mini_batch_is_filled_up_on_cuda_only_and_never_for_a_batch_norm
     assert passed(CUDA, False, whole, whole[:3]) == [8, 3]
 
 
+def test_on_several_processes_nothing_is_filled_up(monkeypatch):
+    "They share one mini-batch's dropout, whose rows are those of the photos there are."
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    sizes, model = [], network().eval()
+    with torch.no_grad(), whole_batches(CUDA, False):
+        for count in (8, 3):
+            images = torch.randn(count, 3, 8, 8)
+            in_whole_batches(model, lambda images: sizes.append(len(images)) or model(images), images)
+    assert sizes == [8, 3]
+
+
 def test_gradients_of_a_mini_batch_that_is_filled_up_are_those_of_its_images():
     model, images, gradients = network(), torch.randn(8, 3, 8, 8), []
     model[1].eval()

@@ -1,4 +1,4 @@
-"""What fastai lacks or gets wrong in the training loop: accumulation, loss scaling, a Recorder that never waits."""
+"""Parts of the training loop that fastai lacks or gets wrong: accumulation, loss scaling, a Recorder without waits."""
 
 import torch
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
@@ -56,7 +56,7 @@ class Accumulate(Callback):
 
 
 def batch_weight(learn: Learner) -> int | torch.Tensor:
-    "What the mean loss of the present mini-batch was divided by: its samples, or the sum of their classes' weights."
+    "The divisor of the present mini-batch's mean loss: its samples, or the sum of their classes' weights."
     weight, samples = getattr(learn.loss_func, "weight", None), own_samples(learn)
     if weight is None:  # fastai's MixUp puts a mean over samples in the loss's place
         return samples

@@ -1,4 +1,4 @@
-"""What a run needs to go on with the same bits: written to last.pt after each epoch, and at a step inside one."""
+"""The state that a run goes on from with the same bits: in last.pt after each epoch, and at steps inside one."""
 
 import random
 import time
@@ -174,7 +174,7 @@ class Checkpoint(Callback):
             self.random = state["random"]
 
     def _parts(self) -> dict[str, Any]:
-        "What else keeps state from step to step: the schedule, the loss scale and the average of the weights."
+        "Parts that keep state from step to step: the schedule, the loss scale and the average of the weights."
         names = ("scheduler", "scaler", "averaged")
         return {cb.name: getattr(cb, name) for cb in self.learn.cbs for name in names if name in vars(cb)}
 
@@ -218,7 +218,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    "What last.pt holds, nothing of it run; None where there is none. Raises ValueError where it is none of ours."
+    "Load last.pt with weights_only=True; None if it is missing. Raises ValueError if it is not our checkpoint."
     if not path.is_file():
         return None
     try:

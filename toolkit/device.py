@@ -1,4 +1,4 @@
-"""Where a model computes and in which number format: what was asked for, or an error; nothing else in silence."""
+"""The device and the number format that a model computes in: those asked for, or an error, never others in silence."""
 
 import os
 import sys

@@ -56,7 +56,7 @@ def linear_head(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
-    "What goes into the head for each training photo, float32 [photos, features], and the labels, int64 [photos]."
+    "The head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
     caught: list[Tensor] = []
     model, train = learn.model, learn.dls.train
     loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=train.fake_l.num_workers)

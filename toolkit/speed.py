@@ -1,5 +1,5 @@
-"""What training gains its speed by: memory kept from step to step and, unless `--exact` is given, photos laid out
-channels last and TF32.
+"""The ways to faster training: memory kept from step to step and, unless `--exact` is given, photos laid out channels
+last, TF32 and mini-batches of one size for cuDNN to plan for.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback
 from torch import Tensor, nn
 
+from toolkit import ranks
 from toolkit.outside import reason_of
 
 
@@ -95,12 +96,14 @@ _largest: ContextVar[dict[tuple[bool, torch.Size], int] | None] = ContextVar("la
 
 @contextmanager
 def whole_batches(device: torch.device, exact: bool) -> Iterator[None]:
-    """Within it `in_whole_batches` works, on CUDA unless `exact`. In fp32 and with --compile nothing is filled up.
+    """Within it `in_whole_batches` works, on CUDA unless `exact`.
+
+    In fp32, with --compile and on several processes, which share a mini-batch's dropout, nothing is filled up.
 
     A mini-batch of another size has cuDNN plan all convolutions anew: 1.5 s for the forward pass of a mobilenetv2, 3 s
     for its backward pass, 0.03 s for the forward pass of a resnet152, on an H100 (LOG.md, 26 Nov 2026).
     """
-    if device.type != "cuda" or exact or _largest.get() is not None:
+    if device.type != "cuda" or exact or ranks.count() > 1 or _largest.get() is not None:
         yield
         return
     token = _largest.set({})

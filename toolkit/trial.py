@@ -208,7 +208,7 @@ class EpochClock(Callback):
         self._whole()
 
     def _whole(self) -> None:
-        "Where the pass came to its end, that is what it takes."
+        "If the pass came to its end, its own seconds are the answer."
         whole = self.done >= len(self.dl)
         if self._part == "train":
             self.trained_whole = whole

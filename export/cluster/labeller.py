@@ -18,7 +18,7 @@ from export.columns import Columns, columns_for
 from export.journal import Row, packed
 from export.session import Classifier
 from export.table import cells_of, write_parquet
-from toolkit.command import user_message
+from toolkit.errors import user_message
 
 
 class Job(NamedTuple):

@@ -1,0 +1,84 @@
+"""Which errors are the user's and which are bugs of ours; for the user's, the line or two to tell."""
+
+import dis
+import os
+import re
+import sys
+from pathlib import Path
+
+HOUSE = [str(Path(__file__).resolve().parents[1] / package) + os.sep for package in ("recipes", "toolkit", "export")]
+
+WHY_KILLED = {
+    "Killed": "as if memory ran out; try fewer --workers, or 0",
+    "Bus error": "as if shared memory was full; make /dev/shm larger (docker's --shm-size), or try fewer --workers",
+    "": "as if memory ran out or a library failed in it, which it may have said above; try fewer --workers, or 0",
+}
+
+
+def user_message(error: Exception) -> str | None:
+    """The line or two to tell the user, or None where `error` is a bug.
+
+    OSErrors are the user's machine wherever they come from. Other errors are meant for the user if a `raise` of this
+    house made them: a ValueError out of a library, or out of `int("x")`, is something we failed to check.
+    """
+    if worker := _worker_message(error) or _killed_worker(error.__context__):
+        return worker
+    if isinstance(error, OSError):
+        lines = [line for line in str(error).splitlines() if line.strip()][:2]
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else "\n".join(lines)
+    return str(error) if _raised_by_us(error) else None
+
+
+def _raised_by_us(error: Exception) -> bool:
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return _is_ours(code.co_filename) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _is_ours(file: str) -> bool:
+    "In this house's packages, or the very file that is being run (someone's own recipe)."
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    return os.path.abspath(file).startswith(tuple(HOUSE)) or bool(
+        main and os.path.abspath(file) == os.path.abspath(main)
+    )
+
+
+def _worker_message(error: Exception) -> str | None:
+    """The error that a DataLoader worker met, if it is for the user.
+
+    torch raises the error again in this process, of the same type, with the worker's traceback as its text:
+    `Caught ValueError in DataLoader worker process 0.`, the frames, `ValueError: the message`. Where the system killed
+    a worker, it says so in a RuntimeError.
+    """
+    if killed := _killed_worker(error):
+        return killed
+    text = str(error).rstrip()
+    frames = list(re.finditer(r'^  File "(.+)", line \d+, in .+\n +(.+)$', text, re.MULTILINE))
+    if not re.match(r"Caught \w+ in DataLoader worker process", text) or not frames:
+        return None
+    file, statement = frames[-1].groups()
+    raised_by_us = _is_ours(file) and statement.startswith("raise ")
+    if not (isinstance(error, OSError) or raised_by_us):
+        return None
+    return text[frames[-1].end() :].partition(f"\n{type(error).__name__}: ")[2]
+
+
+def _killed_worker(error: BaseException | None) -> str | None:
+    """The message for an error by which torch says that a worker is gone; None for another error.
+
+    torch raises it wherever the main process is, in a thread's start for one, and there CPython raises a KeyError over
+    it. "exited unexpectedly" has the signal, if there was one, in its cause.
+    """
+    gone = [match for each in (error, error and error.__cause__) if (match := _worker_gone(each))]
+    if not gone:
+        return None
+    signal = next((match["signal"] for match in gone if match["signal"]), "")
+    why = next(why for name, why in WHY_KILLED.items() if signal.startswith(name))
+    return f"{gone[-1][0].rstrip('. ')}: a process that reads photos is gone, {why}"
+
+
+def _worker_gone(error: BaseException | None) -> re.Match | None:
+    pattern = r"DataLoader worker \(pid.+?\) (is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly[\w ]*)"
+    return re.match(pattern, str(error)) if isinstance(error, RuntimeError) else None
