@@ -134,6 +134,15 @@ def test_on_several_processes_nothing_is_filled_up(monkeypatch):
     assert sizes == [8, 3]
 
 
+def test_a_network_of_two_inputs_may_compute_in_mixed_precision():
+    class Two(nn.Module):
+        def forward(self, left, right):
+            return left @ right
+
+    model, ones = mixed_precision(Two(), torch.device("cpu"), "bf16"), torch.ones(2, 2)
+    assert torch.equal(model(ones, ones), torch.full((2, 2), 2.0))
+
+
 def test_gradients_of_a_mini_batch_that_is_filled_up_are_those_of_its_images():
     model, images, gradients = network(), torch.randn(8, 3, 8, 8), []
     model[1].eval()

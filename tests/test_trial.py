@@ -9,7 +9,7 @@ from fastai.callback.core import Callback
 from noise import write_noise
 from torch import nn
 
-from recipes import hw1
+from recipes import hw1, rapid
 from toolkit.callbacks import Accumulate, LossScaler
 from toolkit.checkpoint import random_state
 from toolkit.trial import seconds_per_epoch, unchanged
@@ -219,3 +219,20 @@ def test_slow_steps_cut_the_trial_short(data, monkeypatch):
 def test_no_batches_can_not_be_timed(data):
     with pytest.raises(ValueError, match="cannot time 0 mini-batches: give 1 or more"):
         seconds_per_epoch(small(data), 0)
+
+
+def test_squares_of_several_sizes_are_timed_at_the_largest_and_stay_as_they_were(data):
+    class Seen(Callback):
+        order = 200
+
+        def before_batch(self):
+            if self.training:
+                seen.add(self.xb[0].shape[-1])
+
+    seen = set()
+    small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 16, "workers": 0, "device": "cpu"}
+    learn = rapid.learner(data, epochs=4, train_sizes=(24, 32), **small)
+    learn.add_cb(Seen())
+    seconds_per_epoch(learn, batches=1)
+    assert seen == {32}
+    assert learn.grow.sizes == [24, 32]

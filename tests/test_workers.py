@@ -162,6 +162,7 @@ def test_a_pickled_or_copied_loader_has_no_processes():
     workers.end()
 
 
+@pytest.mark.timeout(60)  # shared workers would leave the outer pass waiting
 def test_a_pass_begun_inside_another_one_leaves_it_whole():
     workers, seen = Workers(), []
     workers.keep = True
