@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from toolkit.photo import SUFFIXES, find_photos, natural_key
+from toolkit.photo import SUFFIXES, natural_key, photo_names
 
 Named = list[tuple[str, Path]]
 "(image_name, path) of each photo."
@@ -36,7 +36,7 @@ def named_photos(images: str | Path | dict[str, Path]) -> Named:
 def _found(images: Path) -> dict[str, Path]:
     "Each photo's path by its full name, the one with the suffix."
     if images.is_dir():
-        return {path.relative_to(images).as_posix(): path for path in find_photos(images)}
+        return {name: images / name for name in photo_names(images)}
     if images.suffix.lower() == ".txt" and images.is_file():
         return {tidy(line): images.parent / line for line in _lines(images)}
     if images.is_file():
