@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
+from torch import nn
 
 from export.certificate import faults
 from export.half import emulated, to_half
@@ -38,6 +39,26 @@ FAMILIES = {
     "test_nfnet": 64,
     "test_byobnet": 64,
 }
+
+
+def test_activations_write_in_place_as_before_but_not_while_the_graph_is_made(tmp_path):
+    "The exporter takes those apart that do, which is a third of its time for a mobilenetv2."
+    seen = []
+
+    class Watched(nn.ReLU6):
+        def forward(self, images):
+            seen.append(self.inplace)
+            return super().forward(images)
+
+    layers = [Watched(inplace=True), Watched(inplace=False)]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    export_graph(model, for_size(32), tmp_path / "model.onnx")
+    assert seen
+    assert not any(seen)
+    assert [layer.inplace for layer in layers] == [True, False]
+    with pytest.raises(FileNotFoundError):
+        export_graph(model, for_size(32), tmp_path / "nowhere" / "model.onnx")
+    assert [layer.inplace for layer in layers] == [True, False]
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
