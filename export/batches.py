@@ -18,6 +18,13 @@ PIECE = 16
 "Items a piece, at most: a thread costs a future and a few locks a piece, and ends with its piece if interrupted."
 
 
+def at_once(function: Callable, *given: Any) -> Future:
+    "function(*given), called by whoever asks; its result as a Future."
+    done = Future()
+    done.set_result(function(*given))
+    return done
+
+
 class _Batch:
     "A buffer that is being filled: what became of each of its places, and how many are left."
 
@@ -40,16 +47,16 @@ def in_batches(
     work_up: Callable[[Any, list], Any],
     workers: int,
     break_off: Callable[[], None] = lambda: None,
-    runners: int = 0,
+    run: Callable[..., Future] = at_once,
 ) -> Iterator[Any]:
     """work_up(buffer, outcomes) of `size` items at a time, of fewer at the end.
 
     fill(buffer, start, items): fills the places from `start` on and returns an outcome for each of the items, which
     are at most PIECE of a batch, and fewer if the batch is too small to keep all workers busy.
-    workers: threads that fill; 0 for the one that asks. runners: threads apart that work up; 0 for the one that filled
-    the last piece. An exception is raised when its batch's turn comes. At most as many batches as there are buffers are
-    begun and not handed out. Closed early, or interrupted, it begins nothing more, has `break_off` end what is in work,
-    and waits for the threads.
+    workers: threads that fill; 0 for the one that asks. run: what `threads` gives, for threads apart that work up; else
+    the one that filled the last piece does. An exception is raised when its batch's turn comes. At most as many batches
+    as there are buffers are begun and not handed out. Closed early, or interrupted, it begins nothing more, has
+    `break_off` end what is in work, and waits for the threads that fill.
     """
     items, free, begun = iter(items), deque(buffers), deque()
 
@@ -64,7 +71,7 @@ def in_batches(
         free.append(batch.buffer)
         return result
 
-    with _threads(runners) as run, _threads(workers) as submit:
+    with threads(workers) as submit:
         try:
             while chunk := list(itertools.islice(items, size)):
                 batch = _Batch(free.popleft(), len(chunk))
@@ -87,7 +94,7 @@ def _pieces(chunk: list, workers: int) -> Iterator[tuple[int, list]]:
 def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator[Any]:
     "function(item) for each item, by `workers` threads (0: this one), at most `ahead` of them early."
     waiting = deque()
-    with _threads(workers) as submit:
+    with threads(workers) as submit:
         for item in items:
             waiting.append(submit(function, item))
             if len(waiting) > (ahead if workers else 0):
@@ -97,18 +104,13 @@ def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> I
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[Callable[..., Future]]:
+def threads(count: int) -> Iterator[Callable[..., Future]]:
+    "What has one of `count` threads call a function with arguments; for 0 it is called at once."
     if count == 0:
-        yield _at_once
+        yield at_once
         return
     pool = ThreadPoolExecutor(count)
     try:
         yield pool.submit
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _at_once(function: Callable, *given: Any) -> Future:
-    done = Future()
-    done.set_result(function(*given))
-    return done

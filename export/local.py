@@ -13,10 +13,10 @@ from export import journal, table
 from export.bar import tell, with_bar
 from export.batch_size import checked_bs
 from export.columns import Columns, check_distinct, columns_for
-from export.device import cores
+from export.device import choose_device, cores
 from export.journal import Row
 from export.photos import Named, named_photos
-from export.readers import worthwhile
+from export.readers import Readers, worthwhile
 from export.resume import begun, file_size, finished, gone_on_with, resumable
 from export.sample import in_order, read_sample
 from export.session import Classifier
@@ -25,10 +25,10 @@ from export.table import Unread
 
 
 def _answered(
-    photos: Named, classifier: Classifier, columns: Columns, workers: int, watch: Watch, processes: bool
+    photos: Named, classifier: Classifier, columns: Columns, workers: int, watch: Watch, readers: Readers | None
 ) -> Iterator[Row]:
     "The row of each photo; one that can't be read is told on stderr."
-    answers = classifier.stream((path for _, path in photos), workers, watch, processes)
+    answers = classifier.stream((path for _, path in photos), workers, watch, readers)
     with contextlib.closing(answers):
         for (name, path), answer in zip(photos, answers, strict=True):
             if isinstance(answer, Exception):
@@ -51,13 +51,16 @@ def _photos(images: Path | dict[str, Path], sample: Path | None) -> tuple[list[s
 
 def _write(out: Path, kind: str, partial: Path, photos: Named, columns: Columns, quoted: bool, fallback: str) -> Unread:
     "The tables, from a journal that is complete."
-    unread = [
-        (row.name, path, row.reason)
-        for (_, path), row in zip(photos, journal.rows(partial), strict=True)
-        if row.reason is not None
-    ]
-    table.write_errors(out, unread)
-    table.write_table(out, kind, columns, journal.rows(partial), quoted, fallback)
+    unread: Unread = []
+
+    def rows() -> Iterator[Row]:
+        for (_, path), row in zip(photos, journal.rows(partial), strict=True):
+            if row.reason is not None:
+                unread.append((row.name, path, row.reason))
+            yield row
+        table.write_errors(out, unread)  # before the table of predictions has its name
+
+    table.write_table(out, kind, columns, rows(), quoted, fallback)
     return unread
 
 
@@ -163,33 +166,36 @@ def predict_here(
     kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
     header, photos = _photos(images, sample)
     size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
-    classifier = Classifier(model, device, size, _threads(len(photos), size, workers), tta)
-    columns = columns_for(classifier.card.classes, probabilities, top, header)
-    check_distinct(columns, kind)
-    table.check_kind(kind, _texts(columns, classifier.card.classes, fallback, photos))
-    with journal.held(partial):
-        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
-        if resume and out.exists() and not partial.exists():
-            unread = finished(out, kind, model, photos, columns)
-            if zipped:  # it may be asked for only now
-                table.write_zip(out)
-            return unread
-        asked = _asked(classifier, probabilities, top, header)
-        begin = gone_on_with if resume and partial.exists() else begun
-        photos, done = begin(partial, asked, photos)
-        if bs == "auto":
-            tell(f"bs auto: {classifier.bs}")
-        if processes is None:
-            processes = worthwhile(classifier.device, workers, len(photos) - done)
-        with resumable(partial):
-            rows = _answered(photos[done:], classifier, columns, workers, watch, processes)
-            _label(partial, rows, done, len(photos), classifier.bs, watch)
-            with watch("write"):
-                quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
-                unread = _write(out, kind, partial, photos, columns, quoted, fallback)
-                if zipped:
+    place = choose_device(device)
+    if processes is None:
+        processes = worthwhile(place, workers, len(photos))
+    with contextlib.closing(Readers(max(workers, 1))) if processes else contextlib.nullcontext() as readers:
+        # they start while the session is made
+        classifier = Classifier(model, place, size, _threads(len(photos), size, workers), tta)
+        columns = columns_for(classifier.card.classes, probabilities, top, header)
+        check_distinct(columns, kind)
+        table.check_kind(kind, _texts(columns, classifier.card.classes, fallback, photos))
+        with journal.held(partial):
+            journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
+            if resume and out.exists() and not partial.exists():
+                unread = finished(out, kind, model, photos, columns)
+                if zipped:  # it may be asked for only now
                     table.write_zip(out)
-        partial.unlink()
+                return unread
+            asked = _asked(classifier, probabilities, top, header)
+            begin = gone_on_with if resume and partial.exists() else begun
+            photos, done = begin(partial, asked, photos)
+            if bs == "auto":
+                tell(f"bs auto: {classifier.bs}")
+            with resumable(partial):
+                rows = _answered(photos[done:], classifier, columns, workers, watch, readers)
+                _label(partial, rows, done, len(photos), classifier.bs, watch)
+                with watch("write"):
+                    quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
+                    unread = _write(out, kind, partial, photos, columns, quoted, fallback)
+                    if zipped:
+                        table.write_zip(out)
+            partial.unlink()
     _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
     if profile:
         runners = classifier.runners(workers, processes)

@@ -27,6 +27,7 @@ class ReaderProcess:
         """Not multiprocessing: its fork copies a process that holds threads and a GPU, its spawn runs the recipe's file
         anew. The process group of its own keeps a terminal's Ctrl-C from it.
         """
+        self.ready = False  # whether it knows into which memory to read; for `export.readers`
         ours, theirs = socket.socketpair()
         self.connection = Connection(ours.detach())
         with theirs:

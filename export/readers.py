@@ -47,17 +47,28 @@ def worthwhile(device: str, workers: int, photos: int) -> bool:
 
 
 class Readers:
-    "`count` processes that fill `images`: `buffers` arrays of uint8 [batch, crop, crop, 3]."
+    """`count` processes that read photos. They start at once, which takes them a while; `open` gives them memory."""
 
-    def __init__(self, count: int, buffers: int, shape: tuple[int, ...], preprocess: dict):
-        self.memory, self.settings = _shared_memory(), (buffers, shape, preprocess)
-        os.ftruncate(self.memory, buffers * pages(math.prod(shape)))
-        self.images = images_in(self.memory, buffers, shape)
+    def __init__(self, count: int):
+        "Raises OSError if they can't be started."
+        self.memory = _shared_memory()
+        self.images: list[np.ndarray] = []
         self.seconds: Counter[str] = Counter()  # of each stage, all processes together
         self.running: set[ReaderProcess] = set()
         self.lock, self.closed = threading.Lock(), False
-        self.idle: list[ReaderProcess | None] = [None] * count  # None: it is started when a thread first needs it
+        self.idle: list[ReaderProcess | None] = []  # None: another is started when a thread needs it
         self.waiting: deque[SimpleQueue[ReaderProcess | None]] = deque()
+        try:
+            self.idle += [self._begun() for _ in range(count)]
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, buffers: int, shape: tuple[int, ...], preprocess: dict) -> list[np.ndarray]:
+        "Have them fill `images`, which are returned: `buffers` arrays of uint8 [batch, crop, crop, 3]. Once only."
+        os.ftruncate(self.memory, buffers * pages(math.prod(shape)))
+        self.images, self.settings = images_in(self.memory, buffers, shape), (buffers, shape, preprocess)
+        return self.images
 
     def fill(self, images: np.ndarray, start: int, paths: Sequence[str | Path]) -> list[Exception | None]:
         """As `export.prepared.fill`; `images` is one of `self.images`. Any number of threads may call it.
@@ -98,7 +109,7 @@ class Readers:
         "The answer of an idle process, or of a new one. Raises Died if it died of it."
         reader = self._borrowed()
         try:
-            reader = reader or self._started()
+            reader = self._ready(reader)
             answer = reader.asked((number, start, [os.fspath(path) for path in paths]))
         except BaseException:
             if reader:
@@ -130,25 +141,28 @@ class Readers:
             else:
                 self.idle.append(reader)
 
-    def _started(self) -> ReaderProcess:
-        "A process that is ready. Raises OSError if there is none to be had."
+    def _ready(self, reader: ReaderProcess | None) -> ReaderProcess:
+        "It, or a new one, once it knows of the memory. Raises OSError if there is none to be had."
         for _ in range(STARTS):
             try:
-                reader = self._begun()
-                reader.asked(self.settings)
+                reader = reader or self._begun()
+                if not reader.ready:
+                    reader.asked(self.settings)
+                    reader.ready = True
                 return reader
             except Died as death:
                 self._end(reader)
-                how = str(death)
-            except OSError as error:
-                raise OSError(f"{NOT_STARTED} ({error.strerror or error}): a smaller --workers needs fewer") from error
+                reader, how = None, str(death)
         raise OSError(f"{NOT_STARTED} ({how})")
 
     def _begun(self) -> ReaderProcess:
         with self.lock:
             if self.closed:
                 raise OSError("reading was broken off")
-            reader = ReaderProcess(self.memory)
+            try:
+                reader = ReaderProcess(self.memory)
+            except OSError as error:
+                raise OSError(f"{NOT_STARTED} ({error.strerror or error}): a smaller --workers needs fewer") from error
             self.running.add(reader)
             return reader
 

@@ -7,15 +7,15 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from export.batch_size import choose_bs
-from export.batches import in_batches
-from export.buffers import BoundBuffer, Buffer, MemoryBuffer
+from export.batches import in_batches, threads
+from export.buffers import OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
 from export.card import content, first_line, read_card
 from export.device import choose_device, cores
 from export.opening import device_of, opened
@@ -88,21 +88,24 @@ class Classifier:
         return labels, np.array([row for _, row in answers], np.float32).reshape(len(labels), len(self.card.classes))
 
     def stream(
-        self, photos: Iterable[Photo], workers: int, watch: Watch = unwatched, processes: bool = False
+        self, photos: Iterable[Photo], workers: int, watch: Watch = unwatched, readers: Readers | None = None
     ) -> Iterator[tuple[str, np.ndarray] | Exception]:
         """(class name, probabilities float32 [classes]) of each photo in turn, or what kept it from being read.
 
-        `workers` threads read, decode and crop, as `export.batches` tells; 0 for the one that asks. processes: as many
-        processes do it instead, for photos that are paths; Linux. The same threads run the model, or `runners` apart.
-        In memory are `in_flight` batches. Closed early, it breaks off what the model computes.
+        `workers` threads read, decode and crop, as `export.batches` tells; 0 for the one that asks. readers: processes
+        that do it instead, for photos that are paths; they serve one call. The same threads run the model, or `runners`
+        apart. In memory are `in_flight` batches. Closed early, it breaks off what the model computes.
         Raises OSError if no process can be started.
         """
         import onnxruntime
 
         stop = onnxruntime.RunOptions()
         answers = functools.partial(self._answers, watch, stop)
-        runners = self.runners(workers, processes)
-        with self._reading(workers, watch, processes) as (buffers, read, end_reading):
+        count = self.runners(workers, readers is not None)
+        with (
+            self._reading(workers, watch, readers) as (buffers, read, end_reading),
+            self._running(count, stop) as run,
+        ):
 
             def break_off() -> None:
                 stop.terminate = True
@@ -111,7 +114,7 @@ class Classifier:
             def fill_places(buffer: Buffer, start: int, part: list[Photo]) -> list[Exception | None]:
                 return read(buffer.images, start, part)
 
-            batches = in_batches(photos, buffers, self.bs, fill_places, answers, workers, break_off, runners=runners)
+            batches = in_batches(photos, buffers, self.bs, fill_places, answers, workers, break_off, run)
             with contextlib.closing(batches):
                 while batch := _next(batches, watch):
                     yield from batch
@@ -130,21 +133,33 @@ class Classifier:
 
     @contextlib.contextmanager
     def _reading(
-        self, workers: int, watch: Watch, processes: bool
+        self, workers: int, watch: Watch, readers: Readers | None
     ) -> Iterator[tuple[list[Buffer], Callable, Callable[[], None]]]:
         "Buffers, what reads photos into them, and what ends it at once."
         count = self.in_flight(workers)
-        if not processes:
+        if readers is None:
             read = functools.partial(fill, preprocess=self.card.preprocess, watch=watch)
             yield [self._buffer(workers) for _ in range(count)], read, lambda: None
             return
-        with contextlib.closing(Readers(max(workers, 1), count, self._shape(), self.card.preprocess)) as readers:
-            buffers = [self._buffer(workers, images) for images in readers.images]
-            try:
-                yield buffers, readers.fill, readers.break_off
-            finally:
-                if isinstance(watch, Stopwatch):
-                    watch.add(readers.seconds)
+        images = readers.open(count, self._shape(), self.card.preprocess)
+        try:
+            yield [self._buffer(workers, each) for each in images], readers.fill, readers.break_off
+        finally:
+            if isinstance(watch, Stopwatch):
+                watch.add(readers.seconds)
+
+    @contextlib.contextmanager
+    def _running(self, count: int, options: "onnxruntime.RunOptions") -> Iterator[Callable[..., Future]]:
+        """What has one of `count` threads run the model, or for 0 the one that calls it.
+
+        On a GPU each first runs it on black photos, while the first ones are read: its handles are made by then.
+        """
+        with threads(count) as run:
+            if self.device != "cpu":
+                black = np.zeros(self._shape(), np.uint8)
+                for _ in range(count):
+                    run(self.session.run, OUTPUTS, {"image": black}, options)
+            yield run
 
     def _shape(self) -> tuple[int, ...]:
         return self.bs, self.card.preprocess["crop"], self.card.preprocess["crop"], 3

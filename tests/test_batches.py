@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from export.batches import in_batches
+from export.batches import in_batches, threads
 
 
 def kept(buffer, start, items):
@@ -106,7 +106,8 @@ def test_runners_work_up_and_do_nothing_else():
         time.sleep(0.01)
         return squares(buffer, outcomes)
 
-    batches = list(in_batches(range(103), [[0] * 4 for _ in range(4)], 4, fill, work_up, workers=3, runners=2))
+    with threads(2) as run:
+        batches = list(in_batches(range(103), [[0] * 4 for _ in range(4)], 4, fill, work_up, workers=3, run=run))
     assert [answer for batch in batches for answer in batch] == expected(103)
     assert len(worked_up) == 2
     assert not filled & worked_up
@@ -118,9 +119,10 @@ def test_an_exception_of_a_runner_is_raised_in_its_turn():
             raise ArithmeticError("third batch")
         return squares(buffer, outcomes)
 
-    batches = in_batches(range(100), [[0] * 4 for _ in range(3)], 4, kept, work_up, workers=2, runners=2)
-    assert next(batches) == expected(4)
-    assert next(batches) == expected(8)[4:]
-    with pytest.raises(ArithmeticError, match="third batch"):
-        next(batches)
+    with threads(2) as run:
+        batches = in_batches(range(100), [[0] * 4 for _ in range(3)], 4, kept, work_up, workers=2, run=run)
+        assert next(batches) == expected(4)
+        assert next(batches) == expected(8)[4:]
+        with pytest.raises(ArithmeticError, match="third batch"):
+            next(batches)
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]

@@ -1,5 +1,6 @@
 """What only a GPU can show: `pytest -m gpu`. Skipped without one."""
 
+import contextlib
 import gc
 
 import pytest
@@ -8,7 +9,7 @@ from fastai.callback.core import Callback
 from here import here
 
 from export.device import obstacle
-from recipes import digits, hw1
+from recipes import digits, hw1, rapid
 from toolkit import train
 
 pytestmark = [
@@ -44,10 +45,12 @@ def test_fp16_training_on_cuda_learns_and_steps_with_finite_weights(data):
 
 
 @pytest.mark.parametrize(("precision", "workers"), [("fp16", 0), ("fp16", 2), ("bf16", 0), ("fp32", 0)])
-def test_the_training_loop_never_waits_for_the_device(data, tmp_path, precision, workers):
+@pytest.mark.parametrize("recipe", ["digits", "rapid"])
+def test_the_training_loop_never_waits_for_the_device(data, tmp_path, recipe, precision, workers):
     "From before an epoch's first batch to after its last: transfers, the loss scaler and a run's callbacks included."
     from toolkit.callbacks import FiniteLoss
     from toolkit.checkpoint import Checkpoint
+    from toolkit.finetune import FixedStatistics
     from toolkit.profile import Profile
     from toolkit.run import Run
 
@@ -63,7 +66,12 @@ def test_the_training_loop_never_waits_for_the_device(data, tmp_path, precision,
         def after_train(self):
             torch.cuda.set_sync_debug_mode("default")
 
-    learn = digits.learner(data, device="cuda", precision=precision, workers=workers, accum=2)
+    made = {"device": "cuda", "precision": precision, "workers": workers, "accum": 2}
+    learn = digits.learner(data, **made)  # it writes the digits
+    if recipe == "rapid":
+        small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "probe": False, "layer_decay": 0.8}
+        learn = rapid.learner(data, **small, **made)
+        learn.add_cb(FixedStatistics())
     try:
         with learn.no_bar(), learn.no_logging():
             learn.fit(1, cbs=[FiniteLoss(), Checkpoint(Run(tmp_path), 1), Profile(), Refuse(), Allow()])
@@ -238,6 +246,7 @@ def test_a_stream_through_pinned_and_bound_buffers_is_that_of_the_cpu(
     import numpy as np
     import tiny_onnx
 
+    from export.readers import Readers
     from export.session import Classifier
 
     if device == "tensorrt" and (reason := obstacle(device)):
@@ -246,7 +255,8 @@ def test_a_stream_through_pinned_and_bound_buffers_is_that_of_the_cpu(
     paths = [photos / f"{number}.png" for number in range(101)]
     expected = list(Classifier(model, "cpu").stream(paths, workers=2))
     for bs, workers in ((8, 4), (32, 1), (256, 16)):
-        answers = list(Classifier(model, device, bs, tta=tta).stream(paths, workers, processes=processes))
+        with contextlib.closing(Readers(workers)) if processes else contextlib.nullcontext() as readers:
+            answers = list(Classifier(model, device, bs, tta=tta).stream(paths, workers, readers=readers))
         for answer, wanted in zip(answers, expected, strict=True):
             if isinstance(wanted, Exception):
                 assert str(answer) == str(wanted)

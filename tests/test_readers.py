@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,17 @@ def gone(pids: list[int], seconds: float = 5.0) -> bool:
     return True
 
 
-def small_readers(count: int = 2, bs: int = 8) -> Readers:
-    return Readers(count, 2, (bs, 28, 28, 3), tiny_onnx.PREPROCESS)
+def small_readers(count: int = 2, bs: int = 8, preprocess: dict = tiny_onnx.PREPROCESS) -> Readers:
+    reading = Readers(count)
+    reading.open(2, (bs, 28, 28, 3), preprocess)
+    return reading
+
+
+def streamed(classifier: Classifier, photos: list, workers: int) -> Iterator:
+    "What `stream` gives by as many processes."
+    with contextlib.closing(Readers(workers)) as reading:
+        with contextlib.closing(classifier.stream(photos, workers, readers=reading)) as answers:
+            yield from answers
 
 
 # The same as with threads
@@ -114,6 +124,20 @@ def test_no_photo_is_lost_doubled_or_out_of_order_whatever_the_batch_and_the_wor
     unread = predicted(model, photos[0].parent, tmp_path / "p.csv", bs=bs, workers=workers, probabilities=False)
     assert rows(tmp_path / "p.csv")[1:] == [[str(n), "" if n in (7, 31) else label(n)] for n in range(60)]
     assert [name for name, _, _ in unread] == ["7", "31"]
+    assert mine() == []
+
+
+def test_the_processes_start_before_the_session_is_made_and_end_if_it_can_not_be(model, photos, tmp_path, monkeypatch):
+    seen = []
+
+    def opened(*_):
+        seen.extend(mine())
+        raise ValueError("no session")
+
+    monkeypatch.setattr("export.session.opened", opened)
+    with pytest.raises(ValueError, match="no session"):
+        predicted(model, photos[0].parent, tmp_path / "p.csv", workers=3)
+    assert len(seen) == 3
     assert mine() == []
 
 
@@ -254,11 +278,11 @@ def test_where_no_process_can_be_started_that_is_an_error(model, photos, tmp_pat
     with pytest.raises(OSError, match=rf"no process can be started to read photos in \({reason}\)"):
         predicted(model, photos[0].parent, tmp_path / "p.csv")
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
-    assert (tmp_path / "p.csv.partial").exists()
+    assert mine() == []
 
 
 def test_a_fault_of_ours_in_a_reader_is_raised_with_where_it_was(photos):
-    with contextlib.closing(Readers(1, 1, (4, 28, 28, 3), {"crop": 28})) as reading:
+    with contextlib.closing(small_readers(1, preprocess={"crop": 28})) as reading:
         with pytest.raises(KeyError, match="resize") as fault:
             reading.fill(reading.images[0], 0, photos[:2])
         assert "smallest_side" in fault.value.__notes__[0]
@@ -272,7 +296,7 @@ def test_a_fault_of_ours_in_a_reader_is_raised_with_where_it_was(photos):
 def test_closed_early_it_ends_at_once_and_leaves_no_reader(model, tmp_path, stopped):
     "A reader that was stopped (SIGSTOP) answers nothing, and keeps nobody waiting."
     paths = sorted(slow_photos(tmp_path / "photos", 1500).iterdir())
-    answers = Classifier(model, "cpu", bs=256).stream(paths, workers=2, processes=True)
+    answers = streamed(Classifier(model, "cpu", bs=256), paths, workers=2)
     next(answers)  # three batches are being read meanwhile
     assert (pids := mine())
     for pid in pids if stopped else ():
@@ -286,7 +310,7 @@ def test_closed_early_it_ends_at_once_and_leaves_no_reader(model, tmp_path, stop
 
 
 def test_a_reader_that_is_stopped_for_a_while_costs_that_while_alone(model, photos, tmp_path):
-    answers = Classifier(model, "cpu", bs=4).stream(photos, workers=2, processes=True)
+    answers = streamed(Classifier(model, "cpu", bs=4), photos, workers=2)
     first = next(answers)
     for pid in (pids := mine()):
         os.kill(pid, signal.SIGSTOP)
@@ -299,7 +323,7 @@ def test_an_exception_of_the_model_ends_the_readers(model, photos, monkeypatch):
     classifier = Classifier(model, "cpu", bs=4)
     monkeypatch.setattr(classifier, "card", classifier.card.__class__(["one"], classifier.card.preprocess))
     with pytest.raises(ValueError, match="probabilities of shape"):
-        list(classifier.stream(photos, workers=2, processes=True))
+        list(streamed(classifier, photos, workers=2))
     assert mine() == []
 
 
@@ -433,7 +457,7 @@ def test_elsewhere_threads_read(monkeypatch):
 def test_on_a_gpu_photos_that_processes_read_get_the_answers_of_the_cpu(model, photos):
     expected = list(Classifier(model, "cpu").stream(photos, workers=2))
     for bs, workers in ((8, 4), (256, 16)):
-        answers = list(Classifier(model, "cuda", bs).stream(photos, workers, processes=True))
+        answers = list(streamed(Classifier(model, "cuda", bs), photos, workers))
         for answer, wanted in zip(answers, expected, strict=True):
             if isinstance(wanted, Exception):
                 assert str(answer) == str(wanted)

@@ -18,9 +18,10 @@ from PIL import Image
 
 from export import batch_size, device
 from export.batch_size import choose_bs
-from export.buffers import BoundBuffer
+from export.buffers import BoundBuffer, MemoryBuffer
 from export.card import read_card
 from export.opening import CUDA_VARIANTS, providers_of, session_of, tensorrt_options
+from export.prepared import fill
 from export.session import Classifier, open_session
 
 no_gpu = pytest.mark.skipif(device.gpus() > 0, reason="a GPU is here")
@@ -362,6 +363,34 @@ def test_through_bound_buffers_the_stream_is_that_of_the_cpu(tmp_path, monkeypat
     np.testing.assert_allclose(probabilities, expected[1], atol=1e-6)
     mirrored = classifier([photo[:, ::-1] for photo in photos])[1]
     assert (abs(mirrored - probabilities).max() < 1e-6) == (tta == "flip")
+
+
+def test_on_a_gpu_each_thread_that_runs_the_model_does_so_on_black_photos_before_the_first_one_is_read(
+    model, monkeypatch
+):
+    classifier, two, ran, runs = Classifier(model, "cpu", bs=4), threading.Barrier(2), threading.Event(), []
+    photos = [tiny_onnx.photo(seed) for seed in range(10)]
+    expected = classifier(photos)[0]
+
+    def watched(names, inputs, options):
+        runs.append((threading.get_ident(), inputs["image"].shape, inputs["image"].any()))
+        two.wait(10)  # neither thread does it twice
+        ran.set()
+
+    def fill_then(*given, **named):
+        assert ran.wait(10)
+        return fill(*given, **named)
+
+    session, shape = Classifier(model, "cpu").session, (4, 28, 28, 3)  # that of the buffers, whose runs do not count
+    monkeypatch.setattr(classifier.session, "run", watched)
+    monkeypatch.setattr(classifier, "device", "cuda")
+    monkeypatch.setattr(
+        classifier, "_buffer", lambda _: MemoryBuffer(session, np.empty((4, 28, 28, 3), np.uint8), True)
+    )
+    monkeypatch.setattr("export.session.fill", fill_then)
+    assert [label for label, _ in classifier.stream(photos, workers=2)] == expected
+    assert len({thread for thread, _, _ in runs}) == 2
+    assert [(size, lit) for _, size, lit in runs] == [(shape, False)] * 2
 
 
 def test_the_place_of_what_can_not_be_read_is_black_whatever_was_there(model, monkeypatch):

@@ -93,6 +93,15 @@ def test_json_is_a_list_of_objects_with_null_where_csv_is_empty(model, photos, t
     assert (tmp_path / "p.errors.csv").exists()
 
 
+def test_the_table_of_errors_is_there_before_that_of_predictions(model, photos, tmp_path, monkeypatch):
+    "A killed run leaves no predictions.csv that lacks its errors."
+    found = []
+    monkeypatch.setattr("export.table.write_errors", lambda out, unread: found.append((out.exists(), len(unread))))
+    predict(model, photos, tmp_path / "p.csv", "cpu")
+    assert found == [(False, 1)]
+    assert (tmp_path / "p.csv").exists()
+
+
 def test_parquet_holds_strings_and_float32(model, photos, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, an extra")
     predict(model, photos, tmp_path / "p.parquet", "cpu", probabilities=True, fallback="7")

@@ -278,7 +278,7 @@ def gpu(folder: Path, options: argparse.Namespace) -> None:
     if gpus() == 0:
         print("gpu: skipped, no NVIDIA GPU here")
         return
-    count, few = 10_000, 2_000
+    count, few = 20_000, 4_000
     photos = jpegs(folder / "photos", options.photos, count, 500, 375)
     some, out = {str(n): photos / f"{n}.jpg" for n in range(few)}, folder / "p.csv"
     model, network = folder / "resnet152.onnx", torch_model("resnet152", 224).cuda()

@@ -27,7 +27,8 @@ def scaling(paths: list[Path]) -> None:
     cv2.setNumThreads(0)
     for workers in [count for count in (2, 4, 8, 16) if count <= cores()]:
         begun = time.perf_counter()
-        with contextlib.closing(Readers(workers, BUFFERS, SHAPE, PREPROCESS)) as readers:
+        with contextlib.closing(Readers(workers)) as readers:
+            readers.open(BUFFERS, SHAPE, PREPROCESS)
             read(paths[: 8 * workers], readers.images, readers.fill, workers)
             start, rates = time.perf_counter() - begun, []
             for _ in range(ROUNDS):
