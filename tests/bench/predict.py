@@ -292,13 +292,16 @@ def gpu(folder: Path, options: argparse.Namespace) -> None:
         ours.append((count / whole, (count - few) / (whole - short)))
         loops.append(count / seconds(the_loop, network, photos, out, 224, "cuda", workers=8, bs=256))
         print(f"ours {ours[-1][0]:.0f} images/s, once it runs {ours[-1][1]:.0f}; the loop, 8 workers, {loops[-1]:.0f}")
-    alone_rate, reading_rate = the_models_own(model), cores() / one_core(sorted(photos.iterdir())[:300])
-    least = min(alone_rate, reading_rate)
-    print(f"the model alone {alone_rate:.0f} images/s; {cores()} cores decode and crop {reading_rate:.0f}")
+    paths, model_rate = sorted(photos.iterdir()), the_models_own(model)
+    by_one, at_once = cores() / one_core(paths[:300]), reading.together(paths[:4000], cores())
+    print(f"images/s of the model alone {model_rate:.0f}; of {cores()} x one core that decodes and crops {by_one:.0f};")
+    print(f"of as many processes at a time, without the model, {at_once:.0f}")
     for name, number in (("with its start", 0), ("once it runs", 1)):
         ratio = statistics.median(our[number] / loop for our, loop in zip(ours, loops, strict=True))
-        share = statistics.median(our[number] for our in ours) / least
-        print(f"ours {name}: {ratio:.2f} x the loop (bar 3); {share:.2f} of the smaller of the two (bar 0.8)")
+        own = statistics.median(our[number] for our in ours)
+        print(f"ours {name}: {ratio:.2f} x the loop (bar 3)", end="")
+        print(f"; {own / min(model_rate, by_one):.2f} of the smaller of model and cores (bar 0.8)", end="")
+        print(f"; {own / min(model_rate, at_once):.2f} of that of model and processes at a time")
 
 
 @contextlib.contextmanager

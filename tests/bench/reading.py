@@ -40,6 +40,14 @@ def scaling(paths: list[Path]) -> None:
         print(f"{workers:7}{threads:10.0f}{processes:12.0f}{ratio:8.2f}{start:35.2f} s", flush=True)
 
 
+def together(paths: list[Path], workers: int) -> float:
+    "Images/s of so many processes at a time with no model beside them, the median of rounds."
+    with contextlib.closing(Readers(workers)) as readers:
+        readers.open(BUFFERS, SHAPE, PREPROCESS)
+        read(paths[: 8 * workers], readers.images, readers.fill, workers)
+        return statistics.median(rate(paths, readers.images, readers.fill, workers) for _ in range(ROUNDS))
+
+
 def rate(paths: list[Path], buffers: list[np.ndarray], fill: Callable, workers: int) -> float:
     begun = time.perf_counter()
     read(paths, buffers, fill, workers)
