@@ -209,13 +209,18 @@ def fitted(learn, epochs, *cbs):
     return seen
 
 
-def test_one_set_of_workers_serves_all_epochs_of_a_fit_and_is_gone_after_it(photos):
-    learn = learner(photos, 2)
-    seen = fitted(learn, 3)
-    assert len(seen.processes[0]) >= 4  # two to train, two to validate
-    assert seen.processes[0] == seen.processes[1] == seen.processes[2]
+RAPID = {"recipe": rapid, "epochs": 4}
+
+
+@pytest.mark.parametrize("options", [{}, RAPID | {"probe": False}, RAPID | {"probe": True}])
+def test_one_set_of_workers_serves_all_epochs_of_a_fit_and_is_gone_after_it(photos, options):
+    learn = learner(photos, 2, **options)
+    first, second, third, fourth = fitted(learn, 4).processes
+    assert first <= second  # a probe only validates
+    assert len(second) >= 4  # two to train, two to validate
+    assert second == third == fourth
     gc.collect()
-    assert not alive(seen.processes[0])
+    assert not alive(second)
 
 
 @pytest.mark.parametrize("options", [{}, {"recipe": rapid, "train_sizes": (24, 32), "epochs": 4}])

@@ -77,14 +77,21 @@ class Grow(Callback):
             raise ValueError(f"--train_sizes {sizes}: {type(self.model).__name__} takes no other than {fixed} pixels")
         self.run = is_plain_fit(self)
         if self.run:
-            self.before = epochs_before(self.learn)
+            self.before, self.size = epochs_before(self.learn), None
             self.epochs = self.before + self.n_epoch
+            self._grow(0)
 
     def before_train(self) -> None:
-        place = max(self.before + self.epoch, 0) / max(self.epochs, 1)  # a probe alone is an epoch of none
+        self._grow(self.epoch)
+
+    def _grow(self, epoch: int) -> None:
+        "Train on the squares of that epoch of the fit. Those of the same size stay, for which the workers stay too."
+        place = max(self.before + epoch, 0) / max(self.epochs, 1)  # a probe alone is an epoch of none
         size = self.sizes[int(place * len(self.sizes))]
-        augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
-        augment.transform = train_transform(size, **self.dls.augment)
+        if size != self.size:
+            self.size = size
+            augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
+            augment.transform = train_transform(size, **self.dls.augment)
 
 
 def mixes(mixup: float, cutmix: float) -> list[Callback]:
