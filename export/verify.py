@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from export.buffers import MemoryBuffer
 from export.card import first_line
 from export.certificate import BUDGETS, faults, table
 from export.device import DEVICES
@@ -20,6 +21,9 @@ from export.session import Classifier
 from toolkit.command import command
 from toolkit.metrics import TEMPERATURES, calibration_error, reliability_curve, softmax, wilson_interval
 from toolkit.run import Run, load
+
+AT_ONCE = 16
+"Images of a batch. The last one is filled up on a GPU, where each new shape is planned for anew."
 
 
 def measured(reference: Reference, model: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
@@ -70,11 +74,9 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
 
 def scores(classifier: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Logits and probabilities, float32 [n, classes], of prepared images, uint8 [n, crop, crop, 3]; numbers or not."
+    buffer = MemoryBuffer(classifier.session, np.empty((AT_ONCE, *images.shape[1:]), np.uint8), classifier.pads)
     try:
-        parts = [
-            classifier.session.run(["logits", "probabilities"], {"image": images[start : start + 16]})
-            for start in range(0, len(images), 16)
-        ]
+        parts = [buffer.run(images[start : start + AT_ONCE]) for start in range(0, len(images), AT_ONCE)]
     except Exception as error:  # onnxruntime's exceptions have no base of their own
         raise ValueError(f"{classifier.model} can't be run on {classifier.device}: {first_line(error)}") from error
     logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -44,8 +44,10 @@ def test_fp16_training_on_cuda_learns_and_steps_with_finite_weights(data):
     assert all(weight.isfinite().all() and weight.is_cuda for weight in learn.model.parameters())
 
 
-@pytest.mark.parametrize(("precision", "workers"), [("fp16", 0), ("fp16", 2), ("bf16", 0), ("fp32", 0)])
-@pytest.mark.parametrize("recipe", ["digits", "rapid"])
+@pytest.mark.parametrize(
+    ("recipe", "precision", "workers"),
+    [("digits", "fp16", 0), ("digits", "fp16", 2), ("digits", "bf16", 0), ("digits", "fp32", 0), ("rapid", "fp16", 2)],
+)
 def test_the_training_loop_never_waits_for_the_device(data, tmp_path, recipe, precision, workers):
     "From before an epoch's first batch to after its last: transfers, the loss scaler and a run's callbacks included."
     from toolkit.callbacks import FiniteLoss

@@ -195,6 +195,23 @@ def test_probabilities_are_scaled_by_the_temperature_and_logits_are_not(digits_r
         np.testing.assert_allclose(probabilities, exponents / exponents.sum(1, keepdims=True), atol=1e-5)
 
 
+def test_on_a_device_that_plans_each_shape_all_batches_have_one(digits_run, model, monkeypatch):
+    classifier, shapes = Classifier(model, "cpu"), set()
+    photos = list(digits_run.learner("cpu").dls.data.valid)[:37]  # 2 batches and 5 photos
+    images = prepared_all(photos, classifier.card.preprocess)
+    expected, run = scores(classifier, images), classifier.session.run
+
+    def watched(names, inputs, options=None):
+        shapes.add(inputs["image"].shape)
+        return run(names, inputs, options)
+
+    monkeypatch.setattr(classifier.session, "run", watched)
+    monkeypatch.setattr(classifier, "pads", True)
+    for padded, plain in zip(scores(classifier, images), expected, strict=True):
+        np.testing.assert_allclose(padded, plain, atol=1e-5)
+    assert shapes == {(16, *images.shape[1:])}
+
+
 def test_the_temperature_is_the_one_that_scipy_finds(digits_run, model):
     labels = labelled(digits_run.recipe["data"]["path"])
     classes = digits_run.recipe["classes"]
