@@ -133,8 +133,11 @@ def cut(path: Path, bs: int) -> int:
     return kept
 
 
-def extend(path: Path, rows: Iterator[Row], bs: int, watch: Watch = unwatched) -> None:
-    "Appends the rows, `bs` at a time. Raises OSError, naming the journal, where that fails: the disk is full."
+def extended(path: Path, rows: Iterator[Row], bs: int, watch: Watch = unwatched) -> Iterator[Row]:
+    """Appends the rows, `bs` at a time, and then gives them.
+
+    Raises OSError, naming the journal, where it can't append: the disk is full.
+    """
     synced = time.monotonic()
     try:
         with path.open("ab") as file:
@@ -145,6 +148,7 @@ def extend(path: Path, rows: Iterator[Row], bs: int, watch: Watch = unwatched) -
                     if time.monotonic() - synced > SYNCED_EVERY:
                         os.fsync(file.fileno())
                         synced = time.monotonic()
+                    yield from batch  # whoever takes them writes them too
     except OSError as error:
         if error.errno is not None:  # of the system; else it is a message of ours, from `rows`
             error.filename = error.filename or str(path)

@@ -49,18 +49,20 @@ def _photos(images: Path | dict[str, Path], sample: Path | None) -> tuple[list[s
     return header, in_order(photos, ids, Path(sample))
 
 
-def _write(out: Path, kind: str, partial: Path, photos: Named, columns: Columns, quoted: bool, fallback: str) -> Unread:
-    "The tables, from a journal that is complete."
+def _write(
+    out: Path, kind: str, columns: Columns, photos: Named, rows: Iterator[Row], quoted: bool, fallback: str
+) -> Unread:
+    "The tables, of the row of each photo."
     unread: Unread = []
 
-    def rows() -> Iterator[Row]:
-        for (_, path), row in zip(photos, journal.rows(partial), strict=True):
+    def noted() -> Iterator[Row]:
+        for (_, path), row in zip(photos, rows, strict=True):
             if row.reason is not None:
                 unread.append((row.name, path, row.reason))
             yield row
         table.write_errors(out, unread)  # before the table of predictions has its name
 
-    table.write_table(out, kind, columns, rows(), quoted, fallback)
+    table.write_table(out, kind, columns, noted(), quoted, fallback)
     return unread
 
 
@@ -123,10 +125,14 @@ def _threads(photos: int, bs: int | str, workers: int) -> int | None:
     return 1 if batches >= 4 * workers and workers >= cores() else None
 
 
-def _label(partial: Path, rows: Iterator[Row], done: int, total: int, bs: int, watch: Watch) -> None:
-    "Completes the journal, which has `done` rows of `total`."
-    with contextlib.closing(rows), _one_thread_each():
-        journal.extend(partial, with_bar(rows, done, total), bs, watch)
+@contextlib.contextmanager
+def _all_rows(
+    partial: Path, answered: Iterator[Row], done: int, total: int, bs: int, watch: Watch
+) -> Iterator[Iterator[Row]]:
+    "Each row, the `done` ones of the journal first; the others are appended to it before they are given."
+    new = journal.extended(partial, with_bar(answered, done, total), bs, watch)
+    with contextlib.closing(answered), contextlib.closing(new), _one_thread_each():
+        yield itertools.chain(journal.rows(partial), new)
 
 
 def _tell(out: Path, unread: Unread, done: int, total: int, seconds: float, device: str) -> None:
@@ -187,14 +193,13 @@ def predict_here(
             photos, done = begin(partial, asked, photos)
             if bs == "auto":
                 tell(f"bs auto: {classifier.bs}")
+            quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
+            answered = _answered(photos[done:], classifier, columns, workers, watch, readers)
             with resumable(partial):
-                rows = _answered(photos[done:], classifier, columns, workers, watch, readers)
-                _label(partial, rows, done, len(photos), classifier.bs, watch)
-                with watch("write"):
-                    quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
-                    unread = _write(out, kind, partial, photos, columns, quoted, fallback)
-                    if zipped:
-                        table.write_zip(out)
+                with _all_rows(partial, answered, done, len(photos), classifier.bs, watch) as rows:
+                    unread = _write(out, kind, columns, photos, rows, quoted, fallback)
+                if zipped:
+                    table.write_zip(out)
             partial.unlink()
     _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
     if profile:
