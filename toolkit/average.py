@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 
 from toolkit import ranks
 from toolkit.schedule import is_plain_fit, total_steps
+from toolkit.speed import by_dtype
 
 AVERAGES = ["ema", "last", "none"]
 
@@ -43,7 +44,7 @@ class Average(Callback):
         horizon = max(self.share * steps, 1)
         mean = get_ema_multi_avg_fn(1 - 1 / horizon) if self.kind == "ema" else get_swa_multi_avg_fn()
         self.averaged = AveragedModel(self.model, multi_avg_fn=mean, use_buffers=True).eval()
-        self.pairs = _pairs(self.averaged.module, self.model)
+        self.pairs = by_dtype(_tensors(self.averaged.module), _tensors(self.model))
         self.averaged.register_buffer("steps", torch.tensor(0))  # taken, in a resumed run since its beginning
         vars(self.averaged.module).pop("forward_head", None)  # that of `toolkit.distributed` is the trained model's
         self.first, self.better = steps - horizon if self.kind == "last" else 0, self.model
@@ -93,12 +94,8 @@ class Average(Callback):
         return [self.recorder.loss, *self.recorder.metrics]
 
 
-def _pairs(averaged: nn.Module, trained: nn.Module) -> list[tuple[list[Tensor], list[Tensor]]]:
-    "Weights and buffers of both models, those of each dtype in lists of their own, in the same order."
-    own, theirs = ([*model.parameters(), *model.buffers()] for model in (averaged, trained))
-    dtypes = dict.fromkeys(tensor.dtype for tensor in own)
-    both = [[[tensor for tensor in part if tensor.dtype == dtype] for part in (own, theirs)] for dtype in dtypes]
-    return [(averaged, trained) for averaged, trained in both]
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 def _over_ranks(metric: AvgMetric) -> float:

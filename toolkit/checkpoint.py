@@ -14,6 +14,7 @@ from toolkit import ranks
 from toolkit.callbacks import all_samples, loss_sum
 from toolkit.outside import HISTORY, reason_of
 from toolkit.run import Run, replacing, write_atomic, write_csv
+from toolkit.speed import by_dtype
 
 BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0}  # of an epoch: photos trained on, the sum of their losses, time
 STATE = set("epoch history best inside bs accum model opt callbacks random".split())  # what last.pt holds
@@ -49,7 +50,10 @@ class Checkpoint(Callback):
 
     def before_fit(self) -> None:
         self.random, self.mark, self.stepping = None, None, False
-        self.statistics = list(self.model.buffers())  # to look for them at each step takes a millisecond
+        statistics = list(self.model.buffers())
+        self.kept = by_dtype(
+            [torch.empty_like(tensor) for tensor in statistics], statistics
+        )  # made once, used each step
         if self.state:
             try:
                 self._restore(self.state)
@@ -130,13 +134,15 @@ class Checkpoint(Callback):
             set_random_state(self.random)
             self.random = None
         self.inside = {"seen": self.seen, "total": self.total, "seconds": time.perf_counter() - self.start}
-        self.mark = {"random": random_state(), "buffers": _copies(self.statistics)}
+        for kept, statistics in self.kept:
+            torch._foreach_copy_(kept, statistics)
+        self.mark = random_state()
 
     def _save_step(self) -> None:
         self.finite_loss.check()
         inside = self.inside | {"total": ranks.total(self.inside["total"])}
         try:
-            self._write(self._state() | {"inside": inside, "random": self.mark["random"]})
+            self._write(self._state() | {"inside": inside, "random": self.mark})
         except OSError as error:
             self.learn.end_with(error)
 
@@ -191,21 +197,12 @@ class Checkpoint(Callback):
         if self.mark is None or self.stepping or bs == 1 or not hasattr(self.learn, "accumulate") or not alone:
             return None
         with torch.no_grad():
-            for buffer, kept in zip(self.statistics, self.mark["buffers"], strict=True):
-                buffer.copy_(kept)
+            for kept, statistics in self.kept:
+                torch._foreach_copy_(statistics, kept)
         smaller = next(size for size in range(bs // 2, 0, -1) if photos % size == 0)
         accum = photos // smaller
-        self.state = self._state() | {"random": self.mark["random"], "bs": smaller, "accum": accum}
+        self.state = self._state() | {"random": self.mark, "bs": smaller, "accum": accum}
         return f"out of memory: going on with {accum} mini-batches of {smaller} to a step, not {self.group} of {bs}"
-
-
-def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    "Copies of `tensors`, those of a dtype in one go: one by one, a deep network's few hundred would keep a GPU busy."
-    kept = [torch.empty_like(tensor) for tensor in tensors]
-    for dtype in {tensor.dtype for tensor in tensors}:
-        own, theirs = ([tensor for tensor in group if tensor.dtype == dtype] for group in (kept, tensors))
-        torch._foreach_copy_(own, theirs)
-    return kept
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

@@ -34,6 +34,16 @@ class Layout(Callback):
         )
 
 
+def by_dtype(own: list[Tensor], theirs: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    "Both lists, in parts of one dtype: torch's foreach functions take a part in one go, others tensor by tensor."
+    parts: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for one, other in zip(own, theirs, strict=True):
+        mine, others = parts.setdefault(one.dtype, ([], []))
+        mine.append(one)
+        others.append(other)
+    return list(parts.values())
+
+
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """`model` itself, its calls from now on compiled by torch, which takes a while at the first of each shape.
 
