@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def content(model: Path) -> bytes:
-    "The file's bytes. Raises OSError where there is none, ValueError where its weights stand in other files."
+def check_there(model: Path) -> None:
+    "Raises OSError, with what to give instead, where there is no such file."
     if model.is_dir():
         raise IsADirectoryError(f"{model} is a folder: give the model file, as in {model / 'model.onnx'}")
     if not model.exists():
         raise FileNotFoundError(f"{model}: no such file; give a model.onnx that `python -m export.to_onnx` wrote")
+
+
+def content(model: Path) -> bytes:
+    "The file's bytes. Raises OSError where there is none, ValueError where its weights stand in other files."
+    check_there(model)
     data = model.read_bytes()
     # An external tensor names its file under the key "location", so most files need no parsing to be cleared.
     if b"location" in data and _has_external_data(model, data):

@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 
 from export.batch_size import checked_bs
 from export.photos import Named
-from export.stopwatch import Watch, unwatched
 from toolkit.run import replacing
 
 SYNCED_EVERY = 5.0
@@ -133,7 +132,7 @@ def cut(path: Path, bs: int) -> int:
     return kept
 
 
-def extended(path: Path, rows: Iterator[Row], bs: int, watch: Watch = unwatched) -> Iterator[Row]:
+def extended(path: Path, rows: Iterator[Row], bs: int) -> Iterator[Row]:
     """Appends the rows, `bs` at a time, and then gives them.
 
     Raises OSError, naming the journal, where it can't append: the disk is full.
@@ -142,13 +141,12 @@ def extended(path: Path, rows: Iterator[Row], bs: int, watch: Watch = unwatched)
     try:
         with path.open("ab") as file:
             while batch := list(itertools.islice(rows, bs)):
-                with watch("write"):
-                    file.write(b"".join(json.dumps(row).encode() + b"\n" for row in batch))
-                    file.flush()
-                    if time.monotonic() - synced > SYNCED_EVERY:
-                        os.fsync(file.fileno())
-                        synced = time.monotonic()
-                    yield from batch  # whoever takes them writes them too
+                file.write(b"".join(json.dumps(row).encode() + b"\n" for row in batch))
+                file.flush()
+                if time.monotonic() - synced > SYNCED_EVERY:
+                    os.fsync(file.fileno())
+                    synced = time.monotonic()
+                yield from batch
     except OSError as error:
         if error.errno is not None:  # of the system; else it is a message of ours, from `rows`
             error.filename = error.filename or str(path)

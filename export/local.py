@@ -12,6 +12,7 @@ import cv2
 from export import journal, table
 from export.bar import tell, with_bar
 from export.batch_size import checked_bs
+from export.card import check_there
 from export.columns import Columns, check_distinct, columns_for
 from export.device import choose_device, cores
 from export.journal import Row
@@ -126,11 +127,9 @@ def _threads(photos: int, bs: int | str, workers: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _all_rows(
-    partial: Path, answered: Iterator[Row], done: int, total: int, bs: int, watch: Watch
-) -> Iterator[Iterator[Row]]:
+def _all_rows(partial: Path, answered: Iterator[Row], done: int, total: int, bs: int) -> Iterator[Iterator[Row]]:
     "Each row, the `done` ones of the journal first; the others are appended to it before they are given."
-    new = journal.extended(partial, with_bar(answered, done, total), bs, watch)
+    new = journal.extended(partial, with_bar(answered, done, total), bs)
     with contextlib.closing(answered), contextlib.closing(new), _one_thread_each():
         yield itertools.chain(journal.rows(partial), new)
 
@@ -172,11 +171,15 @@ def predict_here(
     kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
     header, photos = _photos(images, sample)
     size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
+    check_there(Path(model))
     place = choose_device(device)
-    if processes is None:
-        processes = worthwhile(place, workers, len(photos))
-    with contextlib.closing(Readers(max(workers, 1))) if processes else contextlib.nullcontext() as readers:
-        # they start while the session is made
+
+    def readers_for(photos: int) -> Readers | None:
+        chosen = worthwhile(place, workers, photos) if processes is None else processes
+        return ending.enter_context(contextlib.closing(Readers(max(workers, 1)))) if chosen else None
+
+    with contextlib.ExitStack() as ending:
+        readers = None if resume else readers_for(len(photos))  # they start while the session is made
         classifier = Classifier(model, place, size, _threads(len(photos), size, workers), tta)
         columns = columns_for(classifier.card.classes, probabilities, top, header)
         check_distinct(columns, kind)
@@ -194,15 +197,18 @@ def predict_here(
             if bs == "auto":
                 tell(f"bs auto: {classifier.bs}")
             quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
+            readers = readers_for(len(photos) - done) if resume else readers
             answered = _answered(photos[done:], classifier, columns, workers, watch, readers)
-            with resumable(partial):
-                with _all_rows(partial, answered, done, len(photos), classifier.bs, watch) as rows:
+            with resumable(partial), watch("write"):
+                with _all_rows(partial, answered, done, len(photos), classifier.bs) as rows:
                     unread = _write(out, kind, columns, photos, rows, quoted, fallback)
                 if zipped:
                     table.write_zip(out)
             partial.unlink()
     _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
     if profile:
-        runners = classifier.runners(workers, processes)
-        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers), processes, runners))
+        watch.add({"write": -watch.seconds["wait"]})  # for the rows that it wrote
+        apart = readers is not None
+        runners = classifier.runners(workers, apart)
+        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers), apart, runners))
     return unread

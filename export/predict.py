@@ -7,7 +7,8 @@ are in natural order of the name. `export.columns` says which columns there are.
 
 While it runs, what is done stands in predictions.csv.partial: killed at any moment, the same command with --resume goes
 on from there, and ends with the same files, byte for byte, as a run that was not. predictions.csv appears whole, at the
-end. Without --resume an unfinished run is begun anew, and a line says so.
+end; until then it grows in a hidden file beside it, which the next run to that file clears if this one was killed.
+Without --resume an unfinished run is begun anew, and a line says so.
 """
 
 from pathlib import Path

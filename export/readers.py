@@ -36,7 +36,7 @@ FEWEST_WORKERS = 4
 "Fewer threads seldom wait for Python's lock, which each holds for 0.16 of the 1.4 ms of a photo of 500 x 375 pixels."
 
 FEWEST_PHOTOS = 1000
-"Fewer do not repay the start of the processes, which takes 0.15 to 0.4 s."
+"Fewer do not repay the processes, which take 0.15 to 0.5 s to start, a part of it while the session is made."
 
 NOT_STARTED = "no process can be started to read photos in"
 

@@ -104,7 +104,7 @@ class Classifier:
         count = self.runners(workers, readers is not None)
         with (
             self._reading(workers, watch, readers) as (buffers, read, end_reading),
-            self._running(count, stop) as run,
+            self._running(count, stop, warm=readers is not None) as run,
         ):
 
             def break_off() -> None:
@@ -149,13 +149,14 @@ class Classifier:
                 watch.add(readers.seconds)
 
     @contextlib.contextmanager
-    def _running(self, count: int, options: "onnxruntime.RunOptions") -> Iterator[Callable[..., Future]]:
+    def _running(self, count: int, options: "onnxruntime.RunOptions", warm: bool) -> Iterator[Callable[..., Future]]:
         """What has one of `count` threads run the model, or for 0 the one that calls it.
 
-        On a GPU each first runs it on black photos, while the first ones are read: its handles are made by then.
+        warm: on a GPU each first runs it on black photos, while processes start and read: its handles are made by then.
+        For a few photos it would take longer than they do.
         """
         with threads(count) as run:
-            if self.device != "cpu":
+            if warm and self.device != "cpu":
                 black = np.zeros(self._shape(), np.uint8)
                 for _ in range(count):
                     run(self.session.run, OUTPUTS, {"image": black}, options)

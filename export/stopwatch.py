@@ -11,7 +11,7 @@ Watch = Callable[[str], AbstractContextManager]
 
 READING = ("read", "decode", "crop", "copy")
 STAGES = (*READING, "model", "write")
-"Workers do them, but for writing, which waits for them."
+"Workers do them, but for writing: whoever asked for the rows does that, between waiting for them."
 
 
 def unwatched(stage: str) -> AbstractContextManager:

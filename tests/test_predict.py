@@ -370,6 +370,13 @@ def test_help_says_what_each_flag_does():
 
 
 @no_gpu
+def test_a_model_that_is_not_there_is_told_before_a_device_that_is_not(tmp_path):
+    save(tmp_path / "photos" / "a.png", 0)
+    with pytest.raises(FileNotFoundError, match=r"no.onnx: no such file; give a model.onnx"):
+        predict(tmp_path / "no.onnx", tmp_path / "photos", tmp_path / "p.csv", "cuda")
+
+
+@no_gpu
 def test_auto_says_what_it_chose(model, tmp_path):
     save(tmp_path / "photos" / "a.png", 0)
     done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv")

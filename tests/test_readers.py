@@ -141,6 +141,19 @@ def test_the_processes_start_before_the_session_is_made_and_end_if_it_can_not_be
     assert mine() == []
 
 
+def test_a_resumed_run_starts_them_for_what_is_left_and_for_nothing_none(model, photos, tmp_path, monkeypatch):
+    asked, folder = [], photos[0].parent
+    monkeypatch.setattr("export.local.worthwhile", lambda device, workers, count: bool(asked.append(count)))
+    predicted(model, folder, tmp_path / "p.csv", processes=None)
+    predicted(model, folder, tmp_path / "p.csv", processes=None, resume=True)  # it is finished
+    with monkeypatch.context() as patch:
+        patch.setattr("export.table.write_errors", None)
+        with pytest.raises(TypeError):
+            predicted(model, folder, tmp_path / "half.csv", processes=None)
+    predicted(model, folder, tmp_path / "half.csv", processes=None, resume=True)
+    assert asked == [60, 60, 0]
+
+
 def test_the_pixels_of_a_piece_lie_in_its_places_and_nowhere_else(photos):
     with contextlib.closing(small_readers()) as reading:
         first, second = reading.images
@@ -450,20 +463,6 @@ def test_processes_read_where_threads_would_wait(device, workers, count, expecte
 def test_elsewhere_threads_read(monkeypatch):
     monkeypatch.setattr(readers.sys, "platform", "darwin")
     assert not worthwhile("cuda", 16, 20_000)
-
-
-@pytest.mark.gpu
-@no_gpu
-def test_on_a_gpu_photos_that_processes_read_get_the_answers_of_the_cpu(model, photos):
-    expected = list(Classifier(model, "cpu").stream(photos, workers=2))
-    for bs, workers in ((8, 4), (256, 16)):
-        answers = list(streamed(Classifier(model, "cuda", bs), photos, workers))
-        for answer, wanted in zip(answers, expected, strict=True):
-            if isinstance(wanted, Exception):
-                assert str(answer) == str(wanted)
-            else:
-                assert answer[0] == wanted[0]
-                np.testing.assert_allclose(answer[1], wanted[1], atol=1e-2)  # TF32, as in test_gpu.py
 
 
 @pytest.mark.gpu

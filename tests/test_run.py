@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from export import journal
 from toolkit import run
 
 
@@ -80,3 +81,14 @@ def test_versions_are_those_installed():
     found = run.versions()
     assert found["torch"] == torch.__version__.partition("+")[0]
     assert found["onnxruntime"] == onnxruntime.__version__
+
+
+def test_a_run_clears_what_was_half_written_in_its_folder_but_not_what_a_prediction_is_writing(tmp_path):
+    with journal.held(tmp_path / "p.csv.partial"), run.replacing(tmp_path / "p.csv") as table:
+        for name in (".p.json.abcd1234", ".last.pt.abcd1234"):
+            (tmp_path / name).write_bytes(b"half")
+        held = run.lock(tmp_path)
+        assert table.exists()
+        assert sorted(path.name for path in tmp_path.glob(".*.abcd1234")) == []
+        held.release()
+    assert (tmp_path / "p.csv").exists()

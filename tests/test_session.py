@@ -365,32 +365,48 @@ def test_through_bound_buffers_the_stream_is_that_of_the_cpu(tmp_path, monkeypat
     assert (abs(mirrored - probabilities).max() < 1e-6) == (tta == "flip")
 
 
-def test_on_a_gpu_each_thread_that_runs_the_model_does_so_on_black_photos_before_the_first_one_is_read(
-    model, monkeypatch
+class Threads:
+    "What `stream` takes for processes that read; threads of this process do, once `wait` is set."
+
+    def __init__(self, preprocess):
+        self.preprocess, self.seconds, self.wait = preprocess, {}, threading.Event()
+
+    def open(self, buffers, shape, preprocess):
+        return [np.empty(shape, np.uint8) for _ in range(buffers)]
+
+    def fill(self, images, start, photos):
+        assert self.wait.wait(10)
+        return fill(images, start, photos, self.preprocess)
+
+    def break_off(self):
+        pass
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_beside_processes_each_thread_that_runs_the_model_on_a_gpu_does_so_first_on_black_photos(
+    model, monkeypatch, processes
 ):
-    classifier, two, ran, runs = Classifier(model, "cpu", bs=4), threading.Barrier(2), threading.Event(), []
-    photos = [tiny_onnx.photo(seed) for seed in range(10)]
-    expected = classifier(photos)[0]
+    classifier, two, runs = Classifier(model, "cpu", bs=4), threading.Barrier(2), []
+    photos, shape = [tiny_onnx.photo(seed) for seed in range(10)], (4, 28, 28, 3)
+    readers, expected = Threads(classifier.card.preprocess), classifier(photos)[0]
 
     def watched(names, inputs, options):
         runs.append((threading.get_ident(), inputs["image"].shape, inputs["image"].any()))
         two.wait(10)  # neither thread does it twice
-        ran.set()
+        readers.wait.set()
 
-    def fill_then(*given, **named):
-        assert ran.wait(10)
-        return fill(*given, **named)
-
-    session, shape = Classifier(model, "cpu").session, (4, 28, 28, 3)  # that of the buffers, whose runs do not count
+    session = Classifier(model, "cpu").session  # that of the buffers, whose runs do not count
     monkeypatch.setattr(classifier.session, "run", watched)
     monkeypatch.setattr(classifier, "device", "cuda")
     monkeypatch.setattr(
-        classifier, "_buffer", lambda _: MemoryBuffer(session, np.empty((4, 28, 28, 3), np.uint8), True)
+        classifier,
+        "_buffer",
+        lambda _, images=None: MemoryBuffer(session, np.empty(shape, np.uint8) if images is None else images, True),
     )
-    monkeypatch.setattr("export.session.fill", fill_then)
-    assert [label for label, _ in classifier.stream(photos, workers=2)] == expected
-    assert len({thread for thread, _, _ in runs}) == 2
-    assert [(size, lit) for _, size, lit in runs] == [(shape, False)] * 2
+    answers = classifier.stream(photos, workers=2, readers=readers if processes else None)
+    assert [label for label, _ in answers] == expected
+    assert len({thread for thread, _, _ in runs}) == 2 * processes
+    assert [(size, lit) for _, size, lit in runs] == [(shape, False)] * 2 * processes
 
 
 def test_the_place_of_what_can_not_be_read_is_black_whatever_was_there(model, monkeypatch):

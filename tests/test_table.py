@@ -264,6 +264,18 @@ def test_profile_finds_the_stage_that_is_slow(model, photos, tmp_path, monkeypat
     assert f"\nbound by {bound}: " in capsys.readouterr().out
 
 
+def test_all_that_the_files_take_to_write_is_writing(model, photos, tmp_path, monkeypatch, capsys):
+    real = table.write_zip
+    monkeypatch.setattr(table, "write_zip", lambda out: time.sleep(1.0) or real(out))
+    predict(model, photos, tmp_path / "p.csv", "cpu", zip=True, profile=True)
+    said = capsys.readouterr().out
+    seconds = {
+        line.split()[0]: float(line.split()[1]) for line in said.splitlines() if " s " in line and "images/s" in line
+    }
+    assert 1.0 <= seconds["write"] < 2.0
+    assert "\nbound by write: " in said
+
+
 def test_the_bound_is_writing_or_what_takes_the_workers_longest():
     watch = Stopwatch()
     watch.seconds |= {"read": 9.0, "decode": 40.0, "crop": 5.0, "copy": 1.0, "model": 25.0, "write": 0.0, "wait": 12.0}

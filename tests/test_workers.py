@@ -216,7 +216,7 @@ RAPID = {"recipe": rapid, "epochs": 4}
 def test_one_set_of_workers_serves_all_epochs_of_a_fit_and_is_gone_after_it(photos, options):
     learn = learner(photos, 2, **options)
     first, second, third, fourth = fitted(learn, 4).processes
-    assert first <= second  # a probe only validates
+    assert first < second if options.get("probe") else first == second  # a probe only validates
     assert len(second) >= 4  # two to train, two to validate
     assert second == third == fourth
     gc.collect()

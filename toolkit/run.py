@@ -68,8 +68,9 @@ def lock(folder: Path) -> FileLock:
     except Timeout as error:
         raise FileExistsError(f"{folder} is in use by a run that has not ended: give another --out, or wait") from error
     for path in folder.glob(".*"):
-        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name):  # what `replacing` writes beside
-            path.unlink()
+        if name := re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name):  # what `replacing` writes beside
+            if not (folder / f".{name[1]}.partial.lock").exists():  # a prediction that has not ended: `export.journal`
+                path.unlink(missing_ok=True)
     return held
 
 
