@@ -25,11 +25,12 @@ from toolkit.check import readable
 from toolkit.command import command
 from toolkit.data import find_data
 from toolkit.device import pick_device, pick_precision, pick_workers
-from toolkit.finetune import FixedStatistics, Grow, layer_groups, mixes
+from toolkit.finetune import FixedStatistics, Grow, layer_groups
 from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
 from toolkit.log import LOGGERS, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
+from toolkit.mix import mixes
 from toolkit.model import make_model
 from toolkit.plan import plan_epochs, settings
 from toolkit.preprocess import for_size

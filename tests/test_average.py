@@ -102,6 +102,24 @@ def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp
     assert float(row["valid_loss"]) == pytest.approx(float(loss), rel=1e-4)
 
 
+def test_before_its_window_an_average_is_neither_validated_nor_kept(folder):
+    "Until then it is the network as the fit found it, which wins where nothing is learned."
+
+    class Kept(Callback):
+        order = 90
+
+        def before_fit(self):
+            self.own = []
+
+        def after_epoch(self):
+            self.own.append(self.average.better is self.model)
+
+    learn = learner(folder, Average("last", share=0.5), Kept())
+    with learn.no_logging():
+        learn.fit(4, lr=0.0)  # the average is never worse
+    assert learn.kept.own == [True, True, False, False]
+
+
 @pytest.mark.parametrize("kind", ["ema", "last"])
 def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind):
     class Stop(Callback):

@@ -19,8 +19,9 @@ from here import here
 from noise import write_noise
 from safetensors.torch import load_file
 
-from recipes import hw1
+from recipes import hw1, rapid
 from toolkit import train
+from toolkit.checkpoint import read_state, write_state
 from toolkit.learner import load_weights
 from toolkit.run import load, write_csv, write_json
 
@@ -44,11 +45,11 @@ def photos(tmp_path_factory):
     return write_noise(tmp_path_factory.mktemp("data"), valid=4)
 
 
-def begin(photos, out, bs=4, accum=2, **changed):
-    "(run, learner) of hw1 on those photos."
+def begin(photos, out, bs=4, accum=2, recipe=hw1, **changed):
+    "(run, learner) of a recipe on those photos."
     options = OPTIONS | {"bs": bs, "accum": accum} | changed
-    learn = hw1.learner(photos, **options)
-    return train.begin(out, "hw1", options, learn), learn
+    learn = recipe.learner(photos, **options)
+    return train.begin(out, recipe.__name__.removeprefix("recipes."), options, learn), learn
 
 
 def fail(learn, calls, error):
@@ -238,15 +239,63 @@ def test_a_run_folder_keeps_a_file_name_that_is_not_utf8(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b"file\ncaf\xe9.jpg\n"
 
 
-@pytest.mark.parametrize(("call", "seen", "loss"), [(3, 16, "ce"), (13, 48, "smoothing")])  # in a step, in validation
-def test_a_run_stopped_in_a_step_or_in_validation_goes_on_from_there_with_the_same_bits(
-    call, seen, loss, photos, tmp_path
-):
-    whole, learn = begin(photos, tmp_path / "whole", loss=loss)
-    train.fit(learn, whole, 2)
-    run, learn = begin(photos, tmp_path / "run", loss=loss)
+def test_a_last_mini_batch_of_one_photo_is_trained_on_by_the_running_statistics(photos, tmp_path):
+    "torch's batch norm raises where a layer has one value per channel, as this network's last ones have at 32 pixels."
+    run, learn = begin(photos, tmp_path / "run", bs=47, accum=1)
+    norms, seen = [layer for layer in learn.model.modules() if isinstance(layer, torch.nn.BatchNorm2d)], []
 
-    calls = []
+    def forward(x, forward=learn.model.forward):
+        before = [layer.running_mean.clone() for layer in norms]
+        output = forward(x)
+        moved = [not torch.equal(layer.running_mean, mean) for layer, mean in zip(norms, before, strict=True)]
+        if learn.training:
+            seen.append((len(x), all(moved), any(moved)))
+        return output
+
+    learn.model.forward = forward
+    train.fit(learn, run, 2)
+    assert seen == [(47, True, True), (1, False, False)] * 2
+
+
+@pytest.fixture(scope="module")
+def uneven(photos, tmp_path_factory):
+    "40 of those photos to train: a class has half as many as each other one."
+    copy = tmp_path_factory.mktemp("uneven") / "data"
+    shutil.copytree(photos, copy)
+    for photo in sorted((copy / "train" / "c1").iterdir())[8:]:
+        photo.unlink()
+    return copy
+
+
+RAPID = {"recipe": rapid, "epochs": 2, "average": "none"}
+IN_A_STEP, IN_VALIDATION = (
+    (3, 16),
+    (11, 40),
+)  # the forward pass that is interrupted, and the photos of the epoch till then
+
+
+@pytest.mark.parametrize(
+    ("when", "options"),
+    [
+        (IN_A_STEP, {}),
+        (IN_VALIDATION, {"loss": "smoothing"}),
+        (IN_A_STEP, {"class_weights": "balanced"}),
+        (IN_A_STEP, {"sampler": "balanced"}),
+        (IN_A_STEP, RAPID | {"mixup": 0.4}),
+        (IN_VALIDATION, RAPID | {"cutmix": 1.0}),
+        (IN_A_STEP, RAPID | {"mixup": 0.4, "cutmix": 1.0}),
+        (IN_A_STEP, RAPID | {"average": "last"}),
+        (IN_A_STEP, RAPID | {"average": "ema"}),
+    ],
+)
+def test_a_run_stopped_in_a_step_or_in_validation_goes_on_from_there_with_the_same_bits(
+    when, options, uneven, tmp_path
+):
+    whole, learn = begin(uneven, tmp_path / "whole", **options)
+    train.fit(learn, whole, 2)
+    run, learn = begin(uneven, tmp_path / "run", **options)
+
+    (call, seen), calls = when, []
 
     def forward(x, forward=learn.model.forward):
         calls.append(len(x))
@@ -257,12 +306,26 @@ def test_a_run_stopped_in_a_step_or_in_validation_goes_on_from_there_with_the_sa
     learn.model.forward = forward
     with pytest.raises(KeyboardInterrupt, match=f"saved: 0 of 2 epochs and {seen} photos of the next"):
         train.fit(learn, run, 2)
-    run, learn = begin(photos, tmp_path / "run", loss=loss)
+    run, learn = begin(uneven, tmp_path / "run", **options)
     train.fit(learn, run, 2)
     assert history(run) == history(whole)
     ours, theirs = (torch.load(one.path("last.pt"), weights_only=True) for one in (run, whole))
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
     assert torch.equal(ours["random"]["torch"], theirs["random"]["torch"])
+
+
+def test_a_state_that_could_not_be_read_back_does_not_take_the_place_of_one_that_can(photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run")
+    train.fit(learn, run, 1)
+    before = run.path("last.pt").read_bytes()
+    for state in (
+        {"epoch": 1},
+        read_state(run.path("last.pt")) | {"best": {"epoch": 1, "accuracy": Path("no number")}},
+    ):
+        with pytest.raises(ValueError, match="last.pt"):
+            write_state(run.path("last.pt"), state)
+        assert run.path("last.pt").read_bytes() == before
+    assert [path.name for path in run.folder.iterdir() if path.name.startswith(".last")] == []
 
 
 # Under the real command

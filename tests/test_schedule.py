@@ -44,6 +44,15 @@ def test_one_cycle_warms_up_over_a_quarter_and_anneals(learn):
     assert rates.seen == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_second_fit_goes_by_its_own_rate(learn):
+    "torch's schedulers keep the rate of the first one in the optimiser's groups."
+    first, second = Rates(), Rates()
+    with learn.no_logging():
+        learn.fit(2, lr=1.0, cbs=first)
+        learn.fit(2, lr=1e-2, cbs=second)
+    assert second.seen == pytest.approx([rate * 1e-2 for rate in first.seen], rel=1e-6)
+
+
 def test_given_more_epochs_a_resumed_schedule_is_the_longer_ones_rest(learn):
     class Checkpoint(Callback):  # what train.fit adds: how many epochs are finished, and the scheduler's state put back
         order, finished = 70, 1

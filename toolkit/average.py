@@ -21,7 +21,8 @@ class Average(Callback):
     kind: `ema`, exponential, each step's weights coming in by 1 / horizon, or `last`, the plain mean over the last
     `horizon` steps; horizon is `share` of the fit's steps. torch's own AveragedModel, `averaged`, keeps it.
     At an epoch's end `better` is that of the two with the higher accuracy, of equals the average, and the epoch's loss
-    and metrics are that one's; in a run it is what best.safetensors holds. The training weights go on as they are.
+    and metrics are that one's; in a run it is what best.safetensors holds. Before a step has come into the average it
+    does not count. The training weights go on as they are.
     Source: https://arxiv.org/abs/1803.05407, https://docs.pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema
 
     Raises ValueError for another kind, and for a share that is not above 0 and at most 1.
@@ -73,7 +74,7 @@ class Average(Callback):
 
     def after_batch(self) -> None:
         "Validate the average on the same mini-batch as the weights, which the Recorder sees to."
-        if self.training or not self.yb:
+        if self.training or not self.yb or not self._begun():
             return
         kept = self.pred, self.loss
         self.learn.pred = self.averaged(*self.xb)
@@ -84,10 +85,16 @@ class Average(Callback):
 
     def after_validate(self) -> None:
         self.better = self.model
+        if not self._begun():
+            return
         if _over_ranks(self.figures[1]) >= _over_ranks(self.recorder.metrics[0]):
             self.better = self.averaged.module
             for recorded, own in zip(self._recorded(), self.figures, strict=True):
                 vars(recorded).update(vars(own))
+
+    def _begun(self) -> bool:
+        "Whether a step has come into the average; before that it is the model as the fit found it."
+        return bool(self.averaged.n_averaged > 0)
 
     def _recorded(self) -> list[Metric]:
         "The Recorder's figures of a validation: the loss, the accuracy, and what other metrics there are."

@@ -7,6 +7,7 @@ from fastai.learner import AvgLoss, AvgSmoothLoss, Learner
 from fastai.learner import Recorder as FastaiRecorder
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import find_bs
+from torch import nn
 
 from toolkit import ranks
 
@@ -65,7 +66,7 @@ def batch_weight(learn: Learner) -> int | torch.Tensor:
 
 def loss_sum(learn: Learner) -> torch.Tensor:
     "The mean loss of the present mini-batch times its samples; of several processes, what adds up to that."
-    loss = learn.loss.detach()
+    loss = learn.loss.detach().as_subclass(torch.Tensor)  # fastai's MixUp makes it a TensorCategory
     if is_shared(learn) and isinstance(weight := batch_weight(learn), torch.Tensor):
         return loss * (weight / ranks.add_up(weight.clone()) * all_samples(learn))
     return loss * own_samples(learn)
@@ -132,6 +133,25 @@ class LossScaler(Callback):
         self.overflow = False
         if self._step_supports_amp_scaling:
             self.opt.opt.found_inf = self.found_inf
+
+
+class LastPhoto(Callback):
+    """A last mini-batch of a single photo, where others are larger, goes by the batch norms' running statistics.
+
+    It has none of its own: where a layer has one value per channel, torch's batch norm raises in training mode.
+    """
+
+    order, run_valid = 90, False
+
+    def before_batch(self) -> None:
+        self.norms = []
+        if self.dl.bs != 1 and self.yb and all_samples(self.learn) == 1:
+            norms = (layer for layer in self.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+            self.norms = [layer.eval() for layer in norms if layer.training]
+
+    def after_batch(self) -> None:
+        for layer in self.norms:
+            layer.train()
 
 
 class FiniteLoss(Callback):

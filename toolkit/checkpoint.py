@@ -16,7 +16,8 @@ from toolkit.outside import HISTORY, reason_of
 from toolkit.run import Run, replacing, write_atomic, write_csv
 from toolkit.speed import by_dtype
 
-BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0}  # of an epoch: photos trained on, the sum of their losses, time
+BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0, "rate": None}
+"Of an epoch: photos trained on, the sum of their losses, time, and the learning rate that it began with."
 STATE = set("epoch history best inside bs accum model opt callbacks random".split())  # what last.pt holds
 
 
@@ -66,14 +67,13 @@ class Checkpoint(Callback):
         self.seen, self.total = self.inside["seen"], 0.0 if ranks.rank() else self.inside["total"]
         self.dl.draws.next_epoch, self.dl.draws.skip = self.finished, self.seen
         self.skipped = self.seen // self.dl.bs
-        self.start, self.rate = time.perf_counter() - self.inside["seconds"], self.opt.hypers[-1]["lr"]
-        self.mark = None
+        self.start = time.perf_counter() - self.inside["seconds"]
+        self.rate = self.opt.hypers[-1]["lr"] if self.inside["rate"] is None else self.inside["rate"]
+        self._mark_step()  # before MixUp, and what else comes with a mini-batch, draws
 
     def before_batch(self) -> None:
         if self.training:
             self.learn.iter += self.skipped
-            if self.mark is None:
-                self._mark_step()
 
     def before_step(self) -> None:
         self.stepping = True
@@ -93,10 +93,6 @@ class Checkpoint(Callback):
             self._save_step()
         if stop:
             self.learn.end_with(ranks.end(KeyboardInterrupt()))
-
-    def after_train(self) -> None:
-        if self.mark is None:  # all of this epoch's training was done before
-            self._mark_step()
 
     def after_epoch(self) -> None:
         self.finished, self.inside = self.finished + 1, BEGIN
@@ -130,10 +126,11 @@ class Checkpoint(Callback):
 
     def _mark_step(self) -> None:
         "Remember what the next optimiser step begins with and its forward passes change."
-        if self.random:  # a resumed epoch's first: its loader has drawn by now, as it had when this was saved
+        if self.random:  # a resumed epoch's first
             set_random_state(self.random)
             self.random = None
-        self.inside = {"seen": self.seen, "total": self.total, "seconds": time.perf_counter() - self.start}
+        passed = time.perf_counter() - self.start
+        self.inside = {"seen": self.seen, "total": self.total, "seconds": passed, "rate": self.rate}
         for kept, statistics in self.kept:
             torch._foreach_copy_(kept, statistics)
         self.mark = random_state()
@@ -206,20 +203,28 @@ class Checkpoint(Callback):
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    "last.pt, whole or not at all. Raises OSError (disk full, read-only folder)."
+    """last.pt, whole and readable or not at all: it is read back before it takes the old one's place.
+
+    Raises OSError (disk full, read-only folder), and ValueError for a state that `read_state` would not take.
+    """
     with replacing(path) as beside, beside.open("wb") as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # torch 2.14 puts an error of its own over the file's
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        file.flush()
+        read_state(beside, mmap=True)
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
-    "Load last.pt with weights_only=True; None if it is missing. Raises ValueError if it is not our checkpoint."
+def read_state(path: Path, mmap: bool = False) -> dict[str, Any] | None:
+    """Load last.pt with weights_only=True; None if it is missing. Raises ValueError if it is not our checkpoint.
+
+    mmap: leave the tensors' values in the file, which must stay as long as they are used.
+    """
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged file makes torch.load raise anything
         raise ValueError(f"{path} can't be read ({reason_of(error)}): restore it, or begin a new run") from error
     if not _is_state(state):

@@ -6,7 +6,6 @@ from typing import Any
 
 import timm.optim
 from fastai.callback.core import Callback
-from fastai.callback.mixup import CutMix, MixUp
 from fastcore.foundation import L
 from torch import nn
 
@@ -92,12 +91,3 @@ class Grow(Callback):
             self.size = size
             augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
             augment.transform = train_transform(size, **self.dls.augment)
-
-
-def mixes(mixup: float, cutmix: float) -> list[Callback]:
-    "fastai's MixUp and CutMix with these alphas, but for those that are 0. Raises ValueError for one below."
-    chosen = {"mixup": (MixUp, mixup), "cutmix": (CutMix, cutmix)}
-    for name, (_, alpha) in chosen.items():
-        if not alpha >= 0:
-            raise ValueError(f"--{name} {alpha}: give 0 (none) or more")
-    return [mix(alpha) for mix, alpha in chosen.values() if alpha]

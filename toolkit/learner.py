@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from toolkit.callbacks import Accumulate, LossScaler, Progress, Recorder
+from toolkit.callbacks import Accumulate, LastPhoto, LossScaler, Progress, Recorder
 from toolkit.data import DataSet, find_data
 from toolkit.device import mixed_precision, pick_device
 from toolkit.loaders import make_loaders
@@ -94,7 +94,7 @@ def make_learner(
     `learn.precision` says which precision. Everything fastai's Learner has works on it.
     """
     memory_format = torch.contiguous_format if exact else torch.channels_last
-    own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format)]
+    own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format), LastPhoto()]
     own += [LossScaler()] if precision == "fp16" else []
     learn = Learner(
         dls,

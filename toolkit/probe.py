@@ -12,6 +12,7 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from toolkit import ranks
+from toolkit.mix import own_loss
 from toolkit.schedule import is_plain_fit
 from toolkit.speed import at_speed, whole_batches
 
@@ -22,8 +23,8 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
     The features are of the photos as validation sees them, by one pass of the model in the learner's precision. The
-    classifier is what `fit_linear` finds for the learner's loss, with the strongest penalty of STRENGTHS whose accuracy
-    on a fifth of the photos held out is within a standard error of the best; in the end it is fitted to all of them.
+    classifier is what `fit_linear` finds for the learner's own loss, with the strongest penalty of STRENGTHS whose
+    accuracy on a fifth of the photos held out is within a standard error of the best; in the end it is fitted to all.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
@@ -35,8 +36,9 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
     features = (features - mean) / deviation
     zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
-    l2, held_out, start = _strength(features, labels, learn.loss_func, zero)
-    weight, bias, loss = fit_linear(features, labels, learn.loss_func, l2, start)
+    criterion = own_loss(learn)
+    l2, held_out, start = _strength(features, labels, criterion, zero)
+    weight, bias, loss = fit_linear(features, labels, criterion, l2, start)
     with torch.no_grad():
         head.weight.copy_((weight / deviation).view_as(head.weight))
         head.bias.copy_(bias - weight @ (mean / deviation))

@@ -71,6 +71,8 @@ class OneCycle(Callback):
             shape = lru_cache(1)(combined_cos(0.25, 1 / 25, 1, 1e-5))  # all parameter groups ask for the same place
             scales = [group.get("lr_scale", 1.0) for group in self.opt.opt.param_groups]  # timm's, of each layer
             self.factors = [partial(_scaled, shape, steps, scale) for scale in scales]
+            for group in self.opt.opt.param_groups:
+                group.pop("initial_lr", None)  # torch would keep that of the fit before
             self.scheduler = LambdaLR(self.opt.opt, self.factors)
 
     def before_train(self) -> None:
