@@ -144,14 +144,11 @@ class LastPhoto(Callback):
     order, run_valid = 90, False
 
     def before_batch(self) -> None:
-        self.norms = []
-        if self.dl.bs != 1 and self.yb and all_samples(self.learn) == 1:
-            norms = (layer for layer in self.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
-            self.norms = [layer.eval() for layer in norms if layer.training]
-
-    def after_batch(self) -> None:
-        for layer in self.norms:
-            layer.train()
+        if self.dl.bs == 1 or not self.yb or all_samples(self.learn) > 1:
+            return
+        for layer in self.model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()  # until the next epoch, which begins in training mode
 
 
 class FiniteLoss(Callback):
