@@ -96,14 +96,24 @@ def read_certificate(run: Run) -> dict:
 # The parts of the page
 
 
+NOT_TYPED = {"out", "resume", "processes", "minutes"}
+"Options of a run that its command does not repeat: its folder, how it was started, and what `epochs` came of."
+
+ON = {"probe"}
+"Options that are on unless `--no-NAME` is given."
+
+
 def command_line(recipe: dict) -> list[str]:
     "What to type to run the recipe again, into a new folder, with the options it resolved to; one option an item."
     words = [shlex.join(["python", "-m", f"recipes.{recipe['recipe']}"])]
     for name, value in recipe["options"].items():
-        if name in ("out", "resume") or value is None or value is False or value == []:
+        if name in NOT_TYPED or value in (None, []):
             continue
-        values = [] if value is True else value if isinstance(value, list) else [value]
-        words.append(shlex.join([f"--{name}", *map(str, values)]))
+        if isinstance(value, bool):
+            if value != (name in ON):
+                words.append(shlex.join([f"--no-{name}" if name in ON else f"--{name}"]))
+        else:
+            words.append(shlex.join([f"--{name}", *map(str, value if isinstance(value, list) else [value])]))
     return words
 
 
