@@ -64,7 +64,7 @@ def learner(
     """
     place = pick_device(device)
     photos = readable(find_data(write_digits(Path(data)), seed), skip_unreadable)
-    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
+    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.1, image_size=image_size)
     preprocess = for_size(image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

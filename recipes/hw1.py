@@ -67,7 +67,7 @@ def learner(
     """
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
-    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
+    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}

@@ -81,7 +81,7 @@ def learner(
     """
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
-    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts), gamma, smoothing)
+    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.2, image_size=image_size)
     told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs, "train_sizes": list(train_sizes)}
@@ -90,7 +90,8 @@ def learner(
     readers, batch, rate = pick_workers(number(workers, None)), number(plan["bs"], BS), number(plan["lr"], LR)
     dls = make_loaders(photos, for_size(image_size), augment, batch, readers, place, seed, sampler=sampler, cache=cache)
     cbs = [Accumulate(accum), OneCycle(), Grow(plan["train_sizes"])]
-    cbs += [Probe(), FixedStatistics()] if plan["probe"] else []
+    cbs += [FixedStatistics()] if weights != "none" else []
+    cbs += [Probe()] if plan["probe"] else []
     cbs += [Average(average, AVERAGED)] if average != "none" else []
     cbs += mixes(mixup, cutmix)
     groups = layer_groups(plan["layer_decay"])

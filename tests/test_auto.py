@@ -1,5 +1,6 @@
 """Numbers found for `auto` are used, recorded and not searched again; the learner is as if nothing had been tried."""
 
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,20 @@ def test_the_finder_tries_layers_at_their_shares_of_the_rate_that_it_tells(data)
         assert rates == pytest.approx({scale: rates[1.0] * scale for scale in rates}, rel=1e-6)
     told = [rates[1.0] for rates in Rates.seen][10:]  # of 100, as lr_find begins its suggestions
     assert curve.lrs == pytest.approx(told[: len(curve.lrs)])
+
+
+def test_the_finder_sets_out_from_the_probed_head_that_training_sets_out_from(data, tmp_path):
+    options = {"arch": "test_resnet", "image_size": 32, "bs": 8, "workers": 0, "device": "cpu"}
+    torch.save(rapid.learner(data, weights="none", **options).model.state_dict(), tmp_path / "weights.pth")
+    learn = rapid.learner(data, weights=str(tmp_path / "weights.pth"), **options)
+    before = weights(learn)
+    curve = find_lr(learn)
+    found, _ = learn.probe.ready  # it is not done again
+    assert curve.losses[0] < 0.5 * math.log(3)  # a random head's loss of three classes; the probe's is less than 0.2
+    assert_equal(weights(learn), before)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    assert learn.probe.found is found
 
 
 def test_the_finder_takes_its_steps_of_accumulated_mini_batches_with_scaler_and_schedule(data):

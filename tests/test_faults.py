@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from here import here
 from noise import write_noise
@@ -255,6 +256,23 @@ def test_a_last_mini_batch_of_one_photo_is_trained_on_by_the_running_statistics(
     learn.model.forward = forward
     train.fit(learn, run, 2)
     assert seen == [(47, True, True), (1, False, False)] * 2
+
+
+def test_of_equally_accurate_epochs_the_one_with_the_lowest_validation_loss_is_kept(photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run")
+    losses = iter([1.5, 1.2, 1.3, 1.2])
+    learn.metrics[0].func = lambda predictions, labels: torch.tensor(0.5)
+
+    class Losses(Callback):
+        order = 55  # between the Recorder and Checkpoint
+
+        def after_validate(self):
+            self.recorder.loss.total, self.recorder.loss.count = torch.tensor(next(losses)), 1
+
+    learn.add_cb(Losses())
+    train.fit(learn, run, 4)
+    assert [line.split(",")[3] for line in history(run)[1:]] == ["0.5"] * 4
+    assert read_state(run.path("last.pt"))["best"] == {"epoch": 2, "accuracy": 0.5, "loss": pytest.approx(1.2)}
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,8 @@ def uneven(tmp_path_factory):
 
 
 SMALL = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 4, "precision": "fp32", "workers": 0}
-CHOSEN = {"loss": "focal", "gamma": None, "smoothing": None, "class_weights": "balanced", "sampler": "balanced"}
+CHOSEN = {"loss": "focal", "gamma": None, "smoothing": None, "class_weights": "balanced", "sampler": "shuffle"}
+DRAWN = {"class_weights": "none", "sampler": "balanced"}
 
 
 def begun(photos, folder, resume=False, **options):
@@ -178,7 +179,10 @@ def begun(photos, folder, resume=False, **options):
     return train.begin(folder, "hw1", options | {"resume": resume}, learn), learn
 
 
-@pytest.mark.parametrize("options", [{}, {"loss": "smoothing", "smoothing": 0.3, "class_weights": "effective"}])
+SMOOTHING = {"loss": "smoothing", "smoothing": 0.3, "class_weights": "effective"}
+
+
+@pytest.mark.parametrize("options", [{}, SMOOTHING, DRAWN | {"gamma": 1.0}])
 def test_a_run_records_what_its_loss_came_to_and_is_rebuilt_with_it(uneven, tmp_path, options):
     run, learn = begun(uneven, tmp_path / "run", **options)
     said = {name: run.recipe["options"][name] for name in CHOSEN}
@@ -233,30 +237,29 @@ def test_a_run_whose_photos_are_gone_is_rebuilt_with_its_weights(uneven, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("first", "change", "said"),
     [
-        ({"gamma": 1.0}, "begun with --gamma 2.0, now it is 1.0"),
-        ({"class_weights": "none"}, "begun with --class_weights balanced, now it is none"),
-        ({"sampler": "shuffle"}, "begun with --sampler balanced, now it is shuffle"),
+        ({}, {"gamma": 1.0}, "begun with --gamma 2.0, now it is 1.0"),
+        ({}, {"class_weights": "none"}, "begun with --class_weights balanced, now it is none"),
+        (DRAWN, {"sampler": "shuffle"}, "begun with --sampler balanced, now it is shuffle"),
     ],
 )
-def test_a_resume_with_another_loss_or_sampler_is_refused(uneven, tmp_path, change, said):
-    begun(uneven, tmp_path / "run", gamma=2.0)
-    begun(uneven, tmp_path / "run", resume=True)  # which is what None comes to
+def test_a_resume_with_another_loss_or_sampler_is_refused(uneven, tmp_path, first, change, said):
+    begun(uneven, tmp_path / "run", gamma=2.0, **first)
+    begun(uneven, tmp_path / "run", resume=True, **first)  # None comes to a gamma of 2
     with pytest.raises(ValueError, match=said):
-        begun(uneven, tmp_path / "run", resume=True, **change)
+        begun(uneven, tmp_path / "run", resume=True, **(first | change))
 
 
 def test_both_recipes_hand_their_options_to_loss_and_loaders(tmp_path):
-    learn = digits.learner(
-        tmp_path / "digits", "focal", gamma=0.5, class_weights="balanced", sampler="balanced", device="cpu"
-    )
+    learn = digits.learner(tmp_path / "digits", "focal", gamma=0.5, class_weights="balanced", device="cpu")
     assert learn.loss_func.options == {"gamma": 0.5}
     counts = learn.dls.data.counts
     np.testing.assert_allclose(
         learn.loss_func.weight, [sum(counts.values()) / 10 / count for count in counts.values()], rtol=1e-6
     )
-    assert set(learn.dls.train.draws.chances) == set(learn.dls.data.train)
+    drawn = digits.learner(tmp_path / "digits", sampler="balanced", device="cpu")
+    assert set(drawn.dls.train.draws.chances) == set(learn.dls.data.train)
 
 
 @pytest.mark.parametrize("weight", [None, torch.tensor([0.01, 50.0, 1.0])])
@@ -282,3 +285,12 @@ def test_reduction_none_gives_a_loss_an_image_whose_mean_is_the_loss(name, batch
 def test_an_unknown_loss_names_those_there_are():
     with pytest.raises(ValueError, match="unknown loss 'focl': choose one of ce, focal, smoothing"):
         make_loss("focl")
+
+
+@pytest.mark.parametrize("kind", ["balanced", "effective"])
+def test_class_weights_beside_a_sampler_that_balances_are_refused(kind):
+    with pytest.raises(
+        ValueError, match=f"--class_weights {kind} with --sampler balanced: rare classes would count twice"
+    ):
+        weights_by_class(kind, COUNTS, "balanced")
+    assert weights_by_class("none", COUNTS, "balanced") is None

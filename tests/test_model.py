@@ -126,6 +126,24 @@ def test_weights_that_do_not_fit_are_refused_naming_tensors(tmp_path, misfit):
         make_model("test_resnet", 3, path)
 
 
+def test_a_transformers_file_of_another_image_size_has_its_positions_resampled(tmp_path):
+    "Bicubic and antialiased, but for the class token's; all else stays as it is."
+    there = make_model("test_vit", 3, "none", image_size=64)
+    here = make_model("test_vit", 3, saved(tmp_path / "w.pth", there.state_dict()), image_size=96)
+    extra, side = there.num_prefix_tokens, 64 // 16
+    positions = there.state_dict()["pos_embed"]
+    grid = positions[:, extra:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, (96 // 16, 96 // 16), mode="bicubic", antialias=True)
+    expected = torch.cat([positions[:, :extra], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+    torch.testing.assert_close(here.state_dict()["pos_embed"], expected)
+    for name, tensor in there.state_dict().items():
+        if name != "pos_embed" and not name.startswith("head."):
+            assert torch.equal(here.state_dict()[name], tensor), name
+    with pytest.raises(ValueError, match=r"1 of another shape \(pos_embed\)"):
+        wrong = there.state_dict() | {"pos_embed": torch.zeros(3)}
+        make_model("test_vit", 3, saved(tmp_path / "x.pth", wrong), image_size=96)
+
+
 def test_a_deeper_member_of_the_family_is_refused(tmp_path):
     "All of resnet18's body stands in resnet34's file, with the same shapes."
     path = saved(tmp_path / "w.pth", other_state("resnet34"))

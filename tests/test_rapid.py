@@ -96,6 +96,16 @@ def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_dec
     assert len(list(csv.DictReader(run.path("history.csv").open()))) == 4
 
 
+def test_without_a_probe_pretrained_statistics_stay_fixed_all_the_same(photos, weights):
+    small = {"arch": "test_resnet", "image_size": 32, "device": "cpu", "workers": 0}
+    for given, fixed in (
+        ({"weights": weights}, True),
+        ({"weights": weights, "probe": False}, True),
+        ({"weights": "none"}, False),
+    ):
+        assert hasattr(rapid.learner(photos, **small, **given), "fixed_statistics") == fixed
+
+
 def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path):
     given = "--weights none --epochs 2 --average last --mixup 0.4 --train_sizes 16 32 --bs 8 --accum 2".split()
     ended = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL)

@@ -149,17 +149,21 @@ def settle_lr(learn: Learner) -> None:
 def find_lr(learn: Learner, steps: int = 100) -> Curve:
     """The curve of fastai's lr_find over at most `steps` optimiser steps, and the rate its `valley` suggests, in two
     digits. Of accumulated mini-batches there are accordingly more. Layers have their shares of each rate, as
-    in training. No file is left behind.
+    in training; a head that is to be probed is probed first. No file is left behind.
 
     Raises ValueError where the loss diverges before there is a curve, or falls at no rate.
     Source: Smith 2015, https://arxiv.org/abs/1506.01186
     """
     mini_batches = _mini_batches(learn, steps)
+    probe = learn.probe if hasattr(learn, "probe") and learn.probe.found is None else None
     with tempfile.TemporaryDirectory() as folder, unchanged(learn), learn.no_bar():
         learn.path = Path(folder)  # where lr_find keeps the weights meanwhile
+        ready = probe and (probe.ready or probe.probed())  # it leaves the head probed, as training will find it
         learn.add_cb(LayerRates())
         learn.lr_find(num_it=mini_batches, show_plot=False, suggest_funcs=None)
         lrs, losses = torch.tensor(learn.recorder.lrs), torch.tensor([float(loss) for loss in learn.recorder.losses])
+    if probe:
+        probe.ready = ready
     begin, end = mini_batches // 10, len(losses) - 5  # as lr_find does for its suggestions
     finite = int(torch.isfinite(losses).cumprod(0).sum())
     lrs, losses = lrs[begin : min(end, finite)], losses[begin : min(end, finite)]

@@ -1,5 +1,6 @@
 """The state that a run goes on from with the same bits: in last.pt after each epoch, and at steps inside one."""
 
+import math
 import random
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from toolkit.speed import by_dtype
 
 BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0, "rate": None}
 "Of an epoch: photos trained on, the sum of their losses, time, and the learning rate that it began with."
+NO_BEST = {"epoch": 0, "accuracy": -1.0, "loss": math.inf}
 STATE = set("epoch history best inside bs accum model opt callbacks random".split())  # what last.pt holds
 
 
@@ -25,10 +27,10 @@ class Checkpoint(Callback):
     """Writes a run's files after each epoch, and goes on from where last.pt stands, inside an epoch too.
 
     last.pt is the truth: it holds the history too, so that a kill between two files loses and doubles nothing. Weights
-    are the best by validation accuracy; of equals the earliest. last.pt is written every `save_every` optimiser steps
-    too, and at the next one after `stop` was set, which then ends the fit with KeyboardInterrupt. Needs FiniteLoss
-    beside it: what a loss that is not finite has reached is never saved. Of several processes the first reads and
-    writes, and all of them stop at the same step.
+    are the best by validation accuracy; of equals by validation loss. last.pt is written every `save_every` optimiser
+    steps too, and at the next one after `stop` was set, which then ends the fit with KeyboardInterrupt. Needs
+    FiniteLoss beside it: what a loss that is not finite has reached is never saved. Of several processes the first
+    reads and writes, and all of them stop at the same step.
     """
 
     order = 70  # after the Recorder and the schedule
@@ -36,7 +38,7 @@ class Checkpoint(Callback):
     def __init__(self, run: Run, epochs: int, save_every: int = 0):
         self.target, self.epochs, self.save_every, self.stop = run, epochs, save_every, False
         self.state = ranks.from_first(lambda: read_state(run.path("last.pt")))
-        self._stand(self.state or {"epoch": 0, "history": [], "best": {"epoch": 0, "accuracy": -1.0}, "inside": BEGIN})
+        self._stand(self.state or {"epoch": 0, "history": [], "best": NO_BEST, "inside": BEGIN})
         self.saved = self._position()
 
     def _stand(self, state: dict[str, Any]) -> None:
@@ -96,12 +98,12 @@ class Checkpoint(Callback):
 
     def after_epoch(self) -> None:
         self.finished, self.inside = self.finished + 1, BEGIN
-        accuracy = float(self.recorder.metrics[0].value)
-        figures = float(ranks.total(self.total)) / self.seen, float(self.recorder.loss.value), accuracy, self.rate
+        accuracy, loss = float(self.recorder.metrics[0].value), float(self.recorder.loss.value)
+        figures = float(ranks.total(self.total)) / self.seen, loss, accuracy, self.rate
         self.rows.append([self.finished, *figures, time.perf_counter() - self.start])
         try:
-            if accuracy > self.best["accuracy"]:
-                self.best = {"epoch": self.finished, "accuracy": accuracy}
+            if (accuracy, -loss) > (self.best["accuracy"], -self.best["loss"]):
+                self.best = {"epoch": self.finished, "accuracy": accuracy, "loss": loss}
                 self._write_best()
             self._write(self._state() | {"random": random_state()})
             self.write_history()
@@ -240,7 +242,7 @@ def _is_state(state: object) -> bool:
         and isinstance(state["history"], list)
         and [type(row) is list and len(row) for row in state["history"]] == [len(HISTORY)] * state["epoch"]
         and all(isinstance(state[name], dict) for name in ("best", "inside"))
-        and (state["best"].keys(), state["inside"].keys()) == ({"epoch", "accuracy"}, BEGIN.keys())
+        and (state["best"].keys(), state["inside"].keys()) == (NO_BEST.keys(), BEGIN.keys())
     )
 
 

@@ -63,7 +63,7 @@ CLASS_WEIGHTS = ["none", "balanced", "effective"]
 BETA = 0.999  # of the four that Cui et al. try; the limit 1 is "balanced", 0 is "none"
 
 
-def weights_by_class(kind: str, counts: dict[str, int]) -> Tensor | None:
+def weights_by_class(kind: str, counts: dict[str, int], sampler: str = "shuffle") -> Tensor | None:
     """A weight for each class, float32 [classes] in the order of `counts`, its training photos; None for "none".
 
     balanced:  photos / (classes * count), so that classes count alike; the mean over photos is 1.
@@ -71,12 +71,15 @@ def weights_by_class(kind: str, counts: dict[str, int]) -> Tensor | None:
     effective: 1 / effective number of photos, (1 - BETA) / (1 - BETA^count), scaled to a mean over classes of 1: nearly
                balanced where classes have tens of photos, nearly none where they have thousands.
                Source: Cui et al. 2019, https://arxiv.org/abs/1901.05555, proposition 1 (scaled as in section 4)
-    Raises ValueError for another kind, and for a class without photos.
+    sampler: of the training photos, which may make rare classes count more already.
+    Raises ValueError for another kind, for a class without photos, and for a sampler that balances classes too.
     """
     if kind not in CLASS_WEIGHTS:
         raise ValueError(f"unknown --class_weights {kind!r}: choose one of {', '.join(CLASS_WEIGHTS)}")
     if kind == "none":
         return None
+    if sampler == "balanced":
+        raise ValueError(f"--class_weights {kind} with --sampler balanced: rare classes would count twice; give one")
     if empty := [name for name, count in counts.items() if count < 1]:
         raise ValueError(f"--class_weights {kind}: class {empty[0]} has no photo to train on; give it some, or none")
     photos = torch.tensor(list(counts.values()), dtype=torch.float64)

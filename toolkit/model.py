@@ -1,6 +1,7 @@
 """A timm model with a fresh head, and its weights: from the hub, from a file, or none."""
 
 import difflib
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -118,7 +119,9 @@ def load_body(model: nn.Module, path: Path) -> None:
     body = {name: tensor for name, tensor in state.items() if name not in head}
     missing = sorted(own.keys() - body.keys())
     unknown = sorted(body.keys() - own.keys())
-    reshaped = sorted(name for name in own.keys() & body.keys() if own[name].shape != body[name].shape)
+    if _reshaped(own, body) and not missing + unknown:
+        body = _resampled(body, model)
+    reshaped = _reshaped(own, body)
     if missing or unknown or reshaped:
         fits = len(own) - len(missing) - len(reshaped)
         raise ValueError(
@@ -131,6 +134,20 @@ def load_body(model: nn.Module, path: Path) -> None:
     except RuntimeError as error:  # of that name and shape, and still no tensor to copy: sparse, quantised
         raise ValueError(f"{path} does not fit {type(model).__name__}: {reason_of(error)}") from error
     model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out}
+
+
+def _reshaped(own: dict[str, Tensor], body: dict[str, Tensor]) -> list[str]:
+    return sorted(name for name in own.keys() & body.keys() if own[name].shape != body[name].shape)
+
+
+def _resampled(body: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    "With the position embeddings of another image size resampled, as timm does for its own weights, where it can."
+    resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        resampled = resample(dict(body), model) if resample else body
+    except Exception:  # what it expects of other shapes than these; they are told as they are
+        return body
+    return resampled if resampled.keys() == body.keys() else body
 
 
 def _some(what: str, names: list[str]) -> str:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -36,13 +37,27 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
     features = (features - mean) / deviation
     zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
-    criterion = own_loss(learn)
+    criterion = _as_sampled(own_loss(learn), learn, labels)
     l2, held_out, start = _strength(features, labels, criterion, zero)
     weight, bias, loss = fit_linear(features, labels, criterion, l2, start)
     with torch.no_grad():
         head.weight.copy_((weight / deviation).view_as(head.weight))
         head.bias.copy_(bias - weight @ (mean / deviation))
     return {"l2": l2, "held_out": held_out, "loss": loss, "seconds": time.perf_counter() - begun}
+
+
+def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> nn.Module:
+    """`loss`, or where the sampler draws classes equally often a copy that weights them so: each photo is seen once.
+
+    Raises ValueError for a loss that can't be weighted so.
+    """
+    if learn.dls.train.draws.chances is None:
+        return loss
+    if getattr(loss, "weight", 0) is not None:
+        raise ValueError(f"--sampler balanced: the probe can't weight the classes of {type(loss).__name__}")
+    weighted, counts = deepcopy(loss), labels.bincount(minlength=learn.dls.c)
+    weighted.weight = len(labels) / (learn.dls.c * counts.clamp_min(1).float())
+    return weighted
 
 
 def linear_head(model: nn.Module) -> nn.Module:
