@@ -233,6 +233,38 @@ def test_orientation_in_xmp_is_applied():
     np.testing.assert_array_equal(read_photo(data), as_pillow(data))
 
 
+READERS = {
+    "OpenCV": read_photo,
+    "OpenCV, reduced": lambda data: read_reduced(data, 6),
+    "Pillow": lambda data: photo._read_with_pillow(data, False),
+    "Pillow, lenient": lambda data: photo._read_with_pillow(data, True),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_damaged_photo_shows_nothing_of_the_one_that_was_read_before_it(reader):
+    "OpenCV 4.10 returned, for some damaged JPEGs, a part of the photo decoded before them."
+    read, size = READERS[reader], (87, 61)
+
+    def pixels(data: bytes) -> bytes | str:
+        try:
+            answer = read(data)
+        except ValueError as error:
+            return str(error)
+        return (answer[0] if isinstance(answer, tuple) else answer).tobytes()
+
+    kinds = ["JPEG", "PNG", "WEBP"] if "Pillow" in reader else ["JPEG"]
+    whole = [encoded(picture(), kind, **options) for kind in kinds for options in ({}, {"progressive": True})]
+    damaged = [mutated([data], (0, "before", index)) for data in whole for index in range(100)]
+    damaged += [data[:at] for data in whole for at in range(20, len(data), 211)]
+    answers = []
+    for colour in ("white", "black"):
+        before = encoded(Image.new("RGB", size, colour))
+        answers.append([(read(before), pixels(data))[1] for data in damaged])
+    assert answers[0] == answers[1]
+    assert len({answer for answer in answers[0] if isinstance(answer, bytes)}) > 20
+
+
 def test_damaged_exif_leaves_the_photo_as_it_is():
     data = encoded(picture(), exif=b"Exif\0\0nothing of the kind")
     np.testing.assert_array_equal(read_photo(data), as_pillow(encoded(picture())))
