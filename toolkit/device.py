@@ -73,7 +73,7 @@ def cpu_has_bf16() -> bool:
 
 
 def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """`model` itself, its forward pass from now on under autocast to `precision`, its output float32.
+    """`model` itself, its forward pass from now on under autocast to `precision`, its output float32; fp32 ends that.
 
     The context is entered and left inside the call, so neither an exception nor Ctrl-C leaves autocast on, as fastai's
     MixedPrecision callback does; and it holds for training, validation and prediction alike, on any device.
@@ -81,6 +81,8 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
     if precision != "fp32":
         model.autocast = device.type, DTYPES[precision]
         model.forward = MethodType(_autocast_forward, model)
+    elif getattr(vars(model).get("forward"), "__func__", None) is _autocast_forward:
+        del model.forward, model.autocast
     return model
 
 

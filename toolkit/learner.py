@@ -11,6 +11,8 @@ import fastai.callback.schedule  # noqa: F401  gives it lr_find, fit_one_cycle, 
 import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
 import torch
 from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor
@@ -24,7 +26,7 @@ from torch import nn
 
 from toolkit.callbacks import Accumulate, LastPhoto, LossScaler, Progress, Recorder
 from toolkit.data import DataSet, find_data
-from toolkit.device import mixed_precision, pick_device
+from toolkit.device import mixed_precision, pick_device, pick_precision
 from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
@@ -40,7 +42,40 @@ class Learner(FastaiLearner):
     """
 
     fault: BaseException | None = None
-    exact = False
+    exact, precision = False, "fp32"
+
+    def to_fp16(self) -> "Learner":
+        "The forward pass in float16 from now on, with the loss scaled; what `precision` is in a recipe."
+        return self._to("fp16")
+
+    def to_bf16(self) -> "Learner":
+        "The forward pass in bfloat16 from now on. Raises ValueError for a GPU that lacks it."
+        return self._to("bf16")
+
+    def to_fp32(self) -> "Learner":
+        "The forward pass in float32 from now on."
+        return self._to("fp32")
+
+    def _to(self, precision: str) -> "Learner":
+        self.precision = pick_precision(precision, self.dls.device)
+        mixed_precision(self.model, self.dls.device, precision)
+        self.remove_cbs([callback for callback in self.cbs if isinstance(callback, LossScaler)])
+        if precision == "fp16":
+            self.add_cb(LossScaler())
+        return self
+
+    def add_cb(self, cb: Callback) -> "Learner":
+        "fastai's. Raises ValueError for one that would do again what this learner does."
+        if isinstance(cb, MixedPrecision):
+            raise ValueError(
+                "fastai's MixedPrecision beside our own precision: call learn.to_fp16() or to_bf16() instead"
+            )
+        if isinstance(cb, GradientAccumulation):
+            raise ValueError(
+                "fastai's GradientAccumulation beside our own: give --accum instead, accum= in a notebook, the number "
+                "of mini-batches to an optimiser step"
+            )
+        return super().add_cb(cb)
 
     def end_with(self, error: BaseException) -> NoReturn:
         "Called by a callback: end the fit, which then raises `error` as it is; fastai would put words before it."

@@ -1,0 +1,72 @@
+"The learner in a notebook: fastai's words for precision and accumulation mean ours."
+
+import pytest
+import torch
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.training import GradientAccumulation
+from noise import write_noise
+
+from recipes import hw1
+from toolkit.callbacks import LossScaler
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_noise(tmp_path_factory.mktemp("data"), valid=4)
+
+
+def learner(photos, **options):
+    small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 16, "workers": 0, "device": "cpu"}
+    return hw1.learner(photos, **small | options)
+
+
+def seen(learn):
+    "The dtypes inside the network and of its output, and how many scalers there are."
+    inside = []
+    watch = learn.model.conv1[0].register_forward_hook(lambda layer, inputs, output: inside.append(output.dtype))
+    output = learn.model(torch.zeros(2, 3, 32, 32))
+    watch.remove()
+    return inside, output.dtype, sum(isinstance(callback, LossScaler) for callback in learn.cbs)
+
+
+def test_to_fp16_to_bf16_and_to_fp32_switch_the_learners_own_precision(photos):
+    learn = learner(photos, precision="fp32")
+    plain = learn.model.forward
+    for switch, precision, inside, scalers in (
+        (learn.to_fp16, "fp16", torch.float16, 1),
+        (learn.to_fp16, "fp16", torch.float16, 1),
+        (learn.to_bf16, "bf16", torch.bfloat16, 0),
+        (learn.to_fp16, "fp16", torch.float16, 1),
+        (learn.to_fp32, "fp32", torch.float32, 0),
+    ):
+        assert switch() is learn
+        assert learn.precision == precision
+        assert seen(learn) == ([inside], torch.float32, scalers)
+    assert learn.model.forward == plain
+    assert not hasattr(learn.model, "autocast")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_switched_to_a_precision_it_trains_to_the_bit_as_begun_with_it(photos, precision):
+    switched, begun = (
+        getattr(learner(photos, precision="fp32"), f"to_{precision}")(),
+        learner(photos, precision=precision),
+    )
+    for learn in (switched, begun):
+        torch.manual_seed(0)  # of the dropout
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+    for one, other in zip(switched.model.state_dict().values(), begun.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("callback", "instead"), [(MixedPrecision(), r"learn.to_fp16\(\)"), (GradientAccumulation(32), "--accum")]
+)
+def test_what_would_do_so_again_is_refused_with_what_to_do_instead(photos, callback, instead):
+    learn = learner(photos)
+    with pytest.raises(ValueError, match=instead):
+        learn.fit(1, cbs=callback)
+    with pytest.raises(ValueError, match=instead):
+        learn.add_cb(callback)
+    assert callback not in learn.cbs
