@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import importlib
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -35,20 +37,20 @@ def words(photos, out, *arguments):
     return [str(word) for word in ("--data", photos, "--out", out, "--epochs", EPOCHS, *FIXED, *arguments)]
 
 
-def on_one_thread(photos, out, *arguments):
+def on_one_thread(photos, out, *arguments, recipe="hw1"):
     "The exit status of the command in this process."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in `start`: the bits depend on it
     try:
-        return here(*words(photos, out, *arguments))
+        return here(*words(photos, out, *arguments), recipe=importlib.import_module(f"recipes.{recipe}"))
     finally:
         torch.set_num_threads(threads)
 
 
-def start(photos, out, *arguments, stderr=subprocess.PIPE):
+def start(photos, out, *arguments, recipe="hw1", stderr=subprocess.PIPE):
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # two such processes with two each stall on two cores
     return subprocess.Popen(
-        [sys.executable, "-m", "recipes.hw1", *words(photos, out, *arguments)],
+        [sys.executable, "-m", f"recipes.{recipe}", *words(photos, out, *arguments)],
         cwd=ROOT,
         env=one_thread,
         text=True,
@@ -58,9 +60,9 @@ def start(photos, out, *arguments, stderr=subprocess.PIPE):
     )
 
 
-def finish(photos, out, *arguments):
+def finish(photos, out, *arguments, recipe="hw1"):
     "(stdout, stderr) of a run to its end."
-    process = start(photos, out, *arguments)
+    process = start(photos, out, *arguments, recipe=recipe)
     said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
@@ -104,51 +106,68 @@ def assert_same_run(run: Run, whole: Run):
     assert run.path("valid_predictions.csv").read_bytes() == whole.path("valid_predictions.csv").read_bytes()
 
 
-CASES = {"ce": (0, 0), "focal": (2, 0), "smoothing": (0, 2)}  # by loss: workers to begin with, and from then on
+class Case(NamedTuple):
+    recipe: str
+    words: str
+    workers: tuple[int, int] = (0, 0)
+    "To begin with, and from then on."
+
+
+CASES = {
+    "ce": Case("hw1", "--loss ce"),
+    "focal": Case("hw1", "--loss focal", (2, 0)),
+    "smoothing": Case("hw1", "--loss smoothing", (0, 2)),
+    "class weights": Case("hw1", "--loss focal --class_weights balanced"),
+    "sampler": Case("hw1", "--loss ce --sampler balanced", (2, 0)),
+    "mixup": Case("rapid", "--mixup 0.4 --average none"),
+    "cutmix": Case("rapid", "--cutmix 1 --average ema", (0, 2)),
+    "mixed": Case("rapid", "--mixup 0.4 --cutmix 1 --average last --train_sizes 24 32", (2, 0)),
+}
 
 
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
-    "whole(loss): a run never interrupted, in this process and read by it."
+    "whole(name): a run never interrupted of that case, in this process and read by it."
     root = tmp_path_factory.mktemp("whole")
 
     @functools.cache
-    def run(loss):
-        assert on_one_thread(photos, root / loss, "--loss", loss, "--workers", 0) == 0
-        return load(root / loss)
+    def run(name):
+        out, case = root / name.replace(" ", "_"), CASES[name]
+        assert on_one_thread(photos, out, *case.words.split(), "--workers", 0, recipe=case.recipe) == 0
+        return load(out)
 
     return run
 
 
-def kill_and_go_on(photos, out, loss, kills, draws):
+def kill_and_go_on(photos, out, case, kills, draws):
     "Kill a run at random moments, each time taking up the same one, then let it end."
     for number in range(kills):
-        options = ["--loss", loss, "--workers", CASES[loss][number % 2], "--save_every", draws.choice([1, 2])]
-        process = start(photos, out, *options, "--resume", stderr=subprocess.DEVNULL)
+        options = [*case.words.split(), "--workers", case.workers[number % 2], "--save_every", draws.choice([1, 2])]
+        process = start(photos, out, *options, "--resume", recipe=case.recipe, stderr=subprocess.DEVNULL)
         read_until(process, "on cpu")
         time.sleep(draws.uniform(0, 1.2))
         process.kill()
         process.wait()
         process.stdout.close()
-    finish(photos, out, "--loss", loss, "--workers", CASES[loss][kills % 2], "--resume")
+    finish(photos, out, *case.words.split(), "--workers", case.workers[kills % 2], "--resume", recipe=case.recipe)
 
 
-def assert_killed_runs_end_as_whole_ones(photos, whole, folder, losses, kills):
-    chains = [(folder / loss, loss, kills, random.Random(f"{loss} {kills}")) for loss in losses]
+def assert_killed_runs_end_as_whole_ones(photos, whole, folder, names, kills):
+    chains = [(folder / name.replace(" ", "_"), CASES[name], kills, random.Random(f"{name} {kills}")) for name in names]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda chain: kill_and_go_on(photos, *chain), chains))
-    for out, loss, *_ in chains:
-        assert_same_run(load(out), whole(loss))
+    for name, (out, *_) in zip(names, chains, strict=True):
+        assert_same_run(load(out), whole(name))
         assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(photos, whole, tmp_path):
-    "The other losses are stopped and go on in test_faults.py."
-    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, ["focal"], kills=3)
+    "The other cases are stopped and go on in test_faults.py."
+    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, ["focal", "mixed"], kills=2)
 
 
 @pytest.mark.slow
-def test_runs_killed_at_24_random_moments_end_with_the_same_bits(photos, whole, tmp_path):
+def test_runs_killed_at_64_random_moments_end_with_the_same_bits(photos, whole, tmp_path):
     assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, CASES, kills=8)
 
 
