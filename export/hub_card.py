@@ -35,7 +35,7 @@ def last_part(path: str) -> str:
 def model_card(recipe: dict[str, Any], figures: dict[str, Any], name: str, has_onnx: bool) -> str:
     """The card of the model `name`; recipe and figures as recipe.json and metrics.json hold them.
 
-    No licence is stated: that is the owner's to choose.
+    No licence of the model is stated: that is the owner's to choose. That of the weights it was begun with is.
     """
     parts = [
         f"---\n{front_matter(recipe, figures, name)}\n---\n{MARK}",
@@ -95,7 +95,13 @@ def _origin(recipe: dict[str, Any]) -> str:
     return (
         f"timm's {literal(recipe['model']['arch'])}, trained {begun} on {literal(data_name(recipe))} to tell "
         f"{len(recipe['classes'])} classes apart, by the recipe {literal(recipe['recipe'])} ({settings})."
+        f"{_licence(recipe)}"
     )
+
+
+def _licence(recipe: dict[str, Any]) -> str:
+    licence = (recipe.get("weights") or {}).get("license")
+    return f" Licence of the weights that training began with: {literal(licence)}." if licence else ""
 
 
 def _figures(recipe: dict[str, Any], figures: dict[str, Any]) -> str:

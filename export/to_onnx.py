@@ -119,6 +119,7 @@ def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) 
     export_graph(model, preprocess, path, fitted["temperature"])
     said = {name: recipe[name] for name in ("classes", "preprocess")}
     said["recipe"] = {name: recipe.get(name) for name in ("recipe", "options", "versions", "git", "created")}
+    said["weights_license"] = (recipe.get("weights") or {}).get("license")
     said["metrics"] = {name: value for name, value in run.metrics.items() if "reliability" not in name}
     write_metadata(path, said | {"calibration": fitted})
     return fitted

@@ -28,7 +28,7 @@ from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
 from toolkit.log import LOGGERS, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
-from toolkit.model import make_model
+from toolkit.model import make_model, normalisation
 from toolkit.preprocess import for_size
 from toolkit.report import write_report
 from toolkit.run import new_folder
@@ -61,9 +61,10 @@ def learner(
 ) -> Learner:
     """The homework as a fastai Learner, to `fit`, `lr_find`, `show_results` and so on; parameters as `main` has them.
 
-    RandomResizedCrop, RandomHorizontalFlip, RandomRotation(15) to train; Resize(256), CenterCrop(224) to validate;
-    ImageNet's mean and std; Dropout(0.5) and a new Linear on the pretrained body; AdamW on everything; gradients over
-    `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the validation loss.
+    RandomResizedCrop, RandomHorizontalFlip, RandomRotation(15) to train; Resize(256), CenterCrop(224) to validate; mean
+    and std of the weights' own photos, ImageNet's for a ResNet; Dropout(0.5) and a new Linear on the pretrained body;
+    AdamW on everything; gradients over `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the
+    validation loss.
     """
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
@@ -73,7 +74,15 @@ def learner(
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
     readers = pick_workers(number(workers, None))
     dls = make_loaders(
-        photos, for_size(image_size), augment, number(bs, BS), readers, place, seed, sampler=sampler, cache=cache
+        photos,
+        for_size(image_size, **normalisation(model)),
+        augment,
+        number(bs, BS),
+        readers,
+        place,
+        seed,
+        sampler=sampler,
+        cache=cache,
     )
     schedule = Plateau(factor=0.2, patience=3)
     cbs = [Accumulate(accum), schedule]

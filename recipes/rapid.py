@@ -31,7 +31,7 @@ from toolkit.loaders import SAMPLERS, make_loaders
 from toolkit.log import LOGGERS, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.mix import mixes
-from toolkit.model import make_model
+from toolkit.model import make_model, normalisation
 from toolkit.plan import plan_epochs, settings
 from toolkit.preprocess import for_size
 from toolkit.probe import Probe
@@ -88,7 +88,8 @@ def learner(
     plan = settings(len(photos.train), model, image_size, weights != "none", probe, told)
     augment = {"scale": [0.25, 1.0], "flip": 0.5, "degrees": 15}
     readers, batch, rate = pick_workers(number(workers, None)), number(plan["bs"], BS), number(plan["lr"], LR)
-    dls = make_loaders(photos, for_size(image_size), augment, batch, readers, place, seed, sampler=sampler, cache=cache)
+    preprocess = for_size(image_size, **normalisation(model))
+    dls = make_loaders(photos, preprocess, augment, batch, readers, place, seed, sampler=sampler, cache=cache)
     cbs = [Accumulate(accum), OneCycle(), Grow(plan["train_sizes"])]
     cbs += [FixedStatistics()] if weights != "none" else []
     cbs += [Probe()] if plan["probe"] else []

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -20,6 +21,8 @@ from here import here
 from noise import write_noise
 from safetensors.torch import load_file
 
+from export.hub_card import literal, model_card
+from export.to_onnx import to_onnx
 from recipes import hw1, rapid
 from toolkit import train
 from toolkit.checkpoint import read_state, write_state
@@ -273,6 +276,38 @@ def test_of_equally_accurate_epochs_the_one_with_the_lowest_validation_loss_is_k
     train.fit(learn, run, 4)
     assert [line.split(",")[3] for line in history(run)[1:]] == ["0.5"] * 4
     assert read_state(run.path("last.pt"))["best"] == {"epoch": 2, "accuracy": 0.5, "loss": pytest.approx(1.2)}
+
+
+def test_what_the_weights_were_made_for_and_their_licence_are_told_and_recorded(photos, tmp_path, capsys):
+    run, learn = begin(photos, tmp_path / "none")
+    torch.save(learn.model.state_dict(), tmp_path / "w.pth")
+    assert "licence" not in capsys.readouterr().out
+    run, learn = begin(photos, tmp_path / "run", weights=str(tmp_path / "w.pth"))
+    assert (
+        "licence of the weights: not known; they were made for 160 pixels, crop_pct 0.95, bilinear; "
+        "here 32 pixels, crop_pct 0.865, bilinear\n" in capsys.readouterr().out
+    )
+    assert run.recipe["weights"]["made_for"]["mean"] == run.recipe["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    learn.model.origin["license"] = "cc-by-nc-4.0"  # as timm tells it of its own
+    run, learn = train.begin(tmp_path / "other", "hw1", OPTIONS | {"bs": 4, "accum": 2}, learn), learn
+    assert "licence of the weights: cc-by-nc-4.0; " in capsys.readouterr().out
+    train.fit(learn, run, 1)
+    train.evaluate(learn, run)
+    to_onnx(run.folder, device="cpu")
+    said = {prop.key: json.loads(prop.value) for prop in onnx.load(run.path("model.onnx")).metadata_props}
+    assert said["weights_license"] == "cc-by-nc-4.0"
+    assert said["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    card = model_card(run.recipe, run.metrics, "name", has_onnx=True)
+    assert f"Licence of the weights that training began with: {literal('cc-by-nc-4.0')}." in card
+
+
+def test_a_run_of_other_normalisation_is_not_gone_on_with(photos, tmp_path):
+    "One that an earlier version began, which knew ImageNet's only."
+    run, learn = begin(photos, tmp_path / "run")
+    run.recipe["preprocess"]["mean"] = [0.1, 0.1, 0.1]
+    write_json(run.path("recipe.json"), run.recipe)
+    with pytest.raises(ValueError, match=r"begun with other photos to the network \(mean\), by an earlier version"):
+        begin(photos, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from toolkit.model import Deployable, make_model
+from toolkit.model import Deployable, make_model, normalisation
+from toolkit.preprocess import for_size, prepare
 
 FAMILIES = [
     "test_resnet",
@@ -77,6 +80,14 @@ def test_a_file_is_loaded_whole_but_for_the_classifier(tmp_path, suffix):
         "source": str(tmp_path / f"w{suffix}"),
         "loaded": len(body),
         "left_out": ["fc.bias", "fc.weight"],
+        "license": None,
+        "made_for": {
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "crop_pct": 0.95,
+            "interpolation": "bilinear",
+            "input_size": 160,
+        },
     }
     assert all(torch.equal(own[name], theirs[name]) for name in body)
 
@@ -198,6 +209,7 @@ def test_imagenet_weights_are_found_in_a_filled_hub_cache_without_a_network(tmp_
     assert done.returncode == 0, done.stderr
     origin, total = done.stdout.splitlines()
     assert "timm/test_resnet.r160_in1k" in origin
+    assert "'license': 'apache-2.0'" in origin
     assert f"'loaded': {len(source.state_dict()) - 2}" in origin
     assert float(total) == pytest.approx(source.conv1[0].weight.sum().item())
 
@@ -220,3 +232,57 @@ def test_deployable_is_normalisation_then_model_then_softmax():
         expected = model(torch.from_numpy(pixels).float())
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(probabilities, expected.softmax(1), rtol=1e-4, atol=1e-5)
+
+
+# What the weights were trained on
+
+MEMBERS = {
+    "resnet18": 224,
+    "mobilenetv2_050": 224,
+    "efficientnet_b0": 224,
+    "convnext_atto": 224,
+    "vit_tiny_patch16_224": 224,
+    "mixer_s32_224": 224,
+    "swin_s3_tiny_224": 224,
+    "mobilevit_xxs": 224,
+    "inception_v3": 299,
+    "xception41": 224,
+    "densenet121": 224,
+    "regnety_002": 224,
+}
+
+
+@pytest.mark.parametrize("arch", MEMBERS)
+def test_through_our_preparation_a_photo_gets_the_logits_that_timms_own_gives_it(arch, tmp_path):
+    """timm's transform of the weights' configuration, but for what is ours on purpose: squares of the size that is
+    asked for, crop_pct 224/256 and bilinear.
+    """
+    size, draws = MEMBERS[arch], np.random.default_rng(0)
+    path = saved(tmp_path / "w.pth", make_model(arch, 5, "none", image_size=size).state_dict())
+    model = make_model(arch, 5, path, image_size=size).eval()
+    torch.nn.init.normal_(model.get_classifier().weight)  # some begin with zeros
+    preprocess = for_size(size, **normalisation(model))
+    config = timm.data.resolve_model_data_config(model)
+    ours = {
+        "input_size": (3, size, size),
+        "crop_pct": size / (preprocess["resize"] + 0.01),
+        "interpolation": "bilinear",
+    }
+    photo = Image.fromarray(draws.integers(0, 256, (9, 12, 3), np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+    theirs = timm.data.create_transform(**(config | ours))(photo)[None]
+    mine = torch.from_numpy(prepare(np.asarray(photo), preprocess))[None]
+    deployed = Deployable(model, preprocess["mean"], preprocess["std"])
+    mean, std = (torch.tensor(preprocess[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    off = (mine.permute(0, 3, 1, 2) / 255 - mean) / std - theirs
+    assert 255 * (off.abs() * torch.tensor(config["std"]).view(1, 3, 1, 1)).mean() < 1.1  # grey levels, README's bound
+    with torch.no_grad():
+        expected, logits = model(theirs), deployed(mine)[0]
+        other = Deployable(model, [0.2] * 3, [0.1] * 3)(mine)[0]  # statistics that no weights have
+    spread = (other - expected).abs().max()
+    assert (logits - expected).abs().max() < 0.25 * spread
+
+
+def test_random_weights_are_normalised_as_imagenets():
+    model = make_model("test_vit", 3, "none", image_size=64)
+    assert normalisation(model) == {}
+    assert for_size(64, **normalisation(model))["mean"] == [0.485, 0.456, 0.406]

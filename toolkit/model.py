@@ -5,6 +5,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import timm
@@ -23,7 +24,9 @@ def make_model(
 
     weights: `imagenet` (timm's own for that name, from the hub or its cache), `none` (random), or a state dict in a
     .pth, .pt or .safetensors file, of which the classifier is left out and all the rest must fit. Nothing is unpickled.
-    The model's `origin` says where its weights are from: {"source", "loaded" (tensors), "left_out" (names)}.
+    The model's `origin` says where its weights are from: {"source", "loaded" (tensors), "left_out" (names), "license"
+    (None if it is not known), "made_for" (the photos they were trained on: mean, std, input_size, crop_pct,
+    interpolation; None for random ones)}.
 
     Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a missing file,
     ConnectionError where the hub is out of reach.
@@ -33,7 +36,7 @@ def make_model(
         model = _pretrained(arch, classes, dropout, image_size)
     else:
         model = _create(arch, classes, dropout, image_size)
-        model.origin = {"source": "none", "loaded": 0, "left_out": []}
+        model.origin = {"source": "none", "loaded": 0, "left_out": [], "license": None, "made_for": None}
         if weights != "none":
             load_body(model, Path(weights))
     return model
@@ -78,8 +81,23 @@ def _pretrained(arch: str, classes: int, dropout: float, image_size: int) -> nn.
         "source": config.hf_hub_id or config.url,
         "loaded": len(model.state_dict()) - len(head),
         "left_out": head,
+        "license": config.license,
+        "made_for": _made_for(model),
     }
     return model
+
+
+def _made_for(model: nn.Module) -> dict[str, Any]:
+    "How photos were prepared that timm's weights of this architecture were trained on."
+    config = model.pretrained_cfg
+    names = ("mean", "std", "crop_pct", "interpolation")
+    return {name: config[name] for name in names} | {"input_size": config["input_size"][-1]}
+
+
+def normalisation(model: nn.Module) -> dict[str, tuple[float, ...]]:
+    "mean and std for `toolkit.preprocess.for_size`, as the model's weights know photos; none for random weights."
+    made_for = model.origin["made_for"]
+    return {name: tuple(made_for[name]) for name in ("mean", "std")} if made_for else {}
 
 
 def _in_hub_cache(config: timm.models.PretrainedCfg) -> str | None:
@@ -133,7 +151,8 @@ def load_body(model: nn.Module, path: Path) -> None:
         model.load_state_dict(body, strict=False)
     except RuntimeError as error:  # of that name and shape, and still no tensor to copy: sparse, quantised
         raise ValueError(f"{path} does not fit {type(model).__name__}: {reason_of(error)}") from error
-    model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out}
+    model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out, "license": None}
+    model.origin["made_for"] = _made_for(model)  # a file says nothing of it; its architecture's own weights do
 
 
 def _reshaped(own: dict[str, Tensor], body: dict[str, Tensor]) -> list[str]:

@@ -114,6 +114,12 @@ def _same_method(run: Run, said: dict[str, Any]) -> None:
             )
     if before["data"]["fingerprint"] != said["data"]["fingerprint"]:
         raise ValueError(f"--resume {run.folder}: the photos are not those it was begun with; give another --out")
+    if before["preprocess"] != said["preprocess"]:
+        names = [name for name in said["preprocess"] if before["preprocess"].get(name) != said["preprocess"][name]]
+        raise ValueError(
+            f"--resume {run.folder}: it was begun with other photos to the network ({', '.join(names)}), by an earlier "
+            "version; give another --out"
+        )
     old, new = (recipe["data"].get("reduced_to") for recipe in (before, said))
     if old != new:  # with photos that a cache keeps whole, or the same ones reduced, training is the same
         had, has = ("with" if side else "without" for side in (old, new))
@@ -124,7 +130,7 @@ def _same_method(run: Run, said: dict[str, Any]) -> None:
 
 
 def _tell(folder: Path, said: dict[str, Any]) -> None:
-    "In three lines, what runs, on what, and what `auto` and the weights came to."
+    "What runs, on what, what `auto` and the weights came to, and what the weights were made for."
     options, data, weights, classes = said["options"], said["data"], said["weights"], len(said["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
     place = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
@@ -132,9 +138,21 @@ def _tell(folder: Path, said: dict[str, Any]) -> None:
         f"{said['recipe']}: {classes} classes, {data['train']} photos to train, {data['valid']} to validate\n"
         f"{options['arch']}, {said['model']['parameters']:,} parameters; {weights['loaded']} tensors loaded from "
         f"{weights['source']}{left_out}\n"
+        f"{_of_the_weights(weights, said['preprocess'])}"
         f"on {place} in {options['precision']}, {options['workers']} workers; run folder {folder}",
         flush=True,
     )
+
+
+def _of_the_weights(weights: dict[str, Any], preprocess: dict[str, Any]) -> str:
+    "A line on pretrained weights: their licence, and where photos are prepared on purpose as they were not made for."
+    made_for = weights.get("made_for")
+    if made_for is None:
+        return ""
+    theirs = f"{made_for['input_size']} pixels, crop_pct {made_for['crop_pct']:.3g}, {made_for['interpolation']}"
+    ours = f"{preprocess['crop']} pixels, crop_pct {preprocess['crop'] / preprocess['resize']:.3g}, bilinear"
+    here = "" if theirs == ours else f"; here {ours}"
+    return f"licence of the weights: {weights.get('license') or 'not known'}; they were made for {theirs}{here}\n"
 
 
 def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0, profile: bool = False) -> None:
