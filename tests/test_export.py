@@ -111,7 +111,8 @@ def run(digits_run):
 
 def test_the_certificate_stands_in_the_file_and_says_what_was_measured(run):
     props = {prop.key: json.loads(prop.value) for prop in onnx.load(run.path("model.onnx")).metadata_props}
-    assert props.keys() == {"classes", "preprocess", "recipe", "metrics", "calibration", "precision", "verification"}
+    own = {"classes", "preprocess", "recipe", "weights_license", "metrics", "calibration", "precision", "verification"}
+    assert props.keys() == own
     assert props["classes"] == run.recipe["classes"]
     assert props["preprocess"] == run.recipe["preprocess"]
     said = props["verification"]

@@ -212,11 +212,15 @@ def fitted(learn, epochs, *cbs):
 RAPID = {"recipe": rapid, "epochs": 4}
 
 
-@pytest.mark.parametrize("options", [{}, RAPID | {"probe": False}, RAPID | {"probe": True}])
-def test_one_set_of_workers_serves_all_epochs_of_a_fit_and_is_gone_after_it(photos, options):
+@pytest.mark.parametrize(("options", "probed"), [({}, False), (RAPID, False), (RAPID, True)])
+def test_one_set_of_workers_serves_all_epochs_of_a_fit_and_is_gone_after_it(photos, options, probed, tmp_path):
     learn = learner(photos, 2, **options)
+    if probed:
+        torch.save(learn.model.state_dict(), tmp_path / "weights.pth")
+        learn = learner(photos, 2, **options, weights=str(tmp_path / "weights.pth"))
+    assert hasattr(learn, "probe") == probed
     first, second, third, fourth = fitted(learn, 4).processes
-    assert first < second if options.get("probe") else first == second  # a probe only validates
+    assert first < second if probed else first == second  # a probe only validates
     assert len(second) >= 4  # two to train, two to validate
     assert second == third == fourth
     gc.collect()
