@@ -27,7 +27,7 @@ from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
 from toolkit.log import LOGGERS, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
-from toolkit.model import make_model
+from toolkit.model import make_model, normalisation
 from toolkit.preprocess import for_size
 from toolkit.report import write_report
 from toolkit.run import new_folder
@@ -67,7 +67,7 @@ def learner(
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
     set_seed(seed)
     model = make_model(arch, len(photos.classes), weights, dropout=0.1, image_size=image_size)
-    preprocess = for_size(image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    preprocess = for_size(image_size, **(normalisation(model) or {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}))
     augment = {"scale": [0.6, 1.0], "flip": 0.0, "degrees": 10}
     readers = pick_workers(number(workers, 0))
     dls = make_loaders(photos, preprocess, augment, number(bs, BS), readers, place, seed, sampler=sampler, cache=cache)

@@ -258,7 +258,22 @@ def test_a_last_mini_batch_of_one_photo_is_trained_on_by_the_running_statistics(
 
     learn.model.forward = forward
     train.fit(learn, run, 2)
-    assert seen == [(47, True, True), (1, False, False)] * 2
+    assert seen == [(47, True, True), (1, False, True)] * 2  # those with more than one value per channel move on
+
+
+def test_of_one_photo_a_layer_with_more_than_one_value_per_channel_does_what_torchs_does(photos, tmp_path):
+    "At 128 pixels all have: the bits are those of a learner without the callback."
+    weights = []
+    for without in (True, False):
+        _, learn = begin(photos, tmp_path / str(without), bs=47, accum=1, image_size=128, exact=True)
+        if without:
+            learn.remove_cb(learn.last_photo)
+        torch.manual_seed(0)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+        weights.append(list(learn.model.state_dict().values()))
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+    assert not [layer for layer in learn.model.modules() if layer._forward_pre_hooks]
 
 
 def test_of_equally_accurate_epochs_the_one_with_the_lowest_validation_loss_is_kept(photos, tmp_path):
@@ -284,7 +299,7 @@ def test_what_the_weights_were_made_for_and_their_licence_are_told_and_recorded(
     assert "licence" not in capsys.readouterr().out
     run, learn = begin(photos, tmp_path / "run", weights=str(tmp_path / "w.pth"))
     assert (
-        "licence of the weights: not known; they were made for 160 pixels, crop_pct 0.95, bilinear; "
+        "licence of the weights: not known; they are taken to be made for 160 pixels, crop_pct 0.95, bilinear; "
         "here 32 pixels, crop_pct 0.865, bilinear\n" in capsys.readouterr().out
     )
     assert run.recipe["weights"]["made_for"]["mean"] == run.recipe["preprocess"]["mean"] == [0.5, 0.5, 0.5]
@@ -339,11 +354,15 @@ IN_A_STEP, IN_VALIDATION = (
         (IN_A_STEP, RAPID | {"mixup": 0.4, "cutmix": 1.0}),
         (IN_A_STEP, RAPID | {"average": "last"}),
         (IN_A_STEP, RAPID | {"average": "ema"}),
+        ((11, 40), RAPID | {"probe": True}),  # 10 forward passes for the features of the probe, then validation
     ],
 )
 def test_a_run_stopped_in_a_step_or_in_validation_goes_on_from_there_with_the_same_bits(
     when, options, uneven, tmp_path
 ):
+    if "probe" in options:  # of weights from somewhere
+        torch.save(begin(uneven, tmp_path / "other")[1].model.state_dict(), tmp_path / "weights.pth")
+        options = options | {"weights": str(tmp_path / "weights.pth")}
     whole, learn = begin(uneven, tmp_path / "whole", **options)
     train.fit(learn, whole, 2)
     run, learn = begin(uneven, tmp_path / "run", **options)

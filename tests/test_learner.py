@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
 from noise import write_noise
 
@@ -61,7 +61,14 @@ def test_switched_to_a_precision_it_trains_to_the_bit_as_begun_with_it(photos, p
 
 
 @pytest.mark.parametrize(
-    ("callback", "instead"), [(MixedPrecision(), r"learn.to_fp16\(\)"), (GradientAccumulation(32), "--accum")]
+    ("callback", "instead"),
+    [
+        (MixedPrecision(), r"learn.to_fp16\(\)"),
+        (MixedPrecision, r"learn.to_fp16\(\)"),
+        (NonNativeMixedPrecision(), r"learn.to_fp16\(\)"),
+        (GradientAccumulation(32), "--accum"),
+        (GradientAccumulation, "--accum"),
+    ],
 )
 def test_what_would_do_so_again_is_refused_with_what_to_do_instead(photos, callback, instead):
     learn = learner(photos)
@@ -69,4 +76,6 @@ def test_what_would_do_so_again_is_refused_with_what_to_do_instead(photos, callb
         learn.fit(1, cbs=callback)
     with pytest.raises(ValueError, match=instead):
         learn.add_cb(callback)
-    assert callback not in learn.cbs
+    assert not [
+        one for one in learn.cbs if type(one).__module__ in ("fastai.callback.fp16", "fastai.callback.training")
+    ]

@@ -104,3 +104,24 @@ def test_the_own_loss_is_found_while_mixing_and_after_it(photos):
 
 def test_none_of_them_is_no_callback():
     assert mixes(0.0, 0.0) == []
+
+
+def test_on_several_processes_they_are_refused(monkeypatch):
+    monkeypatch.setattr("toolkit.mix.ranks.count", lambda: 2)
+    with pytest.raises(ValueError, match="--cutmix on 2 processes: each would mix its own photos"):
+        mixes(0.0, 1.0)
+    assert mixes(0.0, 0.0) == []
+
+
+def test_a_fit_that_ends_before_it_trains_says_why_and_leaves_the_loss_that_was_set(photos):
+    class Refuse(Callback):
+        order = Mix.order + 1
+
+        def before_fit(self):
+            self.learn.end_with(ValueError("not a state of this run"))
+
+    learn = fitted(learner(photos, mixup=0.4))
+    learn.loss_func = other = torch.nn.CrossEntropyLoss()
+    with pytest.raises(ValueError, match="not a state of this run"):
+        fitted(learn, Refuse())
+    assert learn.loss_func is other

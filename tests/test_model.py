@@ -1,7 +1,9 @@
 """Any timm name, weights that fit or a reason why not, a dropout head."""
 
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +90,7 @@ def test_a_file_is_loaded_whole_but_for_the_classifier(tmp_path, suffix):
             "interpolation": "bilinear",
             "input_size": 160,
         },
+        "assumed": True,
     }
     assert all(torch.equal(own[name], theirs[name]) for name in body)
 
@@ -280,6 +283,26 @@ def test_through_our_preparation_a_photo_gets_the_logits_that_timms_own_gives_it
         other = Deployable(model, [0.2] * 3, [0.1] * 3)(mine)[0]  # statistics that no weights have
     spread = (other - expected).abs().max()
     assert (logits - expected).abs().max() < 0.25 * spread
+
+
+def test_a_file_of_another_patch_size_is_another_architecture(tmp_path):
+    there = timm.create_model("vit_tiny_patch16_224", patch_size=32, num_classes=5)
+    path = saved(tmp_path / "w.pth", there.state_dict())
+    with pytest.raises(ValueError, match="of another shape"):
+        make_model("vit_tiny_patch16_224", 5, path)
+
+
+def test_a_file_of_a_run_is_normalised_as_the_run_was_and_keeps_its_licence(digits_run, tmp_path):
+    assert digits_run.recipe["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    run = tmp_path / "run"
+    shutil.copytree(digits_run.folder, run)
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["preprocess"]["mean"], recipe["weights"]["license"] = [0.1, 0.2, 0.3], "cc-by-nc-4.0"
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    model = make_model("test_resnet", 3, str(run / "best.safetensors"), image_size=32)
+    assert normalisation(model) == {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+    assert model.origin["license"] == "cc-by-nc-4.0"
+    assert (model.origin["made_for"]["input_size"], "assumed" in model.origin) == (32, False)
 
 
 def test_random_weights_are_normalised_as_imagenets():

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from recipes import digits
 from toolkit import train
+from toolkit.loss import make_loss
 from toolkit.probe import STRENGTHS, Probe, _strength, features_of, fit_linear, linear_head, linear_probe
 from toolkit.schedule import OneCycle
 
@@ -87,21 +88,24 @@ def test_a_probe_changes_the_head_alone_and_is_what_the_model_then_says(learn):
     assert found["held_out"] > 0.5  # of ten digits, by a body that was never trained
 
 
-def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch):
+@pytest.mark.parametrize("name", ["ce", "focal", "smoothing"])
+def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch, name):
     "Its loss is then the mean over classes of each class's mean loss."
     features, digit = features_of(learn)
     labels = digit // 4  # three classes: of four digits, of four and of two
     monkeypatch.setattr("toolkit.probe.features_of", lambda learn: (features, labels))
     monkeypatch.setattr(learn.dls.train.draws, "chances", {"any": 1.0})
-    found, head = linear_probe(learn), linear_head(learn.model)
+    monkeypatch.setattr(learn, "loss_func", make_loss(name))
+    found, head, each = linear_probe(learn), linear_head(learn.model), make_loss(name)
+    each.reduction = "none"
     with torch.no_grad():
-        losses = F.cross_entropy(head(features), labels, reduction="none")
+        losses = each(head(features), labels)
     means = [losses[labels == label].mean().item() for label in range(3)]
     assert found["loss"] == pytest.approx(sum(means) / 3, rel=1e-3)
     assert found["loss"] != pytest.approx(losses.mean().item(), rel=1e-3)
-    assert learn.loss_func.weight is None
+    assert learn.loss_func.reduction == "mean"
     monkeypatch.setattr(learn, "loss_func", lambda logits, labels: logits.sum())
-    with pytest.raises(ValueError, match="--sampler balanced: the probe can't weight the classes of function"):
+    with pytest.raises(ValueError, match="--sampler balanced: the probe can't weight the photos in function"):
         linear_probe(learn)
 
 

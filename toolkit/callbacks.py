@@ -8,6 +8,7 @@ from fastai.learner import Recorder as FastaiRecorder
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import find_bs
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from toolkit import ranks
 
@@ -136,19 +137,33 @@ class LossScaler(Callback):
 
 
 class LastPhoto(Callback):
-    """A last mini-batch of a single photo, where others are larger, goes by the batch norms' running statistics.
+    """A mini-batch of one photo is trained on where torch's batch norm raises: a layer with one value per channel.
 
-    It has none of its own: where a layer has one value per channel, torch's batch norm raises in training mode.
+    Such a layer goes by its running statistics until the next epoch, which begins in training mode. All others, and
+    those of larger mini-batches, do what torch does.
     """
 
     order, run_valid = 90, False
 
+    def before_fit(self) -> None:
+        self.watches: list[RemovableHandle] = []
+
     def before_batch(self) -> None:
-        if self.dl.bs == 1 or not self.yb or all_samples(self.learn) > 1:
-            return
-        for layer in self.model.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()  # until the next epoch, which begins in training mode
+        self.after_batch()
+        if self.xb and find_bs(self.xb) == 1:
+            norms = (layer for layer in self.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+            own = [layer for layer in norms if not isinstance(layer, nn.SyncBatchNorm)]
+            self.watches = [layer.register_forward_pre_hook(_by_running_statistics) for layer in own]
+
+    def after_batch(self) -> None:
+        for watch in self.watches:
+            watch.remove()
+        self.watches = []
+
+
+def _by_running_statistics(layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[torch.Tensor]) -> None:
+    if inputs[0].numel() == layer.num_features:
+        layer.eval()
 
 
 class FiniteLoss(Callback):

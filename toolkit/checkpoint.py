@@ -96,6 +96,10 @@ class Checkpoint(Callback):
         if stop:
             self.learn.end_with(ranks.end(KeyboardInterrupt()))
 
+    def after_train(self) -> None:
+        if self.inside["seen"] != self.seen:  # a probe's epoch, which has no steps
+            self._mark_step()
+
     def after_epoch(self) -> None:
         self.finished, self.inside = self.finished + 1, BEGIN
         accuracy, loss = float(self.recorder.metrics[0].value), float(self.recorder.loss.value)
@@ -215,7 +219,12 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         except RuntimeError as error:  # torch 2.14 puts an error of its own over the file's
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
-        read_state(beside, mmap=True)
+        try:
+            read_state(beside, mmap=True)
+        except ValueError as error:
+            raise ValueError(
+                f"the state of this run can't be kept in {path}, which stays as it was: {error}"
+            ) from error
 
 
 def read_state(path: Path, mmap: bool = False) -> dict[str, Any] | None:

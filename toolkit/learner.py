@@ -11,7 +11,7 @@ import fastai.callback.schedule  # noqa: F401  gives it lr_find, fit_one_cycle, 
 import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
 import torch
 from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -64,9 +64,10 @@ class Learner(FastaiLearner):
             self.add_cb(LossScaler())
         return self
 
-    def add_cb(self, cb: Callback) -> "Learner":
+    def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
         "fastai's. Raises ValueError for one that would do again what this learner does."
-        if isinstance(cb, MixedPrecision):
+        cb = cb() if isinstance(cb, type) else cb
+        if isinstance(cb, MixedPrecision | NonNativeMixedPrecision):
             raise ValueError(
                 "fastai's MixedPrecision beside our own precision: call learn.to_fp16() or to_bf16() instead"
             )

@@ -7,6 +7,8 @@ from fastai.learner import CastToTensor, Learner
 from fastai.torch_core import find_bs
 from torch import nn
 
+from toolkit import ranks
+
 
 class Mix(MixHandler):
     """fastai's MixUp or its CutMix for each mini-batch; if both are given, one of them, each as often as the other.
@@ -21,6 +23,9 @@ class Mix(MixHandler):
         super().__init__()
         self.kinds = kinds
 
+    def before_fit(self) -> None:
+        self.stack_y = False  # of the fit before: fastai's would put its loss back where this one ends early
+
     def before_batch(self) -> None:
         if find_bs(self.yb) == 1:
             self.lam, self.yb1 = torch.ones(1, device=self.x.device), self.yb
@@ -32,10 +37,18 @@ class Mix(MixHandler):
 
 
 def mixes(mixup: float, cutmix: float) -> list[Callback]:
-    "A Mix of MixUp and CutMix with these alphas, without those that are 0. Raises ValueError for one below."
+    """A Mix of MixUp and CutMix with these alphas, without those that are 0.
+
+    Raises ValueError for one below, and on several processes, each of which would mix its own photos by its own draws.
+    """
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not alpha >= 0:
             raise ValueError(f"--{name} {alpha}: give 0 (none) or more")
+    if (mixup or cutmix) and ranks.count() > 1:
+        name = "mixup" if mixup else "cutmix"
+        raise ValueError(
+            f"--{name} on {ranks.count()} processes: each would mix its own photos; leave it out, or use one"
+        )
     kinds = [kind(alpha) for kind, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha]
     return [Mix(*kinds)] if kinds else []
 

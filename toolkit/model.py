@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit.outside import reason_of
+from toolkit.run import load
 
 
 def make_model(
@@ -26,7 +27,7 @@ def make_model(
     .pth, .pt or .safetensors file, of which the classifier is left out and all the rest must fit. Nothing is unpickled.
     The model's `origin` says where its weights are from: {"source", "loaded" (tensors), "left_out" (names), "license"
     (None if it is not known), "made_for" (the photos they were trained on: mean, std, input_size, crop_pct,
-    interpolation; None for random ones)}.
+    interpolation; None for random ones), and "assumed" where these are timm's of the architecture}.
 
     Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a missing file,
     ConnectionError where the hub is out of reach.
@@ -94,6 +95,21 @@ def _made_for(model: nn.Module) -> dict[str, Any]:
     return {name: config[name] for name in names} | {"input_size": config["input_size"][-1]}
 
 
+def _known_of(path: Path, model: nn.Module) -> dict[str, Any]:
+    """What `origin` says of a file's licence and photos: as its run says, if it lies in the folder of one.
+
+    Else it is taken for timm's own weights of this architecture, which is marked as "assumed".
+    """
+    made_for = _made_for(model)
+    if not (path.parent / "recipe.json").is_file():
+        return {"license": None, "made_for": made_for, "assumed": True}
+    recipe = load(path.parent).recipe
+    own = {name: recipe["preprocess"][name] for name in ("mean", "std")}
+    own |= {"input_size": recipe["preprocess"]["crop"], "interpolation": "bilinear"}
+    own["crop_pct"] = recipe["preprocess"]["crop"] / recipe["preprocess"]["resize"]
+    return {"license": (recipe.get("weights") or {}).get("license"), "made_for": made_for | own}
+
+
 def normalisation(model: nn.Module) -> dict[str, tuple[float, ...]]:
     "mean and std for `toolkit.preprocess.for_size`, as the model's weights know photos; none for random weights."
     made_for = model.origin["made_for"]
@@ -151,8 +167,7 @@ def load_body(model: nn.Module, path: Path) -> None:
         model.load_state_dict(body, strict=False)
     except RuntimeError as error:  # of that name and shape, and still no tensor to copy: sparse, quantised
         raise ValueError(f"{path} does not fit {type(model).__name__}: {reason_of(error)}") from error
-    model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out, "license": None}
-    model.origin["made_for"] = _made_for(model)  # a file says nothing of it; its architecture's own weights do
+    model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out, **_known_of(path, model)}
 
 
 def _reshaped(own: dict[str, Tensor], body: dict[str, Tensor]) -> list[str]:
@@ -162,6 +177,9 @@ def _reshaped(own: dict[str, Tensor], body: dict[str, Tensor]) -> list[str]:
 def _resampled(body: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     "With the position embeddings of another image size resampled, as timm does for its own weights, where it can."
     resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    own = model.state_dict()
+    if any(body[name].ndim > 3 for name in _reshaped(own, body)):  # another patch size is another architecture
+        return body
     try:
         resampled = resample(dict(body), model) if resample else body
     except Exception:  # what it expects of other shapes than these; they are told as they are

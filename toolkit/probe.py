@@ -46,17 +46,21 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     return {"l2": l2, "held_out": held_out, "loss": loss, "seconds": time.perf_counter() - begun}
 
 
-def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> nn.Module:
-    """`loss`, or where the sampler draws classes equally often a copy that weights them so: each photo is seen once.
+def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """`loss`, or where the sampler draws classes equally often its mean over photos so weighted: each is seen once.
 
-    Raises ValueError for a loss that can't be weighted so.
+    Raises ValueError for a loss without a `reduction`, which can't be had photo by photo.
     """
     if learn.dls.train.draws.chances is None:
         return loss
-    if getattr(loss, "weight", 0) is not None:
-        raise ValueError(f"--sampler balanced: the probe can't weight the classes of {type(loss).__name__}")
-    weighted, counts = deepcopy(loss), labels.bincount(minlength=learn.dls.c)
-    weighted.weight = len(labels) / (learn.dls.c * counts.clamp_min(1).float())
+    if not hasattr(loss, "reduction"):
+        raise ValueError(f"--sampler balanced: the probe can't weight the photos in {type(loss).__name__}")
+    each, chances = deepcopy(loss), 1 / labels.bincount().clamp_min(1).float()
+    each.reduction = "none"
+
+    def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+        return (each(logits, labels) * chances[labels]).sum() / chances[labels].sum()
+
     return weighted
 
 
@@ -151,6 +155,8 @@ class Probe(Callback):
     def before_fit(self) -> None:
         resumed = hasattr(self.learn, "checkpoint") and (self.checkpoint.finished or self.checkpoint.inside["seen"])
         self.run = is_plain_fit(self) and self.found is None and not resumed
+        if hasattr(self.learn, "param_scheduler"):  # fine_tune, fit_one_cycle: another body than it was probed with
+            self.ready = None
 
     def before_train(self) -> None:
         if self.found is not None:

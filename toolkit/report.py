@@ -67,11 +67,11 @@ def read_history(run: Run) -> dict[str, np.ndarray]:
 
 
 def best_epoch(figures: dict, history: dict[str, np.ndarray]) -> int | None:
-    "As metrics.json has it, or while training goes on the first epoch of the best accuracy so far."
+    "As metrics.json has it, or the most accurate one so far; of equals that with the lowest validation loss."
     if "best_epoch" in figures:
         return figures["best_epoch"]
     if history and np.isfinite(history["accuracy"]).any():
-        return int(history["epoch"][np.nanargmax(history["accuracy"])])
+        return int(history["epoch"][np.lexsort((history["valid_loss"], -history["accuracy"]))[0]])  # NaN comes last
     return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from toolkit import metrics, paired
 from toolkit.mistakes import Predictions, read_predictions
-from toolkit.report import read_history
+from toolkit.report import best_epoch, read_history
 from toolkit.run import Run
 
 THIRDS = ("rare", "middle", "frequent")
@@ -121,7 +121,7 @@ def variants(study: Study) -> list[dict]:
                 "sd": float(accuracy.std(ddof=1)) if len(accuracy) > 1 else float("nan"),
                 "low": low,
                 "high": high,
-                "best_epoch": float(np.mean([epochs_to(history, 1.0) for history in histories])),
+                "best_epoch": float(np.mean([best_epoch({}, history) for history in histories])),
                 "epochs_to_90": float(np.mean([epochs_to(history, 0.9) for history in histories])),
                 "seconds": float(np.mean([history["seconds"].sum() for history in histories])),
             }
@@ -130,7 +130,7 @@ def variants(study: Study) -> list[dict]:
 
 
 def epochs_to(history: dict[str, np.ndarray], share: float) -> int:
-    "The first epoch whose validation accuracy is `share` of the best one's, or more; with 1 the best epoch."
+    "The first epoch whose validation accuracy is `share` of the best one's, or more."
     reached = history["accuracy"] >= share * np.nanmax(history["accuracy"])
     return int(history["epoch"][np.argmax(reached)])
 

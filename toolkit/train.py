@@ -152,7 +152,8 @@ def _of_the_weights(weights: dict[str, Any], preprocess: dict[str, Any]) -> str:
     theirs = f"{made_for['input_size']} pixels, crop_pct {made_for['crop_pct']:.3g}, {made_for['interpolation']}"
     ours = f"{preprocess['crop']} pixels, crop_pct {preprocess['crop'] / preprocess['resize']:.3g}, bilinear"
     here = "" if theirs == ours else f"; here {ours}"
-    return f"licence of the weights: {weights.get('license') or 'not known'}; they were made for {theirs}{here}\n"
+    licence, verb = weights.get("license") or "not known", "are taken to be" if weights.get("assumed") else "were"
+    return f"licence of the weights: {licence}; they {verb} made for {theirs}{here}\n"
 
 
 def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0, profile: bool = False) -> None:
