@@ -105,7 +105,7 @@ def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> I
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[Callable[..., Future]]:
-    "What has one of `count` threads call a function with arguments; for 0 it is called at once."
+    "A function that has one of `count` threads call a function with arguments; for 0 it calls it at once."
     if count == 0:
         yield at_once
         return

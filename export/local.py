@@ -1,6 +1,7 @@
 """The predictions of this machine, as one file: what `export.predict` does unless a cluster is asked for."""
 
 import contextlib
+import functools
 import itertools
 import sys
 import time
@@ -134,6 +135,32 @@ def _all_rows(partial: Path, answered: Iterator[Row], done: int, total: int, bs:
         yield itertools.chain(journal.rows(partial), new)
 
 
+def _readers_for(
+    device: str, workers: int, processes: bool | None, photos: int, ending: contextlib.ExitStack
+) -> Readers | None:
+    """Processes that read, which begin to start and which `ending` closes; None if threads read.
+
+    processes: whether they are to; None if that depends on `device`, `workers` and the number of `photos`.
+    """
+    if not (worthwhile(device, workers, photos) if processes is None else processes):
+        return None
+    return ending.enter_context(contextlib.closing(Readers(max(workers, 1))))
+
+
+def _finished(out: Path, kind: str, model: Path, photos: Named, columns: Columns, zipped: bool) -> Unread:
+    "The photos that a finished run could not read; its zip is made if it is asked for only now."
+    unread = finished(out, kind, model, photos, columns)
+    if zipped:
+        table.write_zip(out)
+    return unread
+
+
+def _tell_profile(watch: Stopwatch, classifier: Classifier, images: int, workers: int, processes: bool) -> None:
+    watch.add({"write": -watch.seconds["wait"]})  # whoever writes the rows waits for them meanwhile
+    runners = classifier.runners(workers, processes)
+    print(watch.report(images, workers, classifier.in_flight(workers), processes, runners))
+
+
 def _tell(out: Path, unread: Unread, done: int, total: int, seconds: float, device: str) -> None:
     if unread:
         print(f"not read: {len(unread)}; which and why: {table.errors_file(out)}", file=sys.stderr)
@@ -165,7 +192,7 @@ def predict_here(
 
     processes: whether processes read the photos; None for what `export.readers` chooses.
     """
-    started, watch = time.monotonic(), Stopwatch() if profile else unwatched
+    begun_at, watch = time.monotonic(), Stopwatch() if profile else unwatched
     bs, workers = checked_bs(bs), _checked_workers(workers)
     _check_out(out, zipped, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
     kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
@@ -173,42 +200,31 @@ def predict_here(
     size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
     check_there(Path(model))
     place = choose_device(device)
-
-    def readers_for(photos: int) -> Readers | None:
-        chosen = worthwhile(place, workers, photos) if processes is None else processes
-        return ending.enter_context(contextlib.closing(Readers(max(workers, 1)))) if chosen else None
-
+    readers_for = functools.partial(_readers_for, place, workers, processes)
     with contextlib.ExitStack() as ending:
-        readers = None if resume else readers_for(len(photos))  # they start while the session is made
+        readers = None if resume else readers_for(len(photos), ending)  # they start while the session is made
         classifier = Classifier(model, place, size, _threads(len(photos), size, workers), tta)
         columns = columns_for(classifier.card.classes, probabilities, top, header)
         check_distinct(columns, kind)
-        table.check_kind(kind, _texts(columns, classifier.card.classes, fallback, photos))
-        with journal.held(partial):
-            journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
-            if resume and out.exists() and not partial.exists():
-                unread = finished(out, kind, model, photos, columns)
-                if zipped:  # it may be asked for only now
-                    table.write_zip(out)
-                return unread
-            asked = _asked(classifier, probabilities, top, header)
-            begin = gone_on_with if resume and partial.exists() else begun
-            photos, done = begin(partial, asked, photos)
-            if bs == "auto":
-                tell(f"bs auto: {classifier.bs}")
-            quoted = table.has_return(_texts(columns, classifier.card.classes, fallback, photos))
-            readers = readers_for(len(photos) - done) if resume else readers
-            answered = _answered(photos[done:], classifier, columns, workers, watch, readers)
-            with resumable(partial), watch("write"):
-                with _all_rows(partial, answered, done, len(photos), classifier.bs) as rows:
-                    unread = _write(out, kind, columns, photos, rows, quoted, fallback)
-                if zipped:
-                    table.write_zip(out)
-            partial.unlink()
-    _tell(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
+        texts = functools.partial(_texts, columns, classifier.card.classes, fallback)
+        table.check_kind(kind, texts(photos))
+        ending.enter_context(journal.held(partial))
+        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
+        if resume and out.exists() and not partial.exists():
+            return _finished(out, kind, model, photos, columns, zipped)
+        begin = gone_on_with if resume and partial.exists() else begun
+        photos, done = begin(partial, _asked(classifier, probabilities, top, header), photos)
+        if bs == "auto":
+            tell(f"bs auto: {classifier.bs}")
+        readers = readers_for(len(photos) - done, ending) if resume else readers
+        answered = _answered(photos[done:], classifier, columns, workers, watch, readers)
+        with resumable(partial), watch("write"):
+            with _all_rows(partial, answered, done, len(photos), classifier.bs) as rows:
+                unread = _write(out, kind, columns, photos, rows, table.has_return(texts(photos)), fallback)
+            if zipped:
+                table.write_zip(out)
+        partial.unlink()
+    _tell(out, unread, done, len(photos), time.monotonic() - begun_at, classifier.device)
     if profile:
-        watch.add({"write": -watch.seconds["wait"]})  # for the rows that it wrote
-        apart = readers is not None
-        runners = classifier.runners(workers, apart)
-        print(watch.report(len(photos) - done, workers, classifier.in_flight(workers), apart, runners))
+        _tell_profile(watch, classifier, len(photos) - done, workers, readers is not None)
     return unread

@@ -150,7 +150,7 @@ class Classifier:
 
     @contextlib.contextmanager
     def _running(self, count: int, options: "onnxruntime.RunOptions", warm: bool) -> Iterator[Callable[..., Future]]:
-        """What has one of `count` threads run the model, or for 0 the one that calls it.
+        """A function that has one of `count` threads run the model; for 0 the thread that calls it does.
 
         warm: on a GPU each first runs it on black photos, while processes start and read: its handles are made by then.
         For a few photos it would take longer than they do.

@@ -61,10 +61,9 @@ def learner(
 ) -> Learner:
     """The homework as a fastai Learner, to `fit`, `lr_find`, `show_results` and so on; parameters as `main` has them.
 
-    RandomResizedCrop, RandomHorizontalFlip, RandomRotation(15) to train; Resize(256), CenterCrop(224) to validate; mean
-    and std of the weights' own photos, ImageNet's for a ResNet; Dropout(0.5) and a new Linear on the pretrained body;
-    AdamW on everything; gradients over `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the
-    validation loss.
+    RandomResizedCrop, RandomHorizontalFlip, RandomRotation(15) to train; Resize(256), CenterCrop(224) to validate; the
+    weights' own mean and std; Dropout(0.5) and a new Linear on the pretrained body; AdamW on everything; gradients over
+    `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the validation loss.
     """
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)

@@ -22,7 +22,7 @@ def learner(photos, **options):
 
 
 class Look(Callback):
-    "What each training mini-batch was before and after it was mixed."
+    "Keeps the photos of each training mini-batch as they are at this order."
 
     run_valid = False
 

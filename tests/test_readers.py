@@ -82,7 +82,7 @@ def small_readers(count: int = 2, bs: int = 8, preprocess: dict = tiny_onnx.PREP
 
 
 def streamed(classifier: Classifier, photos: list, workers: int) -> Iterator:
-    "What `stream` gives by as many processes."
+    "The answers of `stream`, with as many processes that read."
     with contextlib.closing(Readers(workers)) as reading:
         with contextlib.closing(classifier.stream(photos, workers, readers=reading)) as answers:
             yield from answers

@@ -366,7 +366,7 @@ def test_through_bound_buffers_the_stream_is_that_of_the_cpu(tmp_path, monkeypat
 
 
 class Threads:
-    "What `stream` takes for processes that read; threads of this process do, once `wait` is set."
+    "Stands in for processes that read: threads of this process do, once `wait` is set."
 
     def __init__(self, preprocess):
         self.preprocess, self.seconds, self.wait = preprocess, {}, threading.Event()

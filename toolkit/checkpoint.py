@@ -18,7 +18,7 @@ from toolkit.run import Run, replacing, write_atomic, write_csv
 from toolkit.speed import by_dtype
 
 BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0, "rate": None}
-"Of an epoch: photos trained on, the sum of their losses, time, and the learning rate that it began with."
+"How an epoch begins: photos trained on, the sum of their losses, seconds, its first learning rate."
 NO_BEST = {"epoch": 0, "accuracy": -1.0, "loss": math.inf}
 STATE = set("epoch history best inside bs accum model opt callbacks random".split())  # what last.pt holds
 

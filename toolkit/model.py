@@ -96,9 +96,10 @@ def _made_for(model: nn.Module) -> dict[str, Any]:
 
 
 def _known_of(path: Path, model: nn.Module) -> dict[str, Any]:
-    """What `origin` says of a file's licence and photos: as its run says, if it lies in the folder of one.
+    """The licence of a weights file and the preparation of its photos, for `origin`.
 
-    Else it is taken for timm's own weights of this architecture, which is marked as "assumed".
+    A file in the folder of a run has those of the run. Any other is taken for timm's own weights of the architecture,
+    which "assumed" says.
     """
     made_for = _made_for(model)
     if not (path.parent / "recipe.json").is_file():

@@ -130,7 +130,7 @@ def _same_method(run: Run, said: dict[str, Any]) -> None:
 
 
 def _tell(folder: Path, said: dict[str, Any]) -> None:
-    "What runs, on what, what `auto` and the weights came to, and what the weights were made for."
+    "Print the recipe, the data, the model with its weights, their licence, the device and the run folder."
     options, data, weights, classes = said["options"], said["data"], said["weights"], len(said["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
     place = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
