@@ -17,6 +17,7 @@ CUDA_VARIANTS = {
     "nhwc": {"prefer_nhwc": "1"},
     "heuristic": {"cudnn_conv_algo_search": "HEURISTIC"},
     "nhwc heuristic": {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC"},
+    "nhwc heuristic bias": {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC", "fuse_conv_bias": "1"},
     "graph": {"enable_cuda_graph": "1"},  # one run at a time, inputs and outputs at fixed places on the device
     "nhwc graph": {"prefer_nhwc": "1", "enable_cuda_graph": "1"},
     "no tf32": {"use_tf32": "0"},

@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/.."
 DATA=${DATA:-../shared/data/grocery20} WEIGHTS=${WEIGHTS:-../shared/weights/mobilenetv2_100.pth} LOGS=${OUT:-$(mktemp -d)}
 PYTHON=${PYTHON:-python3} MODEL=${MODEL:-$(mktemp -d)/resnet152_fp16.onnx} # made once
-TRAINING="gpu_tests steps compiled precision" PREDICTION="onnx_tests hw1 rapid wrong_option predict model scaling"
+TRAINING="gpu_tests steps bf16 precision" PREDICTION="onnx_tests hw1 rapid wrong_option predict model scaling"
 small=("$DATA" --arch mobilenetv2_100 --weights "$WEIGHTS")
 table=""
 
@@ -24,8 +24,8 @@ step() { # NAME SECONDS LINES COMMAND...: run it for so long at most, show the l
 run() {
     case $1 in
         gpu_tests) step $1 150 30 "$PYTHON" -m pytest -q -m gpu tests/test_gpu.py --durations=6 -p no:cacheprovider ;;
-        steps) step $1 160 12 "$PYTHON" tests/bench/gpu.py ours by_hand nchw ceiling bf16 ;; # more sides fill the card
-        compiled) step $1 170 6 "$PYTHON" tests/bench/gpu.py ours compiled ;;
+        steps) step $1 260 16 "$PYTHON" tests/bench/gpu.py ours by_hand nchw ceiling compiled ;; # more sides fill the card
+        bf16) step $1 170 6 "$PYTHON" tests/bench/gpu.py ours bf16 ;;
         precision) step $1 90 3 "$PYTHON" tests/bench/precision.py "$DATA" "$WEIGHTS" 5 ;;
         onnx_tests) step $1 120 30 "$PYTHON" -m pytest -q -m gpu tests/test_gpu.py --durations=4 -p no:cacheprovider \
             tests/test_readers.py -k "of_the_cpu or auto or verified or pinned or tensorrt" ;;

@@ -145,11 +145,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_naming_epoch_step_and_photos(pho
 
 
 def test_gradients_that_overflow_in_fp16_are_no_fault(photos, tmp_path):
-    "The loss scaler begins at 65536, which the gradients of a loss times 1e6 do not survive; it halves until they do."
+    "The loss scaler's first scale is too large for the gradients of a loss times 1e6; it halves until they are finite."
     run, learn = begin(photos, tmp_path / "run", precision="fp16")
     learn.loss_func.register_forward_hook(lambda module, inputs, loss: loss * 1e6)
     train.fit(learn, run, 2)
-    assert learn.loss_scaler.scaler.get_scale() < 65536
+    assert learn.loss_scaler.scaler.get_scale() < learn.loss_scaler.init_scale
     assert len(history(run)) == 3
 
 

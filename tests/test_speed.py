@@ -204,6 +204,26 @@ def test_a_compiled_network_computes_the_same_under_the_same_names(precision):
         torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=tolerance, atol=tolerance)
 
 
+def test_short_mini_batches_are_computed_without_a_program_of_their_own(tmp_path):
+    photos = write_noise(tmp_path / "data", valid=5)  # 48 photos to train and 15 to validate, in tens
+    made = {"arch": "test_resnet", "weights": "none", "image_size": 32, "workers": 0, "device": "cpu", "bs": 10}
+    plain, learn = (hw1.learner(photos, **made) for _ in range(2))
+    compiled_for = []
+
+    def backend(graph, inputs):
+        compiled_for.extend({len(each) for each in inputs if each.ndim == 4 and each.shape[1:] == (3, 32, 32)})
+        return graph.forward
+
+    learn.model.compile(dynamic=False, backend=backend)
+    for one in (plain, learn):
+        torch.manual_seed(0)
+        with one.no_bar(), one.no_logging():
+            one.fit(2)
+    assert compiled_for == [10, 10]  # to train and to validate
+    torch.testing.assert_close(torch.tensor(learn.recorder.losses), torch.tensor(plain.recorder.losses))
+    assert len(learn.recorder.losses) == 10
+
+
 @pytest.mark.slow
 def test_compile_without_a_compiler_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(tmp_path / "none"))

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,7 +32,7 @@ from toolkit.loaders import make_loaders
 from toolkit.loss import make_loss, weights_by_class
 from toolkit.model import make_model
 from toolkit.run import Run
-from toolkit.speed import Layout, at_speed, compiled, whole_batches
+from toolkit.speed import Layout, at_speed, compiled, uncompiled, whole_batches
 from toolkit.workers import kept_workers
 
 
@@ -99,6 +100,11 @@ class Learner(FastaiLearner):
         except (Exception, KeyboardInterrupt) as error:
             self.end_with(error)
 
+    def _do_one_batch(self) -> None:
+        short = len(self.xb[0]) < (getattr(self.dl, "bs", None) or 0)
+        with uncompiled() if short else nullcontext():
+            super()._do_one_batch()
+
     def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
         with at_speed(self.dls.device, self.exact):
             super()._do_epoch_validate(ds_idx, dl)
@@ -126,7 +132,8 @@ def make_learner(
     """A fastai Learner: torch's AdamW with its defaults at `lr`, accuracy, forward passes in `precision`, `cbs`.
 
     It computes channels last, with a fused optimiser and on CUDA in TF32, or, for `exact`, to the bit what a plain loop
-    does. `compile` has torch compile the forward pass and its gradient, which rounds in yet another way.
+    does. `compile` has torch compile the forward pass and its gradient, which rounds in yet another way; a mini-batch
+    that is short, as an epoch's last one, is computed without, because torch would compile again for its size.
     `learn.precision` says which precision. Everything fastai's Learner has works on it.
     """
     memory_format = torch.contiguous_format if exact else torch.channels_last

@@ -5,7 +5,7 @@ last, TF32 and mini-batches of one size for cuDNN to plan for.
 import ctypes
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -62,6 +62,11 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+def uncompiled() -> AbstractContextManager:
+    "Within it a compiled model computes as one that is not compiled, and torch compiles nothing."
+    return torch.compiler.set_stance("force_eager")
+
+
 @contextmanager
 def at_speed(device: torch.device, exact: bool) -> Iterator[None]:
     "A pass over photos on `device` goes in it: `torch_flags` and `kept_memory`."
@@ -108,7 +113,7 @@ _largest: ContextVar[dict[tuple[bool, torch.Size], int] | None] = ContextVar("la
 def whole_batches(device: torch.device, exact: bool) -> Iterator[None]:
     """Within it `in_whole_batches` works, on CUDA unless `exact`.
 
-    In fp32, with --compile and on several processes, which share a mini-batch's dropout, nothing is filled up.
+    In fp32 and on several processes, which share a mini-batch's dropout, nothing is filled up.
 
     A mini-batch of another size has cuDNN plan all convolutions anew: 1.5 s for the forward pass of a mobilenetv2, 3 s
     for its backward pass, 0.03 s for the forward pass of a resnet152, on an H100 (LOG.md, 26 Nov 2026).

@@ -150,13 +150,16 @@ def measure(names):
         write_photos(Path(folder))
         begun, sides = time.perf_counter(), {name: side(name, Path(folder)) for name in names}
         first = {name: one.begin(WARM + 2) for name, one in sides.items()}  # imports, the search, a program
-        for done in first.values():
-            done.result()
-        print(f"all sides ready after {time.perf_counter() - begun:.0f} s", flush=True)
+        for name, done in first.items():
+            if error := done.exception():  # the others are measured all the same
+                print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
+                sides.pop(name).end()
+                continue
+            print(f"{name} ready after {time.perf_counter() - begun:.0f} s", flush=True)
         rounds = [{name: one(STEPS) for name, one in sides.items()} for _ in range(ROUNDS)]
         for one in sides.values():
             one.end()
-    tell(names, rounds)
+    tell(list(rounds[0]), rounds)
 
 
 def tell(names, rounds):
