@@ -3,6 +3,7 @@
 import csv
 import functools
 import importlib
+import json
 import os
 import random
 import signal
@@ -13,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import onnx
 import pytest
 import torch
 from here import here
 from noise import write_noise
+from pairs import OF_RAPID, all_pairs, allowed, covering_rows, pairs_of
 from safetensors.torch import load_file
 
+from export.predict import predict
 from toolkit.run import Run, load
 from toolkit.train import PARTS
 
@@ -108,21 +112,26 @@ def assert_same_run(run: Run, whole: Run):
 
 class Case(NamedTuple):
     recipe: str
-    words: str
+    options: list[str]
     workers: tuple[int, int] = (0, 0)
     "To begin with, and from then on."
+    save_every: int = 2
+    cached: bool = False
+
+    def words(self, out):
+        return [*self.options, *(["--cache", out.with_name(f"{out.name}.cache")] if self.cached else [])]
 
 
-CASES = {
-    "ce": Case("hw1", "--loss ce"),
-    "focal": Case("hw1", "--loss focal", (2, 0)),
-    "smoothing": Case("hw1", "--loss smoothing", (0, 2)),
-    "class weights": Case("hw1", "--loss focal --class_weights balanced"),
-    "sampler": Case("hw1", "--loss ce --sampler balanced", (2, 0)),
-    "mixup": Case("rapid", "--mixup 0.4 --average none"),
-    "cutmix": Case("rapid", "--cutmix 1 --average ema", (0, 2)),
-    "mixed": Case("rapid", "--mixup 0.4 --cutmix 1 --average last --train_sizes 24 32", (2, 0)),
-}
+def case_of(row):
+    apart = {"recipe", "workers", "--save_every", "--cache", *(OF_RAPID if row["recipe"] == "hw1" else ())}
+    options = [word for name, value in row.items() if name not in apart for word in (name, *value.split())]
+    first, then = map(int, row["workers"].split())
+    return Case(row["recipe"], options, (first, then), int(row["--save_every"]), row["--cache"] == "yes")
+
+
+PAIRS = {f"row {number}": case_of(row) for number, row in enumerate(covering_rows())}
+SLICE = ["row 1", "row 2"]  # MixUp, CutMix, class weights, an average, growing squares; fp16; a cache; workers
+CASES = PAIRS | {"focal": Case("hw1", ["--loss", "focal"])}
 
 
 @pytest.fixture(scope="module")
@@ -133,23 +142,58 @@ def whole(photos, tmp_path_factory):
     @functools.cache
     def run(name):
         out, case = root / name.replace(" ", "_"), CASES[name]
-        assert on_one_thread(photos, out, *case.words.split(), "--workers", 0, recipe=case.recipe) == 0
+        assert on_one_thread(photos, out, *case.words(out), "--workers", 0, recipe=case.recipe) == 0
         return load(out)
 
     return run
 
 
+def test_the_rows_hold_every_two_options_that_go_together():
+    rows = list(covering_rows())
+    assert all(map(allowed, rows))
+    assert set().union(*map(pairs_of, rows)) == all_pairs()
+    met = {(("--mixup", "0.4"), ("--average", "last")), (("--loss", "focal"), ("workers", "2 0"))}
+    assert {frozenset(pair) for pair in met} <= {frozenset(pair) for pair in all_pairs()}
+    assert set(PAIRS[SLICE[0]].options) > {"0.4", "last", "24", "32", "balanced"}
+
+
+def assert_agrees(run: Run, photos):
+    "What the files of a run say of the same thing is the same: history, metrics, predictions, model file and page."
+    rows = list(csv.DictReader(run.path("valid_predictions.csv").open()))
+    right, metrics = sum(row["label"] == row["prediction"] for row in rows), run.read_json("metrics.json")
+    assert (metrics["images"], metrics["accuracy"]) == (len(rows), pytest.approx(right / len(rows)))
+    history = list(csv.DictReader(run.path("history.csv").open()))
+    accuracies = [float(row["accuracy"]) for row in history]
+    assert accuracies[metrics["best_epoch"] - 1] == pytest.approx(metrics["accuracy"]) == max(accuracies)
+    predict(run.path("model.onnx"), photos / "val", run.folder / "again.csv", "cpu")
+    labels = {row["image_name"]: row["pred_label"] for row in csv.DictReader((run.folder / "again.csv").open())}
+    again = [labels[row["file"].removeprefix("val/").removesuffix(".png")] for row in rows]
+    (run.folder / "again.csv").unlink()
+    said = {pair.key: pair.value for pair in onnx.load(run.path("model.onnx")).metadata_props}
+    certificate = json.loads(said["verification"])
+    correct = sum(row["label"] == label for row, label in zip(rows, again, strict=True))
+    assert certificate["accuracy"] == pytest.approx(correct / len(rows))
+    assert json.loads(said["metrics"])["accuracy"] == metrics["accuracy"]
+    if run.recipe["options"]["precision"] == "fp32":
+        assert again == [row["prediction"] for row in rows]
+        assert certificate["torch_accuracy"] == metrics["accuracy"]
+    page = run.path("report.html").read_text()
+    assert f"{right} of {len(rows)} images" in page
+    assert f"best is {metrics['best_epoch']}" in page
+
+
 def kill_and_go_on(photos, out, case, kills, draws):
     "Kill a run at random moments, each time taking up the same one, then let it end."
+    options = [*case.words(out), "--save_every", case.save_every, "--resume"]
     for number in range(kills):
-        options = [*case.words.split(), "--workers", case.workers[number % 2], "--save_every", draws.choice([1, 2])]
-        process = start(photos, out, *options, "--resume", recipe=case.recipe, stderr=subprocess.DEVNULL)
+        workers = ["--workers", case.workers[number % 2]]
+        process = start(photos, out, *options, *workers, recipe=case.recipe, stderr=subprocess.DEVNULL)
         read_until(process, "on cpu")
         time.sleep(draws.uniform(0, 1.2))
         process.kill()
         process.wait()
         process.stdout.close()
-    finish(photos, out, *case.words.split(), "--workers", case.workers[kills % 2], "--resume", recipe=case.recipe)
+    finish(photos, out, *options, "--workers", case.workers[kills % 2], recipe=case.recipe)
 
 
 def assert_killed_runs_end_as_whole_ones(photos, whole, folder, names, kills):
@@ -158,17 +202,18 @@ def assert_killed_runs_end_as_whole_ones(photos, whole, folder, names, kills):
         list(pool.map(lambda chain: kill_and_go_on(photos, *chain), chains))
     for name, (out, *_) in zip(names, chains, strict=True):
         assert_same_run(load(out), whole(name))
+        assert_agrees(whole(name), photos)
         assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(photos, whole, tmp_path):
-    "The other cases are stopped and go on in test_faults.py."
-    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, ["focal", "mixed"], kills=2)
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits_and_its_files_agree(photos, whole, tmp_path):
+    "Other options are stopped and go on in test_faults.py."
+    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, SLICE, kills=2)
 
 
 @pytest.mark.slow
-def test_runs_killed_at_64_random_moments_end_with_the_same_bits(photos, whole, tmp_path):
-    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, CASES, kills=8)
+def test_runs_of_every_two_options_killed_at_random_moments_end_with_the_same_bits(photos, whole, tmp_path):
+    assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, PAIRS, kills=4)
 
 
 def interrupt(photos, out, number, after, *options):
