@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import itertools
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from export.sample import in_order, read_sample
 from export.session import Classifier
 from export.stopwatch import Stopwatch, Watch, unwatched
 from export.table import Unread
+from toolkit.run import target_of
 
 
 def _answered(
@@ -100,14 +102,33 @@ def _one_thread_each():
         cv2.setNumThreads(before)
 
 
-def _check_out(out: Path, zipped: bool, inputs: list[Path]) -> None:
+def _check_out(out: Path, zipped: bool) -> list[Path]:
+    "The files that a run writes. Raises OSError or ValueError if one of them can't be written, or is no regular file."
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder: give the file, as in {out / 'predictions.csv'}")
-    for path in inputs:
-        if out.resolve() == path.resolve():
-            raise FileExistsError(f"--out {out} is what is being read: give another file")
     if zipped and out == table.zip_file(out):
         raise ValueError(f"--out {out} --zip: give the name of the file that is zipped, as in predictions.csv")
+    written = [out, journal.partial_of(out), table.errors_file(out), *([table.zip_file(out)] if zipped else [])]
+    for path in written:
+        target_of(path)
+    return written
+
+
+def _check_not_read(written: list[Path], read: Iterable[Path]) -> None:
+    "Raises FileExistsError if a file that is written is also read, by whatever name."
+    there = {identity: path for path in written if (identity := _identity(path))}
+    for path in read if there else ():
+        if lost := there.get(_identity(path)):
+            raise FileExistsError(f"--out {written[0]}: {lost} is what is being read: give another file")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    "What two names of one file have in common; None if there is none."
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _checked_workers(workers: int | None) -> int:
@@ -194,9 +215,11 @@ def predict_here(
     """
     begun_at, watch = time.monotonic(), Stopwatch() if profile else unwatched
     bs, workers = checked_bs(bs), _checked_workers(workers)
-    _check_out(out, zipped, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
-    kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
+    written = _check_out(out, zipped)
+    _check_not_read(written, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
+    kind, partial = table.kind_of(out, format), journal.partial_of(out)
     header, photos = _photos(images, sample)
+    _check_not_read(written, (path for _, path in photos))
     size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
     check_there(Path(model))
     place = choose_device(device)

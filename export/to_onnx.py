@@ -23,7 +23,7 @@ from export.lower import lower
 from export.reference import Reference, prepared_all, reference_of
 from export.verify import measured
 from toolkit.command import command
-from toolkit.run import Run, load, replacing
+from toolkit.run import Run, load, replacing, target_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -140,6 +140,13 @@ def _certified(reference: Reference, path: Path, device: str, precision: str, ke
     return certificate
 
 
+def _checked_out(out: Path) -> Path:
+    "The file to write. Raises OSError if it is there and is no .onnx file, but a run's weights, a photo or a device."
+    if (target := target_of(out)).exists() and target.suffix.lower() != ".onnx":
+        raise FileExistsError(f"--out {out} is a file that no export wrote, and it would be lost: give FILE.onnx")
+    return out
+
+
 @command
 def to_onnx(
     run: Path,  # run folder with its best.safetensors
@@ -155,7 +162,7 @@ def to_onnx(
     where the file does not do what the run's own weights do; no file is written then.
     """
     trained = load(run)
-    out, device = Path(out) if out else trained.path("model.onnx"), choose_device(device)
+    out, device = _checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
     reference = reference_of(trained, images)
     with replacing(out) as beside:
         fitted = _write_float32(trained, beside, reference, calibrate)
