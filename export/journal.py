@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from export.batch_size import checked_bs
 from export.photos import Named
-from toolkit.run import replacing, target_of
+from toolkit.run import replacing
 
 SYNCED_EVERY = 5.0
 "Seconds after which rows are safe from a power cut; from a kill they are after each batch."
@@ -79,7 +79,7 @@ def held(path: Path) -> Iterator[None]:
 
 def clear_half_written(paths: list[Path]) -> None:
     "What `replacing` was writing beside these files when it was killed; for whoever holds their journal."
-    for path in map(target_of, paths):
+    for path in (Path(os.path.realpath(each)) for each in paths):
         for beside in path.parent.glob(f".{glob.escape(path.name)}.*"):
             if re.fullmatch(r"[a-z0-9_]{8}", beside.name.removeprefix(f".{path.name}.")):
                 beside.unlink()

@@ -20,7 +20,7 @@ from export.device import choose_device, cores
 from export.journal import Row
 from export.photos import Named, named_photos
 from export.readers import Readers, worthwhile
-from export.resume import begun, file_size, finished, gone_on_with, resumable
+from export.resume import begun, file_size, finished, gone_on_with, record, record_of, recorded_bs, resumable
 from export.sample import in_order, read_sample
 from export.session import Classifier
 from export.stopwatch import Stopwatch, Watch, unwatched
@@ -76,7 +76,7 @@ def _texts(columns: Columns, classes: list[str], fallback: str, photos: Named) -
 
 
 def _asked(classifier: Classifier, probabilities: bool, top: int, header: list[str]) -> dict:
-    "All that the rows depend on, the photos apart. The fallback and the format are not: a journal holds neither."
+    "All that a journal's rows depend on, the photos apart; the table's depend on the fallback and the format too."
     import onnxruntime
 
     return {
@@ -108,7 +108,8 @@ def _check_out(out: Path, zipped: bool) -> list[Path]:
         raise IsADirectoryError(f"--out {out} is a folder: give the file, as in {out / 'predictions.csv'}")
     if zipped and out == table.zip_file(out):
         raise ValueError(f"--out {out} --zip: give the name of the file that is zipped, as in predictions.csv")
-    written = [out, journal.partial_of(out), table.errors_file(out), *([table.zip_file(out)] if zipped else [])]
+    written = [out, journal.partial_of(out), table.errors_file(out), record_of(out)]
+    written += [table.zip_file(out)] if zipped else []
     for path in written:
         target_of(path)
     return written
@@ -168,9 +169,9 @@ def _readers_for(
     return ending.enter_context(contextlib.closing(Readers(max(workers, 1))))
 
 
-def _finished(out: Path, kind: str, model: Path, photos: Named, columns: Columns, zipped: bool) -> Unread:
+def _finished(out: Path, kind: str, asked: dict, photos: Named, zipped: bool) -> Unread:
     "The photos that a finished run could not read; its zip is made if it is asked for only now."
-    unread = finished(out, kind, model, photos, columns)
+    unread = finished(out, kind, asked, photos)
     if zipped:
         table.write_zip(out)
     return unread
@@ -220,7 +221,7 @@ def predict_here(
     kind, partial = table.kind_of(out, format), journal.partial_of(out)
     header, photos = _photos(images, sample)
     _check_not_read(written, (path for _, path in photos))
-    size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
+    size = recorded_bs(out) if resume and bs == "auto" else bs
     check_there(Path(model))
     place = choose_device(device)
     readers_for = functools.partial(_readers_for, place, workers, processes)
@@ -232,11 +233,13 @@ def predict_here(
         texts = functools.partial(_texts, columns, classifier.card.classes, fallback)
         table.check_kind(kind, texts(photos))
         ending.enter_context(journal.held(partial))
-        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
+        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out), record_of(out)])
+        asked = _asked(classifier, probabilities, top, header)
+        made = asked | {"--fallback": fallback, "--format": kind}
         if resume and out.exists() and not partial.exists():
-            return _finished(out, kind, model, photos, columns, zipped)
+            return _finished(out, kind, made, photos, zipped)
         begin = gone_on_with if resume and partial.exists() else begun
-        photos, done = begin(partial, _asked(classifier, probabilities, top, header), photos)
+        photos, done = begin(partial, asked, photos)
         if bs == "auto":
             tell(f"bs auto: {classifier.bs}")
         readers = readers_for(len(photos) - done, ending) if resume else readers
@@ -246,6 +249,7 @@ def predict_here(
                 unread = _write(out, kind, columns, photos, rows, table.has_return(texts(photos)), fallback)
             if zipped:
                 table.write_zip(out)
+            record(out, made, photos)
         partial.unlink()
     _tell(out, unread, done, len(photos), time.monotonic() - begun_at, classifier.device)
     if profile:

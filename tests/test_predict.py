@@ -70,7 +70,7 @@ def test_a_folder_becomes_a_csv_in_natural_order_with_class_names(model, tmp_pat
     (line,) = done.stdout.splitlines()
     assert line.startswith("17 images in ")
     assert line.endswith(f" a second on cpu -> {tmp_path / 'out' / 'p.csv'}")
-    assert os.listdir(tmp_path / "out") == ["p.csv"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".p.csv.asked", "p.csv"]
 
 
 def test_probabilities_add_confidence_and_a_column_a_class(model, tmp_path):
