@@ -2,12 +2,15 @@
 
 import ctypes.util
 import json
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +370,33 @@ def test_threads_may_share_one_classifier(model):
     assert {start: all(got == expected[start:] for got in gots) for start, gots in answers.items()} == dict.fromkeys(
         range(8), True
     )
+
+
+def test_a_classifier_goes_to_a_spawned_process_and_answers_there_as_here(tmp_path, monkeypatch):
+    tiny_onnx.write(tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    classifier = Classifier("model.onnx", "cpu", bs=3, threads=1, tta="flip")
+    photos = [tiny_onnx.photo(seed) for seed in range(7)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        labels, probabilities = pool.submit(classifier, photos).result()
+    expected = classifier(photos)
+    assert labels == expected[0]
+    np.testing.assert_array_equal(probabilities, expected[1])
+    pickled = pickle.dumps(classifier)
+    monkeypatch.chdir("/")
+    copy = pickle.loads(pickled)
+    assert (copy.bs, copy.tta, copy.device, copy.checksum) == (3, "flip", "cpu", classifier.checksum)
+    assert copy.session.get_session_options().intra_op_num_threads == 1
+
+
+def test_a_pickled_classifier_whose_file_has_changed_is_refused(tmp_path):
+    pickled = pickle.dumps(Classifier(tiny_onnx.write(tmp_path / "model.onnx"), "cpu"))
+    tiny_onnx.write(tmp_path / "model.onnx", metadata={"recipe": '"another"'})
+    with pytest.raises(ValueError, match="model.onnx has changed since this classifier was made of it: make another"):
+        pickle.loads(pickled)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match="model.onnx: no such file"):
+        pickle.loads(pickled)
 
 
 def test_reading_stays_two_batches_ahead_of_the_workers_at_most(model):
