@@ -24,6 +24,19 @@ BUDGETS = {  # least share of equal labels, largest difference in a probability,
 }
 
 
+SEARCHED = 0.5
+"""Share of the labels and of the accuracy that a file may lose which the search for layers lets it lose: its photos are
+training photos, and the file must be within its budget on photos that the search has not seen."""
+
+
+def for_search(certificate: dict[str, Any]) -> dict[str, Any]:
+    "The certificate with the budget that the search for layers goes by."
+    budget = certificate["budget"]
+    stricter = {"agreement": 1 - SEARCHED * (1 - budget["agreement"])}
+    stricter["accuracy_loss"] = SEARCHED * budget["accuracy_loss"]
+    return certificate | {"budget": budget | stricter}
+
+
 def faults(certificate: dict[str, Any]) -> list[str]:
     "Every figure of the certificate that is over its budget, in words; none for one without a budget."
     if certificate["not_finite"]:
@@ -38,7 +51,7 @@ def faults(certificate: dict[str, Any]) -> list[str]:
         (
             certificate["agreement"] < budget["agreement"],
             f"same label on {certificate['agreement']:.2%} of {certificate['images']} photos, "
-            f"at least {budget['agreement']:.1%} wanted",
+            f"at least {budget['agreement']:.2%} wanted",
         ),
         (
             not certificate["probability_difference"] <= budget["probability"],
@@ -48,7 +61,7 @@ def faults(certificate: dict[str, Any]) -> list[str]:
         (
             loss > budget["accuracy_loss"] + 1e-9,
             f"accuracy {certificate['accuracy']:.2%}, torch {certificate['torch_accuracy']:.2%}, "
-            f"{100 * budget['accuracy_loss']:.1f} points may be lost",
+            f"{100 * budget['accuracy_loss']:.2f} points may be lost",
         ),
     ]
     return [text for wrong, text in said if wrong]
@@ -57,21 +70,23 @@ def faults(certificate: dict[str, Any]) -> list[str]:
 def table(certificate: dict[str, Any]) -> str:
     "The certificate for a person to read, a line a figure."
     low, high = certificate["accuracy_interval"]
+    fitted = " (the temperature was fitted to these photos)" if certificate["ece_in_sample"] else ""
     lines = [
         f"{certificate['precision']} on {certificate['images']} labelled photos, on {certificate['arithmetic']}",
         f"  accuracy            {certificate['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})",
-        f"  calibration error   {certificate['ece']:.4f}",
+        f"  calibration error   {certificate['ece']:.4f}{fitted}",
     ]
     if "budget" not in certificate:
         return "\n".join([*lines, "  compared with no trained model: none was given"])
     budget = certificate["budget"]
-    kept = certificate["kept"]
+    kept, (least, most) = certificate["kept"], certificate["agreement_interval"]
     return "\n".join(
         [
             *lines,
             f"  torch's accuracy    {certificate['torch_accuracy']:.2%} (at most "
             f"{100 * budget['accuracy_loss']:.1f} points higher)",
-            f"  same label          {certificate['agreement']:.2%} (at least {budget['agreement']:.1%})",
+            f"  same label          {certificate['agreement']:.2%} (95 % interval {least:.2%} to {most:.2%}, "
+            f"at least {budget['agreement']:.1%})",
             f"  largest difference  {certificate['probability_difference']:.1e} in a probability "
             f"(at most {budget['probability']:.0e}), {certificate['logit_difference']:.1e} in a logit",
             *([f"  kept in float32     {', '.join(kept)}"] if kept else []),

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from toolkit.nvidia import gpus
+from toolkit.nvidia import gpus, missing_cudnn
 
 PROVIDERS = {
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -56,7 +56,7 @@ def obstacle(device: str) -> str | None:
         return f"this onnxruntime is built without it: {CUDA_LINE}"
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find; missing_library says it once
         onnxruntime.preload_dlls()
-    missing = missing_library(device)
+    missing = missing_library(device) or missing_cudnn()
     return f"{missing} can't be loaded: {line_that_brings(missing)}" if missing else None
 
 

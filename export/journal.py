@@ -52,6 +52,11 @@ def unpacked(figures: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(figures), "<f4")
 
 
+def partial_of(out: Path) -> Path:
+    "Where the journal of a run to `out` stands."
+    return out.with_name(f"{out.name}.partial")
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Holds the journal `path` for this process; the system lets go of it however the process ends.
@@ -74,7 +79,7 @@ def held(path: Path) -> Iterator[None]:
 
 def clear_half_written(paths: list[Path]) -> None:
     "What `replacing` was writing beside these files when it was killed; for whoever holds their journal."
-    for path in paths:
+    for path in (Path(os.path.realpath(each)) for each in paths):
         for beside in path.parent.glob(f".{glob.escape(path.name)}.*"):
             if re.fullmatch(r"[a-z0-9_]{8}", beside.name.removeprefix(f".{path.name}.")):
                 beside.unlink()

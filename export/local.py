@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import itertools
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -19,11 +20,12 @@ from export.device import choose_device, cores
 from export.journal import Row
 from export.photos import Named, named_photos
 from export.readers import Readers, worthwhile
-from export.resume import begun, file_size, finished, gone_on_with, resumable
+from export.resume import begun, file_size, finished, gone_on_with, record, record_of, recorded_bs, resumable
 from export.sample import in_order, read_sample
 from export.session import Classifier
 from export.stopwatch import Stopwatch, Watch, unwatched
 from export.table import Unread
+from toolkit.run import target_of
 
 
 def _answered(
@@ -74,7 +76,7 @@ def _texts(columns: Columns, classes: list[str], fallback: str, photos: Named) -
 
 
 def _asked(classifier: Classifier, probabilities: bool, top: int, header: list[str]) -> dict:
-    "All that the rows depend on, the photos apart. The fallback and the format are not: a journal holds neither."
+    "All that a journal's rows depend on, the photos apart; the table's depend on the fallback and the format too."
     import onnxruntime
 
     return {
@@ -100,14 +102,34 @@ def _one_thread_each():
         cv2.setNumThreads(before)
 
 
-def _check_out(out: Path, zipped: bool, inputs: list[Path]) -> None:
+def _check_out(out: Path, zipped: bool) -> list[Path]:
+    "The files that a run writes. Raises OSError or ValueError if one of them can't be written, or is no regular file."
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder: give the file, as in {out / 'predictions.csv'}")
-    for path in inputs:
-        if out.resolve() == path.resolve():
-            raise FileExistsError(f"--out {out} is what is being read: give another file")
     if zipped and out == table.zip_file(out):
         raise ValueError(f"--out {out} --zip: give the name of the file that is zipped, as in predictions.csv")
+    written = [out, journal.partial_of(out), table.errors_file(out), record_of(out)]
+    written += [table.zip_file(out)] if zipped else []
+    for path in written:
+        target_of(path)
+    return written
+
+
+def _check_not_read(written: list[Path], read: Iterable[Path]) -> None:
+    "Raises FileExistsError if a file that is written is also read, by whatever name."
+    there = {identity: path for path in written if (identity := _identity(path))}
+    for path in read if there else ():
+        if lost := there.get(_identity(path)):
+            raise FileExistsError(f"--out {written[0]}: {lost} is what is being read: give another file")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    "What two names of one file have in common; None if there is none."
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _checked_workers(workers: int | None) -> int:
@@ -147,9 +169,9 @@ def _readers_for(
     return ending.enter_context(contextlib.closing(Readers(max(workers, 1))))
 
 
-def _finished(out: Path, kind: str, model: Path, photos: Named, columns: Columns, zipped: bool) -> Unread:
+def _finished(out: Path, kind: str, asked: dict, photos: Named, zipped: bool) -> Unread:
     "The photos that a finished run could not read; its zip is made if it is asked for only now."
-    unread = finished(out, kind, model, photos, columns)
+    unread = finished(out, kind, asked, photos)
     if zipped:
         table.write_zip(out)
     return unread
@@ -194,10 +216,12 @@ def predict_here(
     """
     begun_at, watch = time.monotonic(), Stopwatch() if profile else unwatched
     bs, workers = checked_bs(bs), _checked_workers(workers)
-    _check_out(out, zipped, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
-    kind, partial = table.kind_of(out, format), out.with_name(f"{out.name}.partial")
+    written = _check_out(out, zipped)
+    _check_not_read(written, [Path(given) for given in (model, images, sample) if isinstance(given, str | Path)])
+    kind, partial = table.kind_of(out, format), journal.partial_of(out)
     header, photos = _photos(images, sample)
-    size = journal.read_bs(partial) if resume and bs == "auto" and partial.exists() else bs
+    _check_not_read(written, (path for _, path in photos))
+    size = recorded_bs(out) if resume and bs == "auto" else bs
     check_there(Path(model))
     place = choose_device(device)
     readers_for = functools.partial(_readers_for, place, workers, processes)
@@ -209,11 +233,13 @@ def predict_here(
         texts = functools.partial(_texts, columns, classifier.card.classes, fallback)
         table.check_kind(kind, texts(photos))
         ending.enter_context(journal.held(partial))
-        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out)])
+        journal.clear_half_written([out, partial, table.errors_file(out), table.zip_file(out), record_of(out)])
+        asked = _asked(classifier, probabilities, top, header)
+        made = asked | {"--fallback": fallback, "--format": kind}
         if resume and out.exists() and not partial.exists():
-            return _finished(out, kind, model, photos, columns, zipped)
+            return _finished(out, kind, made, photos, zipped)
         begin = gone_on_with if resume and partial.exists() else begun
-        photos, done = begin(partial, _asked(classifier, probabilities, top, header), photos)
+        photos, done = begin(partial, asked, photos)
         if bs == "auto":
             tell(f"bs auto: {classifier.bs}")
         readers = readers_for(len(photos) - done, ending) if resume else readers
@@ -223,6 +249,7 @@ def predict_here(
                 unread = _write(out, kind, columns, photos, rows, table.has_return(texts(photos)), fallback)
             if zipped:
                 table.write_zip(out)
+            record(out, made, photos)
         partial.unlink()
     _tell(out, unread, done, len(photos), time.monotonic() - begun_at, classifier.device)
     if profile:

@@ -27,6 +27,14 @@ CUDA_VARIANTS = {
 Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 """
 
+OF_SIZES = set(
+    "Shape Size Constant ConstantOfShape Identity Cast Gather Concat Slice Split Squeeze Unsqueeze Reshape Expand "
+    "Range Add Sub Mul Div Mod Min Max Floor Ceil ReduceProd Equal Where".split()
+)
+"""What computes sizes, which onnxruntime does on the CPU wherever a model runs, to be faster: every file of ours, whose
+batch is free, has such nodes, so that its own `session.disable_cpu_ep_fallback` would refuse them all. It has each of
+these for CUDA too: on the CPU one computes sizes."""
+
 BY_PRECISION, OTHERWISE = {"fp16": "nhwc heuristic"}, "heuristic"
 """The variant for files of a precision, and the one for all others, whose speed is not measured. On an H100 a resnet152
 in float16 labelled 8,742 images/s by it, 8,704 with cuDNN's search, 5,700 by onnxruntime's defaults, 7,638 as a CUDA
@@ -38,7 +46,7 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
     """A session of the file `data`, which stood at `model`, on cpu, cuda or tensorrt.
 
     threads: how many the CPU computes with; None for one a core.
-    Raises ValueError if it is not a model of ours, and if it would run elsewhere.
+    Raises ValueError if it is not a model of ours, and if it or a part of it would run elsewhere.
     """
     try:
         session = session_of(data, providers_of(data, device), threads)
@@ -50,8 +58,21 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
         ) from error
     if session.get_providers()[0] != PROVIDERS[device][0]:  # it falls back without an error
         raise ValueError(f"device {device}: onnxruntime loaded the model on {session.get_providers()[0]} instead")
+    if device != "cpu" and (nodes := nodes_on_cpu(session)):
+        more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+        raise ValueError(
+            f"device {device}: onnxruntime would run {', '.join(nodes[:3])}{more} of {model} on the CPU: "
+            "choose cpu for all of it, or export the model in another --precision"
+        )
     check_interface(session, model)
     return session
+
+
+def nodes_on_cpu(session: "onnxruntime.InferenceSession") -> list[str]:
+    "The nodes of a session on a device that fell back to the CPU: their kind, and their name if they have one."
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
+    nodes = [node for part in parts for node in part.get_nodes() if node.op_type not in OF_SIZES]
+    return [f"{node.op_type} {node.name}".strip() for node in nodes]
 
 
 def device_of(session: "onnxruntime.InferenceSession") -> str:
@@ -87,6 +108,8 @@ def session_of(
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # threads that spin while they wait take the cores from those that decode: 145 images/s, not 108, on 2 cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if providers[0][0] != "CPUExecutionProvider":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `nodes_on_cpu`
     session = onnxruntime.InferenceSession(data, options, providers, enable_fallback=0)
     session._model_bytes = None  # onnxruntime 1.31 would keep them as long as the session, for a fallback that is off
     return session

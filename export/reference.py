@@ -31,6 +31,8 @@ class Reference:
     "In the order of the logits."
     logits: np.ndarray | None = None
     "float32 [n, classes], by fastai's own loader; None where there is no run to ask."
+    validation: bool = False
+    "Whether the run was validated on these photos: its temperature is fitted to them."
 
 
 def reference_of(run: Run, images: int = 1000) -> Reference:
@@ -50,7 +52,19 @@ def reference_of(run: Run, images: int = 1000) -> Reference:
         )
     names, logits = [learn.dls.data.relative(photo) for photo in labels], torch_logits(learn, list(labels))
     _check_recorded(run, names, [classes[index] for index in logits.argmax(1)])
-    return Reference(names, prepared_all(labels, run.recipe["preprocess"]), list(labels.values()), classes, logits)
+    images = prepared_all(labels, run.recipe["preprocess"])
+    return Reference(names, images, list(labels.values()), classes, logits, validation=True)
+
+
+def training_reference(run: Run, images: int = 1000) -> Reference:
+    "Up to `images` training photos, drawn by the run's seed: to calibrate and to search by, not to certify by."
+    learn = run.learner("cpu")
+    photos = list(learn.dls.data.train)
+    drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:images]
+    labels = {photos[index]: learn.dls.data.train[photos[index]] for index in drawn}
+    names, logits = [learn.dls.data.relative(photo) for photo in labels], torch_logits(learn, list(labels))
+    pixels = prepared_all(labels, run.recipe["preprocess"])
+    return Reference(names, pixels, list(labels.values()), run.recipe["classes"], logits)
 
 
 def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:

@@ -1,5 +1,7 @@
 "What `--resume` goes on with, and what it refuses to, naming what differs."
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +9,8 @@ from pathlib import Path
 
 from export import journal, table
 from export.bar import tell
-from export.columns import Columns
 from export.photos import Named
+from toolkit.run import write_atomic
 
 START_ANEW = "leave out --resume to start anew"
 
@@ -43,17 +45,60 @@ def resumable(partial: Path) -> Iterator[None]:
         raise
 
 
-def finished(out: Path, kind: str, model: Path, photos: Named, columns: Columns) -> table.Unread:
+def record(out: Path, asked: dict, photos: Named) -> None:
+    "Keeps, in a hidden file beside the finished table `out`, what it was made by; its journal can go then."
+    made = {**asked, "images": _digest_of(photos), "table": _digest(out)}
+    write_atomic(record_of(out), json.dumps(made) + "\n")
+
+
+def record_of(out: Path) -> Path:
+    return out.with_name(f".{out.name}.asked")
+
+
+def recorded_bs(out: Path) -> int | str:
+    "How many images a batch of the run to `out` had, finished or not; auto where nothing is left of one."
+    for path in (journal.partial_of(out), record_of(out)):
+        if path.exists():
+            return journal.read_bs(path)
+    return "auto"
+
+
+def finished(out: Path, kind: str, asked: dict, photos: Named) -> table.Unread:
     "The photos that a finished run could not read. Raises ValueError where `out` can't be what was asked for."
-    header, names = table.read_names(out, kind)
-    if model.stat().st_mtime > out.stat().st_mtime:
-        raise ValueError(f"{out} is finished, but {model} is newer: {START_ANEW}")
-    if header != columns.header:
-        raise ValueError(f"{out} is finished, but with the columns {some(header)}; {START_ANEW}")
+    made = _made(out)
+    check_asked(made, asked, out)
+    names = table.read_names(out, kind)
     if new := set(dict(photos)) - set(names):
         raise ValueError(f"{out} is finished, but of other images: it lacks {some(sorted(new))}; {START_ANEW}")
+    if made["images"] != _digest_of(photos):
+        raise ValueError(f"{out} is finished, but of other images, in part or all, under these names; {START_ANEW}")
     print(f"{out} is finished already, {len(names)} images: nothing is left to do ({START_ANEW})")
     return table.read_errors(out)
+
+
+def _made(out: Path) -> dict:
+    "What the finished table `out` was made by. Raises ValueError where that is not known."
+    try:
+        made = json.loads(record_of(out).read_bytes())
+        whole = made["table"] == _digest(out) and "images" in made
+    except (FileNotFoundError, ValueError, TypeError, LookupError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{out} is there, but {record_of(out)} does not say what it was made by, or it was changed since: "
+            f"{START_ANEW}"
+        )
+    return made
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(photos: Named) -> str:
+    lines = "".join(f"{name}\0{path}\n" for name, path in photos)
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
 
 def same_photos(recorded: Named, found: Named, partial: Path) -> Named:
@@ -110,5 +155,5 @@ def _changed(path: Path, size: int | None) -> bool:
 
 def _short(value: object) -> str:
     "A checksum by its beginning."
-    text = str(value)
+    text = str(value) or "(empty)"
     return text if len(text) <= 40 else text[:12]

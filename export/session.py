@@ -46,7 +46,8 @@ def open_session(model: str | Path, device: str = "auto", threads: int | None = 
 class Classifier:
     """A model file that labels photos: `labels, probabilities = Classifier("model.onnx")(["a.jpg", array])`.
 
-    Holds no state that a call changes: any number of threads may share one.
+    Holds no state that a call changes: any number of threads may share one. Pickled, as for a spawned process, it is its
+    file's path and its options: the file is opened again there, and must be the same.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Classifier:
         """
         if tta not in TTA:
             raise ValueError(f"unknown tta {tta!r}: choose one of {', '.join(TTA)}")
-        self.model, self.tta = Path(model), tta
+        self.model, self.tta, self.threads = Path(model), tta, threads
         data, device = content(self.model), choose_device(device)
         with ThreadPoolExecutor(1) as pool:  # 0.13 s for 236 MB, while the session is made
             checksum = pool.submit(hashlib.sha256, data)
@@ -73,6 +74,10 @@ class Classifier:
         self.pads = self.device != "cpu"  # cuDNN plans its convolutions again for every new shape
         computed = self.runners(cores(), False) or self.in_flight(cores())
         self.bs = choose_bs(bs, self.device, len(data), self.card.preprocess["crop"], computed)
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        "What opens the same again: the device and the batch that were chosen are options then."
+        return _reopened, (self.model.absolute(), self.device, self.bs, self.threads, self.tta, self.checksum)
 
     def __call__(self, photos: Photo | Sequence[Photo]) -> tuple[list[str], np.ndarray]:
         """The class name of each photo, and probabilities float32 [n, classes] in the order of `card.classes`.
@@ -201,6 +206,14 @@ class Classifier:
         if not np.isfinite(probabilities).all():
             raise ValueError(f"{self.model} gives probabilities that are no numbers: export it again in fp32")
         return logits, probabilities
+
+
+def _reopened(model: Path, device: str, bs: int, threads: int | None, tta: str, checksum: str) -> Classifier:
+    "Raises what Classifier does, and ValueError if the file is another one by now."
+    classifier = Classifier(model, device, bs, threads, tta)
+    if classifier.checksum != checksum:
+        raise ValueError(f"{model} has changed since this classifier was made of it: make another one")
+    return classifier
 
 
 def _next(batches: Iterator[list], watch: Watch) -> list | None:

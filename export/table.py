@@ -102,21 +102,16 @@ def write_parquet(
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
-def read_names(out: Path, kind: str) -> tuple[list[str], list[str]]:
-    "The header of a table of predictions, and the first cell of each row. Raises ValueError where it is none."
-    try:
-        if kind == "csv":
-            header, *rows = read_csv(out)
-            return header, [row[0] for row in rows]
-        if kind == "json":
-            objects = json.loads(out.read_text(encoding="ascii"))
-            return list(objects[0]), [next(iter(each.values())) for each in objects]
-        from pyarrow import parquet
+def read_names(out: Path, kind: str) -> list[str]:
+    "The first cell of each row of a table of predictions."
+    if kind == "csv":
+        return [row[0] for row in read_csv(out)[1:]]
+    if kind == "json":
+        return [next(iter(each.values())) for each in json.loads(out.read_text(encoding="ascii"))]
+    from pyarrow import parquet
 
-        header = parquet.read_schema(out).names
-        return header, parquet.read_table(out, columns=header[:1]).column(0).to_pylist()
-    except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
-        raise ValueError(f"{out} is no table of predictions: leave out --resume to write it anew") from error
+    first = parquet.read_schema(out).names[0]
+    return parquet.read_table(out, columns=[first]).column(0).to_pylist()
 
 
 def write_zip(out: Path) -> None:

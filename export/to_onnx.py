@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from export.calibrate import calibration, temperature_line
-from export.certificate import PRECISIONS, faults, table
+from export.certificate import PRECISIONS, faults, for_search, table
 from export.device import DEVICES, choose_device
 from export.lower import lower
-from export.reference import Reference, prepared_all, reference_of
+from export.reference import Reference, reference_of, training_reference
 from export.verify import measured
 from toolkit.command import command
-from toolkit.run import Run, load, replacing
+from toolkit.run import Run, load, replacing, target_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 18  # onnxruntime 1.14 and later
+CALIBRATED_ON = 256  # training photos, of which 8 bits have their ranges
 FOLDED = 2**30  # the largest constant, in elements, that is computed when the graph is exported
 
 
@@ -125,19 +126,31 @@ def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) 
     return fitted
 
 
-def _training_images(run: Run, count: int = 256) -> np.ndarray:
-    "Photos to calibrate 8 bits by, prepared: drawn from the training set by the run's seed."
-    learn = run.learner("cpu")
-    photos = list(learn.dls.data.train)
-    drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:count]
-    return prepared_all([photos[index] for index in drawn], run.recipe["preprocess"])
-
-
 def _certified(reference: Reference, path: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
     certificate = measured(reference, path, device, precision, kept)
     if wrong := faults(certificate):
-        raise ValueError(f"the exported model is not the trained one, no file is written: {'; '.join(wrong)}")
+        what = "the exported model is not the trained one"
+        if precision != "fp32":
+            what = f"{precision} is over its budget on validation photos, which the search for layers does not see"
+        raise ValueError(f"{what}, no file is written: {'; '.join(wrong)}")
     return certificate
+
+
+def _lowered(run: Run, path: Path, precision: str, device: str, images: int) -> list[str]:
+    "Replace the float32 file at `path` by one of `precision`, searched for on training photos; the layers it keeps."
+    training = training_reference(run, images)
+
+    def judge(candidate: Path, kept: list[str]) -> list[str]:
+        return faults(for_search(measured(training, candidate, device, precision, kept)))
+
+    return list(lower(path, precision, device, training.images[:CALIBRATED_ON], judge))
+
+
+def _checked_out(out: Path) -> Path:
+    "The file to write. Raises OSError if it is there and is no .onnx file, but a run's weights, a photo or a device."
+    if (target := target_of(out)).exists() and target.suffix.lower() != ".onnx":
+        raise FileExistsError(f"--out {out} is a file that no export wrote, and it would be lost: give FILE.onnx")
+    return out
 
 
 @command
@@ -146,7 +159,7 @@ def to_onnx(
     out: Path | None = None,  # file to write (default: model.onnx in the run folder)
     precision: Annotated[str, {"choices": PRECISIONS}] = "fp32",  # fp16 for GPUs, int8 for CPUs with VNNI
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the file is verified
-    images: int = 1000,  # validation photos to verify and calibrate it on, at most
+    images: int = 1000,  # validation photos to verify and calibrate it on, at most; training photos to search layers on
     calibrate: bool = True,  # fit a temperature on them, so that probabilities mean what they say
 ) -> Path:
     """Export a run as one verified model.onnx.
@@ -155,18 +168,14 @@ def to_onnx(
     where the file does not do what the run's own weights do; no file is written then.
     """
     trained = load(run)
-    out, device = Path(out) if out else trained.path("model.onnx"), choose_device(device)
+    out, device = _checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
     reference = reference_of(trained, images)
     with replacing(out) as beside:
         fitted = _write_float32(trained, beside, reference, calibrate)
         certificate = _certified(reference, beside, device, "fp32", [])
         if precision != "fp32":
-
-            def judge(path: Path, kept: list[str]) -> list[str]:
-                return faults(measured(reference, path, device, precision, kept))
-
-            kept = lower(beside, precision, device, _training_images(trained), judge)
-            certificate = _certified(reference, beside, device, precision, list(kept))
+            kept = _lowered(trained, beside, precision, device, images)
+            certificate = _certified(reference, beside, device, precision, kept)
         write_metadata(beside, {"precision": precision, "verification": certificate})
     print(f"{table(certificate)}\n{temperature_line(fitted)}\nmodel {out}", flush=True)
     return out

@@ -31,9 +31,10 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
 
     Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits
     are no numbers), softmax_difference (of a probability from the softmax of the file's own logits, the largest),
-    accuracy, accuracy_interval (Wilson, 95 %), ece; and against torch, where the reference has it:
-    torch_accuracy, agreement (share of equal class names), logit_difference and probability_difference (the largest),
-    worst (file and logit difference of those that differ most), budget.
+    accuracy, accuracy_interval (Wilson, 95 %), ece, ece_in_sample (whether the temperature was fitted to these photos);
+    and against torch, where the reference has it: torch_accuracy, agreement (share of equal class names),
+    agreement_interval (Wilson, 95 %), logit_difference and probability_difference (the largest), worst (file and logit
+    difference of those that differ most), budget.
     """
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
@@ -55,16 +56,19 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
         "accuracy": float(right.mean()),
         "accuracy_interval": list(wilson_interval(int(right.sum()), len(right))),
         "ece": calibration_error(reliability_curve(np.minimum(probabilities.max(1), 1), right)),
+        "ece_in_sample": reference.validation and temperature != 1,
     }
     if reference.logits is None:
         return certificate
     torch_names = np.array(reference.classes)[reference.logits.argmax(1)]
+    same = torch_names == names
     expected = softmax(reference.logits / temperature)
     difference = np.abs(reference.logits - logits).max(1)
     order = np.argsort(-difference, kind="stable")[:5]
     return certificate | {
         "torch_accuracy": float(np.mean(torch_names == np.array(reference.labels))),
-        "agreement": float(np.mean(torch_names == names)),
+        "agreement": float(same.mean()),
+        "agreement_interval": list(wilson_interval(int(same.sum()), len(same))),
         "logit_difference": float(difference.max()),
         "probability_difference": float(np.abs(expected - probabilities).max()),
         "worst": [[reference.names[index], float(difference[index])] for index in order],
@@ -114,11 +118,16 @@ def _run_of(model: Path, run: Path | None) -> Run | None:
     return load(run) if run else None
 
 
+def _is_own(data: Path, run: Run | None) -> bool:
+    "Whether the run was trained on a part of `data`, and validated on another."
+    return run is not None and Path(data).resolve() == Path(run.recipe["data"]["path"]).resolve()
+
+
 def _labels(data: Path, run: Run | None, classifier: Classifier) -> dict[Path, str]:
     "The photos to judge by; of what the run was trained on, those it was validated on."
     from toolkit.data import labelled
 
-    own = run is not None and Path(data).resolve() == Path(run.recipe["data"]["path"]).resolve()
+    own = _is_own(data, run)
     labels = run.learner("cpu").dls.data.valid if own else labelled(data)
     unknown = sorted(set(labels.values()) - set(classifier.card.classes))
     if unknown:
@@ -128,14 +137,15 @@ def _labels(data: Path, run: Run | None, classifier: Classifier) -> dict[Path, s
     return labels
 
 
-def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier) -> Reference:
+def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier, own: bool) -> Reference:
     names, images = [str(photo) for photo in labels], prepared_all(labels, classifier.card.preprocess)
     if run is None:
         return Reference(names, images, list(labels.values()), classifier.card.classes)
     classes = run.recipe["classes"]
     if sorted(classes) != sorted(classifier.card.classes):
         raise ValueError(f"{classifier.model} has other classes than {run.folder}: give the run it was exported from")
-    return Reference(names, images, list(labels.values()), classes, torch_logits(run.learner("cpu"), list(labels)))
+    logits = torch_logits(run.learner("cpu"), list(labels))
+    return Reference(names, images, list(labels.values()), classes, logits, validation=own)
 
 
 @command
@@ -154,7 +164,7 @@ def verify(
     classifier, trained = Classifier(model, device), _run_of(model, run)
     precision, kept = _claims(classifier)
     labels = evenly(_labels(data, trained, classifier), images)
-    reference = _reference(labels, trained, classifier)
+    reference = _reference(labels, trained, classifier, _is_own(data, trained))
     certificate = measured(reference, model, classifier.device, precision, kept)
     print(table(certificate))
     if wrong := faults(certificate):

@@ -1,6 +1,7 @@
 """model.onnx: exported from every family, verified against the run, refused when it does something else."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -217,6 +218,18 @@ def test_a_run_without_weights_yet_is_an_error(run, tmp_path):
     (tmp_path / "run/best.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="has not finished its first epoch"):
         to_onnx(tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "recipe.json", "link.onnx", "pipe.onnx"])
+def test_what_no_export_wrote_is_not_replaced_by_one(run, tmp_path, name):
+    other = tmp_path / "run"
+    shutil.copytree(run.folder, other)
+    (other / "link.onnx").symlink_to("best.safetensors")
+    os.mkfifo(other / "pipe.onnx")
+    before = {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()}
+    with pytest.raises(FileExistsError, match=f"{name} is (a file that no export wrote.*: give FILE.onnx|no regular)"):
+        to_onnx(other, other / name, device="cpu")
+    assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
 
 
 def test_damaged_weights_are_an_error_that_names_the_file(run, tmp_path):

@@ -11,15 +11,18 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file, save_file
 
+from export.certificate import BUDGETS, for_search
 from export.half import emulated, to_half
 from export.int8 import ranges_of, to_int8
 from export.layers import costliest_first, layers_of, nodes_of
 from export.lower import lower
-from export.reference import prepared_all
-from export.to_onnx import _training_images, to_onnx
-from export.verify import verify
+from export.reference import prepared_all, training_reference
+from export.to_onnx import to_onnx
+from export.verify import measured, verify
 from toolkit import run as runs
 from toolkit.model import make_model
+
+NONE = {"agreement": 0.0, "probability": 1.0, "accuracy_loss": 1.0}
 
 
 @pytest.fixture
@@ -103,12 +106,12 @@ def test_a_file_of_less_precision_is_verified_again(digits_run, files, kind, cap
 def test_8_bits_are_calibrated_on_training_photos_drawn_by_the_seed(digits_run):
     train = digits_run.learner("cpu").dls.data.train
     of_train = {image.tobytes() for image in prepared_all(train, digits_run.recipe["preprocess"])}
-    drawn = _training_images(digits_run, 40)
+    drawn = training_reference(digits_run, 40).images
     assert len(drawn) == 40
     assert {image.tobytes() for image in drawn} <= of_train
     first = {image.tobytes() for image in prepared_all([*train][:40], digits_run.recipe["preprocess"])}
     assert {image.tobytes() for image in drawn} != first
-    np.testing.assert_array_equal(_training_images(digits_run, 40), drawn)
+    np.testing.assert_array_equal(training_reference(digits_run, 90).images[:40], drawn)
 
 
 # float16 on a CPU
@@ -226,6 +229,41 @@ def test_layers_that_hurt_in_8_bits_are_found_and_kept_in_float32(run, tmp_path,
     printed = capsys.readouterr()
     assert f"kept in float32     {', '.join(said['kept'])}" in printed.out
     assert "int8: conv1.0 in float32:" in printed.err
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_layers_are_searched_on_training_photos_and_certified_on_validation_photos(
+    run, tmp_path, precision, monkeypatch
+):
+    data, judged = run.learner("cpu").dls.data, []
+    parts = {"train": set(map(data.relative, data.train)), "valid": set(map(data.relative, data.valid))}
+
+    def noted(reference, path, device, of, kept):
+        found = measured(reference, path, device, of, kept)
+        (part,) = [name for name, photos in parts.items() if set(reference.names) <= photos]
+        judged.append((of, part, len(reference.names)))
+        return found
+
+    monkeypatch.setattr("export.to_onnx.measured", noted)
+    to_onnx(lopsided(run, tmp_path / "run").folder, precision=precision, device="cpu", images=200)
+    assert judged[0] == ("fp32", "valid", 200)
+    assert judged[-1] == (precision, "valid", 200)
+    assert set(judged[1:-1]) == {(precision, "train", 200)}
+
+
+def test_a_file_that_only_training_photos_find_good_is_not_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "export.to_onnx.for_search", lambda certificate: certificate | {"not_finite": 0, "budget": NONE}
+    )
+    path = tmp_path / "int8.onnx"
+    with pytest.raises(ValueError, match="int8 is over its budget on validation photos, which the search .* does not"):
+        to_onnx(lopsided(run, tmp_path / "run").folder, path, "int8", "cpu")
+    assert not path.exists()
+
+
+def test_the_search_lets_half_as_many_labels_and_half_as_much_accuracy_be_lost():
+    found = for_search({"budget": BUDGETS["int8", "cpu"], "agreement": 0.9935})["budget"]
+    assert found == {"agreement": pytest.approx(0.995), "accuracy_loss": pytest.approx(0.0025), "probability": 1.0}
 
 
 def test_where_half_the_layers_are_not_enough_the_file_stays_and_the_worst_are_named(files, tmp_path):

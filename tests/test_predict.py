@@ -70,7 +70,7 @@ def test_a_folder_becomes_a_csv_in_natural_order_with_class_names(model, tmp_pat
     (line,) = done.stdout.splitlines()
     assert line.startswith("17 images in ")
     assert line.endswith(f" a second on cpu -> {tmp_path / 'out' / 'p.csv'}")
-    assert os.listdir(tmp_path / "out") == ["p.csv"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".p.csv.asked", "p.csv"]
 
 
 def test_probabilities_add_confidence_and_a_column_a_class(model, tmp_path):
@@ -339,6 +339,56 @@ def test_out_is_neither_a_folder_nor_what_is_being_read(model, photos):
         predict(model, photos / "photos", photos / "empty")
     with pytest.raises(FileExistsError, match=r"list.txt is what is being read: give another file"):
         predict(model, photos / "list.txt", photos / "list.txt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes among its files")
+@pytest.mark.parametrize("place", ["p.fifo", "p.fifo.partial", "p.errors.csv", "p.zip"])
+def test_a_pipe_in_the_place_of_any_file_it_writes_is_refused_and_stays(model, photos, place):
+    os.mkfifo(photos / place)
+    done = run(model, photos / "photos", "--out", photos / "p.fifo", "--device", "cpu", "--zip", timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {photos / place} is no regular file, and would be replaced by one: give another name\n"
+    )
+    assert (photos / place).is_fifo()
+    assert {path.name for path in photos.glob("*p.*")} == {place, "p.csv"}
+
+
+def test_through_a_link_the_file_it_leads_to_is_written_and_what_was_half_written_there_is_cleared(model, photos):
+    (photos / "there").mkdir()
+    (photos / "there" / ".t.csv.abcd1234").write_text("half")
+    (photos / "link.csv").symlink_to("there/t.csv")
+    predict(model, photos / "photos", photos / "link.csv", device="cpu")
+    assert (photos / "link.csv").is_symlink()
+    assert rows(photos / "there" / "t.csv")[1:] == [["a", label(0)]]
+    assert os.listdir(photos / "there") == ["t.csv"]
+
+
+@pytest.mark.parametrize(
+    ("images", "out"),
+    [
+        ("photos", "photos/a.png"),
+        ("photos/a.png", "photos/a.png"),
+        ("list.txt", "odd name.dat"),
+        ("list.txt", "link.csv"),
+        ("list.txt", "other"),  # with other.errors.csv beside it
+        ("list.txt", "sub/../model.onnx"),
+        ("photos", "sample.csv"),
+    ],
+)
+def test_no_file_that_is_read_is_overwritten_by_whatever_name(photos, images, out):
+    tiny_onnx.write(photos / "model.onnx")
+    (photos / "sub").mkdir()
+    for name in ("odd name.dat", "other.errors.csv"):
+        save(photos / name, 1)
+    (photos / "link.csv").symlink_to("photos/a.png")
+    (photos / "list.txt").write_text("photos/a.png\nodd name.dat\nother.errors.csv\n")
+    (photos / "sample.csv").write_text("id,label\na,\n")
+    before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+    sample = photos / "sample.csv" if out == "sample.csv" else None
+    with pytest.raises(FileExistsError, match="is what is being read: give another file"):
+        predict(photos / "model.onnx", photos / images, photos / out, device="cpu", sample=sample)
+    assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
 
 
 # How it runs

@@ -113,7 +113,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_files_of_an_unbroken_
     process.communicate()
     assert process.returncode == 2
     assert files(out.parent) == files(tmp_path / "whole")
-    assert set(files(out.parent)) == {"p.csv", "p.errors.csv"}
+    assert set(files(out.parent)) == {"p.csv", "p.errors.csv", ".p.csv.asked"}
 
 
 @posix
@@ -199,7 +199,7 @@ def test_what_a_kill_left_half_written_is_cleared_and_nothing_else(model, photos
     for name in half + others:
         (tmp_path / name).write_text("half")
     predict(model, photos, tmp_path / "p.csv", "cpu")
-    assert set(os.listdir(tmp_path)) == {"photos", "p.csv", "p.errors.csv", *others}
+    assert set(os.listdir(tmp_path)) == {"photos", "p.csv", "p.errors.csv", ".p.csv.asked", *others}
 
 
 # What --resume goes on with, and what it refuses
@@ -224,19 +224,45 @@ def test_a_finished_run_is_told_and_has_the_status_it_had(model, photos, tmp_pat
     assert run(*options, "--resume").returncode == 0
 
 
-def test_a_finished_file_of_something_else_is_refused(model, photos, tmp_path):
-    out = tmp_path / "p.csv"
-    predict(model, photos, out, "cpu")
-    with pytest.raises(ValueError, match=r"p.csv is finished, but with the columns image_name, pred_label; leave out"):
-        predict(model, photos, out, "cpu", probabilities=True, resume=True)
-    save(photos / "new.png", 0)
-    with pytest.raises(ValueError, match=r"p.csv is finished, but of other images: it lacks new; leave out --resume"):
-        predict(model, photos, out, "cpu", resume=True)
-    (photos / "new.png").unlink()
-    newer = tiny_onnx.write(tmp_path / "newer.onnx")
-    os.utime(newer, (time.time() + 9, time.time() + 9))
-    with pytest.raises(ValueError, match=r"p.csv is finished, but .*newer.onnx is newer: leave out --resume"):
-        predict(newer, photos, out, "cpu", resume=True)
+def test_a_finished_file_of_something_else_is_refused_and_stays(model, photos, tmp_path):
+    out, other = tmp_path / "p.csv", tmp_path / "other"
+    predict(model, photos, out, "cpu", bs=4)
+    before = files(tmp_path / "photos") | {"p.csv": out.read_bytes()}
+    older = tiny_onnx.write(tmp_path / "older.onnx", metadata={"recipe": '"another"'})
+    os.utime(older, (1, 1))
+    for seed in range(23):
+        save(other / f"{seed}.png", seed + 1)
+
+    def refused(message, model=model, images=photos, **options):
+        with pytest.raises(ValueError, match=message):
+            predict(model, images, out, "cpu", resume=True, **options)
+        assert files(tmp_path / "photos") | {"p.csv": out.read_bytes()} == before
+
+    refused(r"p.csv was begun with model \w{12}, now \w{12}: ask for the same, or leave out --resume", older)
+    refused(r"begun with --tta none, now flip:", tta="flip")
+    refused(r"begun with --fallback \(empty\), now 7:", fallback="7")
+    refused(r"begun with --probabilities False, now True:", probabilities=True)
+    refused(r"begun with --bs 4, now 5:", bs=5)
+    refused(r"p.csv is finished, but of other images, in part or all, under these names; leave out", images=other)
+    save(other / "new.png", 0)
+    refused(r"p.csv is finished, but of other images: it lacks new; leave out --resume", images=other)
+    predict(model, photos, out, "cpu", resume=True)
+
+
+@pytest.mark.parametrize("change", ["edited", "no record", "damaged record", "record of nothing"])
+def test_a_finished_file_whose_making_is_not_known_is_refused(model, photos, tmp_path, change):
+    out, record = tmp_path / "p.csv", tmp_path / ".p.csv.asked"
+    predict(model, photos, out, "cpu", bs=4)
+    if change == "edited":
+        out.write_text(out.read_text().replace("0", "1", 1))
+    elif change == "no record":
+        record.unlink()
+    else:
+        record.write_text("{" if change == "damaged record" else "[]")
+    with pytest.raises(ValueError, match=r"p.csv is there, but .*.asked does not say what it was made by.*: leave out"):
+        predict(model, photos, out, "cpu", bs=4, resume=True)
+    predict(model, photos, out, "cpu", bs=4)
+    assert len(predict(model, photos, out, "cpu", bs=4, resume=True)) == 2
 
 
 @pytest.fixture

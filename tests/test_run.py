@@ -1,8 +1,10 @@
 """Files that are never half written, folders that are never overwritten, a recipe.json that is checked."""
 
+import contextlib
 import errno
 import json
 import os
+import socket
 
 import pytest
 
@@ -31,6 +33,44 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     run.write_atomic(tmp_path / "atomic", "ä\r\n")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "atomic").read_bytes() == "ä\r\n".encode()
+
+
+def odd_ones(folder):
+    "Names of things that are no regular files."
+    os.mkfifo(folder / "pipe")
+    (folder / "to_pipe").symlink_to("pipe")
+    (folder / "loop").symlink_to("loop")
+    (folder / "folder").mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound, contextlib.chdir(folder):
+        bound.bind("socket")  # a path of more than 100 bytes would not do
+    return ["pipe", "to_pipe", "loop", "folder", "socket"]
+
+
+def test_what_is_no_regular_file_is_refused_before_anything_is_written_and_stays(tmp_path):
+    names = odd_ones(tmp_path)
+    kinds = {name: (tmp_path / name).lstat() for name in names}
+    for name in names:
+        with pytest.raises((FileExistsError, IsADirectoryError), match=f"{name} is (no regular file|a folder)"):
+            with run.replacing(tmp_path / name):
+                pytest.fail("it was begun")
+    assert {name: (tmp_path / name).lstat() for name in names} == kinds
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_written_old_or_new(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "old").write_text("old")
+    (tmp_path / "link").symlink_to("link2")
+    (tmp_path / "link2").symlink_to(tmp_path / "there" / "old")
+    (tmp_path / "fresh").symlink_to("there/new")
+    for name in ("link", "fresh"):
+        run.write_atomic(tmp_path / name, "written")
+        assert (tmp_path / name).is_symlink()
+    assert {path.name: path.read_text() for path in (tmp_path / "there").iterdir()} == {
+        "old": "written",
+        "new": "written",
+    }
+    assert sorted(os.listdir(tmp_path)) == ["fresh", "link", "link2", "there"]
 
 
 def test_default_folders_are_named_by_time_and_loss_and_never_shared(tmp_path, monkeypatch):

@@ -1,11 +1,16 @@
 """Sessions and the classifier, on real onnxruntime models and against numpy by hand."""
 
+import ctypes.util
 import json
+import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +21,16 @@ import tiny_onnx
 from onnx import TensorProto
 from PIL import Image
 
-from export import batch_size, device
+from export import batch_size, device, opening
 from export.batch_size import choose_bs
 from export.buffers import BoundBuffer, MemoryBuffer
 from export.card import read_card
-from export.opening import CUDA_VARIANTS, providers_of, session_of, tensorrt_options
+from export.device import PROVIDERS
+from export.opening import CUDA_VARIANTS, nodes_on_cpu, providers_of, session_of, tensorrt_options
 from export.prepared import fill
 from export.session import Classifier, open_session
 
+ROOT = Path(__file__).resolve().parents[1]
 no_gpu = pytest.mark.skipif(device.gpus() > 0, reason="a GPU is here")
 
 
@@ -87,6 +94,70 @@ def test_a_missing_library_is_named_with_the_line_that_brings_it():
     assert device.line_that_brings("libnvinfer.so.10").startswith("pip install 'tensorrt-cu")
     assert device.line_that_brings("libnvinfer.so.10").endswith("==10.*'")
     assert device.line_that_brings("libcurand.so.10") == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+CUDNN_ABSENT = """
+import functools
+import onnxruntime
+from export import device
+from toolkit import doctor
+onnxruntime.preload_dlls = functools.partial(onnxruntime.preload_dlls, cudnn=False)  # as if it was not installed
+device.gpus = doctor.gpus = lambda: 1
+device.missing_library = lambda device: None  # without a driver it would be the driver's
+doctor._provider = lambda wanted: wanted  # its Relu needs no cuDNN
+print(device.obstacle("cuda"))
+print(*[finding.text for finding in doctor.onnxruntime_cuda()])
+print(*[finding.mend for finding in doctor.onnxruntime_cuda()])
+try:
+    device.choose_device("cuda")
+except ValueError as error:
+    print(error)
+device.choose_device("auto")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's loader")
+def test_without_cudnn_cuda_is_refused_and_doctor_says_so_naming_the_line_that_brings_it():
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime is built without CUDA")
+    if ctypes.util.find_library("cudnn"):
+        pytest.skip("the system has a cuDNN of its own")
+    done = subprocess.run([sys.executable, "-c", CUDNN_ABSENT], capture_output=True, text=True, cwd=ROOT)
+    obstacle, text, mend, refusal, _ = done.stdout.splitlines()
+    assert obstacle == "libcudnn.so.9 can't be loaded: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    assert text.endswith("computes convolutions slowly or not at all: libcudnn.so.9 can't be loaded")
+    assert mend == "pip install 'onnxruntime-gpu[cuda,cudnn]' -U"
+    assert refusal == f"device cuda is not to be had: {obstacle}"
+    assert done.stderr == f"device auto: cpu ({obstacle})\n"
+
+
+def assigned(path):
+    "A session on the CPU, which says so of each of its nodes."
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+
+
+def test_nodes_that_fall_back_are_named_but_for_those_that_compute_sizes(tmp_path):
+    model = onnx.load(tiny_onnx.write(tmp_path / "model.onnx"))
+    model.graph.node[2].name = "head"
+    model.graph.node.append(onnx.helper.make_node("Shape", ["image"], ["size"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [4]))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert nodes_on_cpu(assigned(tmp_path / "model.onnx")) == ["ReduceMean", "Gemm head", "Softmax"]
+
+
+def test_a_model_of_which_a_part_would_run_on_the_cpu_is_refused_by_name(model, monkeypatch):
+    class OnCuda:
+        get_provider_graph_assignment_info = assigned(model).get_provider_graph_assignment_info
+
+        def get_providers(self):
+            return PROVIDERS["cuda"]
+
+    monkeypatch.setattr(opening, "session_of", lambda *given: OnCuda())
+    monkeypatch.setattr(opening, "providers_of", lambda *given: [])
+    with pytest.raises(ValueError, match="would run ReduceMean, Gemm, Softmax of .* on the CPU: choose cpu"):
+        opening.opened(model, b"", "cuda")
 
 
 def test_threads_is_how_many_the_cpu_computes_with(model):
@@ -299,6 +370,33 @@ def test_threads_may_share_one_classifier(model):
     assert {start: all(got == expected[start:] for got in gots) for start, gots in answers.items()} == dict.fromkeys(
         range(8), True
     )
+
+
+def test_a_classifier_goes_to_a_spawned_process_and_answers_there_as_here(tmp_path, monkeypatch):
+    tiny_onnx.write(tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    classifier = Classifier("model.onnx", "cpu", bs=3, threads=1, tta="flip")
+    photos = [tiny_onnx.photo(seed) for seed in range(7)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        labels, probabilities = pool.submit(classifier, photos).result()
+    expected = classifier(photos)
+    assert labels == expected[0]
+    np.testing.assert_array_equal(probabilities, expected[1])
+    pickled = pickle.dumps(classifier)
+    monkeypatch.chdir("/")
+    copy = pickle.loads(pickled)
+    assert (copy.bs, copy.tta, copy.device, copy.checksum) == (3, "flip", "cpu", classifier.checksum)
+    assert copy.session.get_session_options().intra_op_num_threads == 1
+
+
+def test_a_pickled_classifier_whose_file_has_changed_is_refused(tmp_path):
+    pickled = pickle.dumps(Classifier(tiny_onnx.write(tmp_path / "model.onnx"), "cpu"))
+    tiny_onnx.write(tmp_path / "model.onnx", metadata={"recipe": '"another"'})
+    with pytest.raises(ValueError, match="model.onnx has changed since this classifier was made of it: make another"):
+        pickle.loads(pickled)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match="model.onnx: no such file"):
+        pickle.loads(pickled)
 
 
 def test_reading_stays_two_batches_ahead_of_the_workers_at_most(model):

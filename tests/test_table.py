@@ -113,7 +113,8 @@ def test_parquet_holds_strings_and_float32(model, photos, tmp_path):
     got = np.array([found.column(name).to_pylist() for name in CLASSES], float).T
     np.testing.assert_array_equal(np.delete(got, 4, 0).astype(np.float32), expected)
     assert np.isnan(got[4]).all()
-    assert predict(model, photos, tmp_path / "p.parquet", "cpu", probabilities=True, resume=True)[0][0] == "4"
+    options = {"probabilities": True, "fallback": "7", "resume": True}
+    assert predict(model, photos, tmp_path / "p.parquet", "cpu", **options)[0][0] == "4"
     save(photos / "caf\udce9.png", 0)
     with pytest.raises(ValueError, match=r"--format parquet: the name 'caf.*' is not Unicode; csv keeps its bytes"):
         predict(model, photos, tmp_path / "p.parquet", "cpu")
@@ -138,7 +139,8 @@ def test_the_kind_is_what_the_suffix_says(tmp_path):
 
 def test_the_file_is_named_after_its_kind(model, photos, tmp_path):
     assert run(model, photos, "--format", "json", "--device", "cpu", cwd=tmp_path).returncode == 2
-    assert set(os.listdir(tmp_path)) == {"photos", "predictions.json", "predictions.errors.csv"}
+    written = {"predictions.json", "predictions.errors.csv", ".predictions.json.asked"}
+    assert set(os.listdir(tmp_path)) == {"photos", *written}
 
 
 def test_two_columns_of_one_name_are_for_csv_alone(photos, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def test_verify_issues_the_certificate_that_stands_in_the_file(digits_run, model
     assert {k: v for k, v in again.items() if k not in told} == {k: v for k, v in inside.items() if k not in told}
     printed = capsys.readouterr().out
     assert "fp32 on 270 labelled photos, on cpu" in printed
-    assert "same label          100.00% (at least 99.9%)" in printed
+    assert "same label          100.00% (95 % interval 98.60% to 100.00%, at least 99.9%)" in printed
+    assert re.search(r"calibration error   0\.\d{4} \(the temperature was fitted to these photos\)\n", printed)
 
 
 def test_a_folder_of_class_folders_is_verified_whole_and_a_csv_too(digits_run, model, tmp_path):
@@ -55,9 +57,11 @@ def test_a_folder_of_class_folders_is_verified_whole_and_a_csv_too(digits_run, m
         shutil.copy(photo, tmp_path / "new" / photo.parent.name)
     with (tmp_path / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *((photo, photo.parent.name) for photo in photos)])
+    assert props(model)["verification"]["ece_in_sample"] is True
     folder, table = (verify(model, tmp_path / name, device="cpu") for name in ("new", "table.csv"))
     assert folder["images"] == table["images"] == 40
     assert folder["accuracy"] == table["accuracy"]
+    assert folder["ece_in_sample"] is table["ece_in_sample"] is False
 
 
 def test_accuracy_and_calibration_are_those_of_sklearn_and_numpy(digits_run, model):
@@ -184,6 +188,7 @@ def test_probabilities_are_scaled_by_the_temperature_and_logits_are_not(digits_r
     plain = to_onnx(digits_run.folder, tmp_path / "plain.onnx", device="cpu", calibrate=False)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     fitted = props(model)["calibration"]["temperature"]
+    assert props(plain)["verification"]["ece_in_sample"] is False
     assert fitted != 1.0
     assert props(plain)["calibration"] == {"temperature": 1.0}
     (logits, scaled), (raw, unscaled) = (

@@ -32,7 +32,7 @@ import toolkit.photo
 from toolkit.data import DataSet
 from toolkit.photo import likely_size, read_reduced
 from toolkit.preprocess import smallest_side
-from toolkit.run import replacing
+from toolkit.run import replacing, target_of
 from toolkit.verdicts import cores
 
 TRAINED = 4
@@ -88,7 +88,7 @@ def open_cache(folder: str | Path, data: DataSet, preprocess: dict[str, Any], wo
         raise NotADirectoryError(f"--cache {folder} is a file: give a folder, on a fast disk of this machine")
     sides = TRAINED * preprocess["crop"], smallest_side(preprocess)
     name = hashlib.sha256(f"{data.path.resolve()} {sides}".encode(errors="surrogatepass")).hexdigest()[:16]
-    file, state = folder / f"{name}.photos", _state(paths, sides)
+    file, state = target_of(folder / f"{name}.photos"), _state(paths, sides)
     if not (cache := _usable(file, paths, state)):
         folder.mkdir(parents=True, exist_ok=True)
         with _held(file):

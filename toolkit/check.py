@@ -120,7 +120,7 @@ def _remember(file: Path | None, outcome: dict[str, Any]) -> None:
         try:
             return write_atomic(file, json.dumps(outcome))
         except OSError as error:
-            trouble = f"{file.parent} can't be written ({error.strerror})"
+            trouble = f"{file.parent} can't be written ({error.strerror or error})"
     print(f"note: the photos will be checked again next time, {trouble}", file=sys.stderr)
 
 

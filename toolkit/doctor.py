@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from toolkit.command import command
-from toolkit.nvidia import gpus
+from toolkit.nvidia import gpus, missing_cudnn
 
 DISTRIBUTION = "rapid-finetune"
 INSTALL = "pip install -e . -c constraints.txt"
@@ -180,14 +180,14 @@ def onnxruntime_cuda() -> Iterator[Finding]:
         return
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find; the loader below says it once
         onnxruntime.preload_dlls()
-    loaded = _provider("CUDAExecutionProvider")
-    if loaded == "CUDAExecutionProvider":
-        yield Finding("ok", f"{build}: {loaded}")
-    else:
+    loaded, mend = _provider("CUDAExecutionProvider"), "pip install 'onnxruntime-gpu[cuda,cudnn]' -U"
+    if loaded != "CUDAExecutionProvider":
         reason = _missing_library(Path(onnxruntime.__file__).parent / "capi") or "it gives no reason"
-        yield Finding(
-            "wrong", f"{build} falls back to {loaded}: {reason}", "pip install 'onnxruntime-gpu[cuda,cudnn]' -U"
-        )
+        yield Finding("wrong", f"{build} falls back to {loaded}: {reason}", mend)
+    elif missing := missing_cudnn():
+        yield Finding("wrong", f"{build} computes convolutions slowly or not at all: {missing} can't be loaded", mend)
+    else:
+        yield Finding("ok", f"{build}: {loaded}")
 
 
 def _provider(wanted: str) -> str:

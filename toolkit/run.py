@@ -30,12 +30,27 @@ if TYPE_CHECKING:
 LIBRARIES = "torch torchvision timm fastai albumentations opencv-python numpy onnx onnxruntime".split()
 
 
+def target_of(path: Path) -> Path:
+    """The file that is written for `path`: the one a symbolic link leads to, else `path` itself; it may be new.
+
+    Raises IsADirectoryError or FileExistsError if something else is there: a device or a pipe would be lost.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file")
+    if os.path.lexists(target) and not target.is_file():  # a link is still one here if it leads to itself
+        raise FileExistsError(f"{path} is no regular file, and would be replaced by one: give another name")
+    return target
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; after the block it is flushed to disk and takes the name `path` at once.
 
-    If the block raises, `path` is as it was and the temporary file gone. Raises OSError (disk full, read-only folder).
+    A symbolic link stays, and the file that it leads to is replaced. If the block raises, `path` is as it was and the
+    temporary file gone. Raises OSError (disk full, read-only folder) and as `target_of` does.
     """
+    path = target_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)

@@ -29,6 +29,7 @@ from export.cluster.pipeline import labelled
 from export.columns import check_distinct, columns_for
 from export.resume import resumable
 from export.session import Classifier
+from toolkit.run import target_of
 
 Unread = list[tuple[str, str, str]]
 "(image_name, path or URI, reason) of each photo that can't be read."
@@ -130,8 +131,10 @@ def _check(out: str, workers: int | None, share: float | None, actors: int | Non
         raise ValueError(f"--workers {workers}: give 0 threads, for none beside the main one, or more")
     if (share is not None and share <= 0) or (actors is not None and actors < 1):
         raise ValueError(f"--share {share} --actors {actors}: give more than 0")
-    if not is_uri(out) and Path(out).is_file():
+    if not is_uri(out) and os.path.exists(out) and not os.path.isdir(out):
         raise NotADirectoryError(f"--out {out} is a file: --engine ray writes a folder of Parquet shards")
+    if not is_uri(out):
+        target_of(Path(_errors_file(out)))
 
 
 def _check_table(classes: list[str], options: dict, photos: Objects) -> None:
