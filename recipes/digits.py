@@ -20,12 +20,12 @@ from toolkit.auto import Auto, Begun, as_begun, number, settle
 from toolkit.callbacks import Accumulate
 from toolkit.check import readable
 from toolkit.command import command
-from toolkit.data import find_data
+from toolkit.data import find_data, keep_apart
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.digits import write_digits
 from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
-from toolkit.log import LOGGERS, logged, loggers
+from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model, normalisation
 from toolkit.preprocess import for_size
@@ -112,6 +112,7 @@ def main(
     folder = new_folder("digits", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
+    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
         image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,

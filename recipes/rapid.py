@@ -23,12 +23,12 @@ from toolkit.average import AVERAGES, Average
 from toolkit.callbacks import Accumulate
 from toolkit.check import readable
 from toolkit.command import command
-from toolkit.data import find_data
+from toolkit.data import find_data, keep_apart
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.finetune import FixedStatistics, Grow, layer_groups
 from toolkit.learner import make_learner
 from toolkit.loaders import SAMPLERS, make_loaders
-from toolkit.log import LOGGERS, logged, loggers
+from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.mix import mixes
 from toolkit.model import make_model, normalisation
@@ -143,6 +143,7 @@ def main(
     folder = new_folder("rapid", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
+    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, epochs, begun.lr, begun.bs, begun.accum,
         image_size, train_sizes, probe, layer_decay, average, mixup, cutmix, begun.workers, device, precision, exact,

@@ -16,6 +16,7 @@ from fastcore.imports import IN_NOTEBOOK
 from toolkit import metrics, ranks
 from toolkit.callbacks import FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
+from toolkit.data import keep_apart
 from toolkit.device import peak_memory
 from toolkit.distributed import together
 from toolkit.interrupt import stopping_at_a_step
@@ -38,11 +39,13 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
 
     options: the recipe's own, as its command line names them; what `auto` chose is put in their place.
     The run holds its folder, as long as it lives. Raises FileExistsError where another one does, ValueError for options
-    too few to rebuild it by, for fewer photos in a mini-batch than processes, and where a run is resumed by another
-    method or on other data than it was begun with. Of several processes the first does this; the others go on.
+    too few to rebuild it by, for fewer photos in a mini-batch than processes, for a folder in which photos are looked
+    for, and where a run is resumed by another method or on other data than it was begun with.
+    Of several processes the first does this; the others go on.
     """
     if ranks.rank():
         return Run(folder)
+    keep_apart(learn.dls.data.path, {"--out": folder})
     if learn.dls.train.bs < ranks.count():
         raise ValueError(
             f"--bs {learn.dls.train.bs} on {ranks.count()} processes, which share each mini-batch: give "
