@@ -29,6 +29,7 @@ from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model, normalisation
 from toolkit.preprocess import for_size
+from toolkit.ranges import check_ranges
 from toolkit.report import write_report
 from toolkit.run import new_folder
 from toolkit.schedule import OneCycle
@@ -62,6 +63,7 @@ def learner(
 
     Small shifts, scalings and turns to train, never a flip; one-cycle AdamW.
     """
+    check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(write_digits(Path(data)), seed), skip_unreadable)
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
@@ -109,6 +111,7 @@ def main(
 ) -> list:
     "Train on scikit-learn's digits and write report, model.onnx and predictions.csv for the test folder."
     options = dict(locals())
+    check_ranges(options)
     folder = new_folder("digits", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)

@@ -30,6 +30,7 @@ from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model, normalisation
 from toolkit.preprocess import for_size
+from toolkit.ranges import check_ranges
 from toolkit.report import write_report
 from toolkit.run import new_folder
 from toolkit.schedule import Plateau
@@ -65,6 +66,7 @@ def learner(
     weights' own mean and std; Dropout(0.5) and a new Linear on the pretrained body; AdamW on everything; gradients over
     `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the validation loss.
     """
+    check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
@@ -120,6 +122,7 @@ def main(
 ) -> list:
     "Train the homework's model and write report, model.onnx and, for a test folder, predictions.csv."
     options = dict(locals())
+    check_ranges(options)
     folder = new_folder("hw1", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
