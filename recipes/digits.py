@@ -10,9 +10,6 @@ predictions for the test folder 99.6, 99.6, 98.9 %.
 from pathlib import Path
 from typing import Annotated
 
-from fastai.learner import Learner
-from fastai.torch_core import set_seed
-
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
@@ -23,7 +20,7 @@ from toolkit.command import command
 from toolkit.data import find_data, keep_apart
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.digits import write_digits
-from toolkit.learner import make_learner
+from toolkit.learner import Learner, make_learner, set_seed
 from toolkit.loaders import SAMPLERS, make_loaders
 from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
