@@ -10,9 +10,6 @@ predictions for the test folder 99.6, 99.6, 98.9 %.
 from pathlib import Path
 from typing import Annotated
 
-from fastai.learner import Learner
-from fastai.torch_core import set_seed
-
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
@@ -20,15 +17,16 @@ from toolkit.auto import Auto, Begun, as_begun, number, settle
 from toolkit.callbacks import Accumulate
 from toolkit.check import readable
 from toolkit.command import command
-from toolkit.data import find_data
+from toolkit.data import find_data, keep_apart
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.digits import write_digits
-from toolkit.learner import make_learner
+from toolkit.learner import Learner, make_learner, set_seed
 from toolkit.loaders import SAMPLERS, make_loaders
-from toolkit.log import LOGGERS, logged, loggers
+from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model, normalisation
 from toolkit.preprocess import for_size
+from toolkit.ranges import check_ranges
 from toolkit.report import write_report
 from toolkit.run import new_folder
 from toolkit.schedule import OneCycle
@@ -62,6 +60,7 @@ def learner(
 
     Small shifts, scalings and turns to train, never a flip; one-cycle AdamW.
     """
+    check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(write_digits(Path(data)), seed), skip_unreadable)
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
@@ -109,9 +108,11 @@ def main(
 ) -> list:
     "Train on scikit-learn's digits and write report, model.onnx and predictions.csv for the test folder."
     options = dict(locals())
+    check_ranges(options)
     folder = new_folder("digits", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
+    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
         image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,

@@ -12,9 +12,6 @@ classes of groceries (930 photos to train, 104 to validate, 500 to test), --arch
 from pathlib import Path
 from typing import Annotated
 
-from fastai.learner import Learner
-from fastai.torch_core import set_seed
-
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
@@ -22,14 +19,15 @@ from toolkit.auto import Auto, Begun, as_begun, number, settle
 from toolkit.callbacks import Accumulate
 from toolkit.check import readable
 from toolkit.command import command
-from toolkit.data import find_data
+from toolkit.data import find_data, keep_apart
 from toolkit.device import pick_device, pick_precision, pick_workers
-from toolkit.learner import make_learner
+from toolkit.learner import Learner, make_learner, set_seed
 from toolkit.loaders import SAMPLERS, make_loaders
-from toolkit.log import LOGGERS, logged, loggers
+from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.model import make_model, normalisation
 from toolkit.preprocess import for_size
+from toolkit.ranges import check_ranges
 from toolkit.report import write_report
 from toolkit.run import new_folder
 from toolkit.schedule import Plateau
@@ -65,6 +63,7 @@ def learner(
     weights' own mean and std; Dropout(0.5) and a new Linear on the pretrained body; AdamW on everything; gradients over
     `accum` mini-batches of `bs`; ReduceLROnPlateau(factor=0.2, patience=3) on the validation loss.
     """
+    check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
@@ -120,9 +119,11 @@ def main(
 ) -> list:
     "Train the homework's model and write report, model.onnx and, for a test folder, predictions.csv."
     options = dict(locals())
+    check_ranges(options)
     folder = new_folder("hw1", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
+    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
         image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,

@@ -23,6 +23,7 @@ from toolkit.auto import Auto
 from toolkit.command import command, parsed
 from toolkit.device import pick_device, pick_precision
 from toolkit.loss import LOSSES, make_loss
+from toolkit.ranges import check_ranges
 from toolkit.run import Run, load
 from toolkit.study import pairs, read_study
 from toolkit.study_page import write_study
@@ -65,7 +66,8 @@ def plan(
 
 
 def settled(wanted: dict) -> dict:
-    "The arguments as the run will record them, what is left to it to choose put in its place."
+    "The arguments as the run will record them, what it would choose put in its place. Raises ValueError out of range."
+    check_ranges(wanted)
     loss = make_loss(wanted["loss"], gamma=wanted["gamma"], smoothing=wanted["smoothing"])
     return wanted | {"precision": pick_precision(wanted["precision"], pick_device(wanted["device"])), **loss.options}
 

@@ -12,9 +12,6 @@ beyond chance. What each part gives, and another set on which it is one, stands 
 from pathlib import Path
 from typing import Annotated
 
-from fastai.learner import Learner
-from fastai.torch_core import set_seed
-
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit import train
@@ -23,18 +20,19 @@ from toolkit.average import AVERAGES, Average
 from toolkit.callbacks import Accumulate
 from toolkit.check import readable
 from toolkit.command import command
-from toolkit.data import find_data
+from toolkit.data import find_data, keep_apart
 from toolkit.device import pick_device, pick_precision, pick_workers
 from toolkit.finetune import FixedStatistics, Grow, layer_groups
-from toolkit.learner import make_learner
+from toolkit.learner import Learner, make_learner, set_seed
 from toolkit.loaders import SAMPLERS, make_loaders
-from toolkit.log import LOGGERS, logged, loggers
+from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.mix import mixes
-from toolkit.model import make_model, normalisation
+from toolkit.model import check_size, make_model, normalisation
 from toolkit.plan import plan_epochs, settings
 from toolkit.preprocess import for_size
 from toolkit.probe import Probe
+from toolkit.ranges import check_ranges
 from toolkit.report import write_report
 from toolkit.run import new_folder
 from toolkit.schedule import OneCycle
@@ -79,6 +77,7 @@ def learner(
     earlier ones slower, by a one-cycle schedule, batch norms' statistics fixed; after each epoch the weights or their
     average count, whichever is more accurate.
     """
+    check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
     criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
@@ -86,6 +85,8 @@ def learner(
     model = make_model(arch, len(photos.classes), weights, dropout=0.2, image_size=image_size)
     told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs, "train_sizes": list(train_sizes)}
     plan = settings(len(photos.train), model, image_size, weights != "none", probe, told)
+    for size in plan["train_sizes"]:
+        check_size(model, size, "train_sizes")
     augment = {"scale": [0.25, 1.0], "flip": 0.5, "degrees": 15}
     readers, batch, rate = pick_workers(number(workers, None)), number(plan["bs"], BS), number(plan["lr"], LR)
     preprocess = for_size(image_size, **normalisation(model))
@@ -140,9 +141,11 @@ def main(
 ) -> list:
     "Fine-tune gently and fast, and write report, model.onnx and, for a test folder, predictions.csv."
     options = dict(locals())
+    check_ranges(options)
     folder = new_folder("rapid", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
+    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, epochs, begun.lr, begun.bs, begun.accum,
         image_size, train_sizes, probe, layer_decay, average, mixup, cutmix, begun.workers, device, precision, exact,

@@ -235,6 +235,14 @@ def test_where_the_disk_has_no_room_it_is_refused_before_a_photo_is_decoded(smal
     loaders(small, tmp_path / "c")
 
 
+def test_a_cache_among_the_photos_is_refused_and_nothing_written(small):
+    "Its folder would be a class without photos, which is refused the next time."
+    place = small.path / "train" / "cache"
+    with pytest.raises(ValueError, match=r"--cache .*/train/cache lies in .*/train, where photos are looked for"):
+        open_cache(place, small, for_size(SIZE))
+    assert not place.exists()
+
+
 def test_room_is_reckoned_by_headers_to_the_byte(data, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("toolkit.cache._check_room", lambda file, needed: said.append(needed))

@@ -1,16 +1,19 @@
 """The command line of a signature, run as real commands."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 
-from toolkit.command import command, parsed
+from recipes import digits, hw1, rapid
+from toolkit.command import ELSEWHERE, command, parsed
 from toolkit.errors import user_message
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,6 +200,46 @@ def test_a_wrong_command_line_is_two_lines_and_status_2(tmp_path, arguments, mes
     assert second == "usage: python script.py DATA [flags]; --help lists them"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--batch_size 8", "unknown flag --batch_size, here it is --bs"),
+        ("--batch-size=8", "unknown flag --batch-size, here it is --bs"),
+        ("-b 8", "unknown flag -b, here it is --bs"),
+        ("--learning_rate 0.1", "unknown flag --learning_rate, here it is --lr"),
+        ("--model resnet18", "unknown flag --model, here it is --arch"),
+        ("--num_epochs 3", "unknown flag --num_epochs, here it is --epochs"),
+        ("--imgsz 128", "unknown flag --imgsz, here it is --image_size"),
+        ("--num-workers 4", "unknown flag --num-workers, here it is --workers"),
+        ("--output_dir x", "unknown flag --output_dir, here it is --out"),
+        ("photos", "photos: data is given by its flag, --data photos"),
+        ("model=resnet18", "model=resnet18: values are given by flags, here --arch resnet18"),
+        ("epochs=3 imgsz=64", "epochs=3 imgsz=64: values are given by flags, here --epochs 3"),
+        ("--epochs 3 4", "4: data is given by its flag, --data 4"),
+        ("train my photos", "unrecognized arguments: train my photos"),
+    ],
+)
+def test_what_people_type_elsewhere_is_answered_with_ours(words, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parsed(hw1.main, words.split())
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
+
+
+def test_every_flag_that_stands_for_anothers_is_there_and_takes_no_flag_of_ours():
+    flags = {f"--{name}" for recipe in (digits, hw1, rapid) for name in signature(recipe.main).parameters}
+    assert ELSEWHERE.keys() <= flags
+    assert not {f"--{word}" for theirs in ELSEWHERE.values() for word in theirs.split()} & flags
+
+
+def test_what_is_given_without_a_flag_here_is_told_where_a_flag_is_given(capsys):
+    def label(model: Path, bs: int = 8):
+        "Label photos."
+
+    with pytest.raises(SystemExit, match="2"):
+        parsed(label, ["--model", "model.onnx"])
+    assert capsys.readouterr().err.startswith("error: unknown flag --model, give MODEL by itself\n")
+
+
 # What the user gave is wrong, what is a bug
 
 
@@ -297,6 +340,46 @@ def test_an_interruption_is_one_line_and_130(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.communicate()[1] == "interrupted\n"
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("module", "library"), [("recipes.hw1", "torch"), ("toolkit.check", "cv2"), ("export.predict", "numpy")]
+)
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "terminated\n")])
+def test_an_interruption_of_its_imports_is_one_line_and_130_too(module, library, number, told, tmp_path):
+    "They take seconds; here a library of that name takes a minute."
+    (tmp_path / f"{library}.py").write_text('import time; print("on", flush=True); time.sleep(60)')
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+    )
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(number)
+    assert process.communicate()[1] == told
+    assert process.returncode == 130
+
+
+def test_an_imported_toolkit_leaves_signals_as_they_are():
+    code = (
+        "import signal, toolkit.interrupt; assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL; "
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_recipe_that_lies_elsewhere_is_as_quiet(tmp_path):
+    "fastai's import warns, unless toolkit's came before it, as in what people begin from: a copy of ours."
+    shutil.copy(hw1.__file__, tmp_path / "mine.py")
+    words = [sys.executable, "mine.py", "--help"]
+    quiet = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert "usage: python mine.py" in quiet.stdout
 
 
 def test_a_recipe_may_say_what_it_saved_when_interrupted(tmp_path):

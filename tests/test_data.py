@@ -1,13 +1,16 @@
 """What is taken for a data set, in which order, and how each fault in one is told."""
 
 import csv
+import re
 import shutil
 
 import cv2
 import numpy as np
 import pytest
+from here import here
 
-from toolkit.data import find_data
+from recipes import rapid
+from toolkit.data import find_data, keep_apart
 
 
 def put(folder, *names):
@@ -176,3 +179,36 @@ def test_a_class_or_the_validation_set_may_not_be_left_out_whole(homework):
         data.without(dict.fromkeys(data.valid, ""))
     with pytest.raises(ValueError, match="no photos to train on"):
         data.without(dict.fromkeys(data.train, ""))
+
+
+@pytest.mark.parametrize("place", ["train/runs", "train", "train/1/run", "val/x", "valid/x", "test", "linked/x"])
+def test_a_place_to_write_where_photos_are_looked_for_is_refused(homework, place, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (homework / "train" / "13").symlink_to(elsewhere)
+    place = elsewhere / "x" if place == "linked/x" else homework / place
+    with pytest.raises(ValueError, match=r"^--out .*, where photos are looked for, .*: give --out a folder outside"):
+        keep_apart(homework, {"--cache": None, "--out": place})
+
+
+def test_a_place_to_write_beside_the_photos_will_do(homework, tmp_path_factory):
+    for place in ("runs/x", "trained", "train/.cache/x", "train/1/.x", "../x"):
+        keep_apart(homework, {"--out": homework / place})
+    classes = put(tmp_path_factory.mktemp("classes"), "a/1.png", "b/1.png")
+    keep_apart(write_csv(classes / "photos.csv", ["path", "label"], ["a/1.png", "a"]), {"--out": classes / "runs"})
+    keep_apart(classes, {"--out": classes / ".runs"})
+    with pytest.raises(ValueError, match="where photos are looked for"):
+        keep_apart(classes, {"--out": classes / "runs"})
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache", "--log wandb"])
+def test_a_recipe_started_among_the_photos_writes_nothing_there(option, tmp_path, monkeypatch, capfd):
+    "`cd photos; python -m recipes.rapid --data .`: runs/ would be a class, its pictures photos of it."
+    photos = put(tmp_path / "photos", *(f"{label}/{number}.png" for label in "ab" for number in range(5)))
+    monkeypatch.chdir(photos)
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    given = {"--out": [], "--cache": ["--out", "../run", "--cache", "c"]}
+    given["--log wandb"] = ["--out", "../run", "--log", "wandb"]
+    assert here("--data", ".", "--arch", "test_resnet", "--weights", "none", *given[option], recipe=rapid) == 2
+    assert re.match(rf"error: {option} \S+ lies in \., where photos are looked for", capfd.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+    assert sorted(path.name for path in photos.iterdir()) == ["a", "b"]

@@ -13,7 +13,7 @@ from noise import write_noise
 
 from recipes import hw1
 from toolkit import train
-from toolkit.log import LOGGERS, logged, loggers
+from toolkit.log import LOGGERS, folders, logged, loggers
 from toolkit.run import load, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +40,26 @@ def own_places(tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return write_noise(tmp_path_factory.mktemp("data"), valid=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "kept_in"),
+    [
+        ("tensorboard", {}, None),
+        ("wandb", {"WANDB_DIR": "w"}, "w/wandb"),
+        ("wandb", {}, "wandb"),
+        ("mlflow", {"MLFLOW_TRACKING_URI": "file:///x/mlruns"}, "/x/mlruns"),
+        ("mlflow", {"MLFLOW_TRACKING_URI": "http://host:5000"}, None),
+        ("mlflow", {}, "mlruns"),
+    ],
+)
+def test_where_a_logger_keeps_pictures_is_known_before_it_begins(name, environment, kept_in, tmp_path, monkeypatch):
+    for place in ("WANDB_DIR", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(place)
+    for place, value in environment.items():
+        monkeypatch.setenv(place, value)
+    monkeypatch.chdir(tmp_path)
+    assert folders(loggers([name])) == {f"--log {name}": kept_in and Path(kept_in)}
 
 
 def go_on(photos, folder, epochs, names, stop=False):

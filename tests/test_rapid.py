@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from here import here
 from noise import write_noise
 
 from recipes import rapid
@@ -221,6 +222,28 @@ def test_a_probe_that_planning_has_done_is_put_in_place_by_its_epoch(photos, wei
     assert planned.probe.found | {"seconds": 0} == other.probe.found | {"seconds": 0}
     pairs = zip(planned.model.parameters(), other.model.parameters(), strict=True)
     assert all(torch.equal(mine, others) for mine, others in pairs)
+
+
+def test_however_much_time_there_is_no_more_than_a_thousand_epochs_are_planned(photos, weights, tmp_path, capsys):
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
+    plan_epochs(learn, tmp_path, None, minutes=1e9)
+    assert learn.settled["epochs"] == 1000
+    assert learn.settled["train_sizes"] == [32]
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("--minutes 1e+09: 1000 epochs, the most that are planned, the first a probe")
+
+
+def test_a_run_of_another_recipe_is_not_resumed(done, photos, weights, tmp_path, capfd):
+    folder = shutil.copytree(done[0].folder, tmp_path / "run")
+    recipe = json.loads((folder / "recipe.json").read_text()) | {"recipe": "hw1"}
+    del recipe["options"]["train_sizes"]
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    again = ["--data", photos, "--weights", weights, "--out", folder, "--resume", "--minutes", 5, *SMALL]
+    assert here(*again, recipe=rapid) == 2
+    assert capfd.readouterr().err == (
+        f"error: --resume {folder}: it was begun by recipes.hw1, now it is rapid; resume it by that, or give another "
+        "--out\n"
+    )
 
 
 def test_a_run_that_is_resumed_keeps_the_epochs_it_was_planned_for(done, photos, weights):

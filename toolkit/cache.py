@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import toolkit.photo
-from toolkit.data import DataSet
+from toolkit.data import DataSet, keep_apart
 from toolkit.photo import likely_size, read_reduced
 from toolkit.preprocess import smallest_side
 from toolkit.run import replacing, target_of
@@ -81,11 +81,13 @@ def open_cache(folder: str | Path, data: DataSet, preprocess: dict[str, Any], wo
     one that is damaged or of other photos, by `workers` threads (default: one a core).
 
     Where another run is building it, this one waits. Raises ValueError, naming the file, for a photo that can't be
-    read, and OSError where the folder can't be written or 5 % of its disk would not stay free.
+    read, and for a folder in which photos are looked for; OSError where the folder can't be written or 5 % of its disk
+    would not stay free.
     """
     folder, paths = Path(folder), sorted({*data.train, *data.valid})
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--cache {folder} is a file: give a folder, on a fast disk of this machine")
+    keep_apart(data.path, {"--cache": folder})
     sides = TRAINED * preprocess["crop"], smallest_side(preprocess)
     name = hashlib.sha256(f"{data.path.resolve()} {sides}".encode(errors="surrogatepass")).hexdigest()[:16]
     file, state = target_of(folder / f"{name}.photos"), _state(paths, sides)

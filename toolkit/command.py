@@ -34,6 +34,7 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from toolkit import ranks
 from toolkit.errors import user_message
+from toolkit.interrupt import end_at_once
 
 
 def command(function: Callable | None = None, *, status: Callable[[object], int] = lambda result: 0) -> Callable:
@@ -103,7 +104,7 @@ def _occupy_closed_streams() -> None:
 
 @contextlib.contextmanager
 def _terminable():
-    "SIGTERM ends a command as Ctrl-C does, so that it tidies up."
+    "Ctrl-C and SIGTERM end a command by a KeyboardInterrupt, so that it tidies up."
 
     def interrupt(number, frame):
         raise KeyboardInterrupt("terminated")
@@ -112,6 +113,8 @@ def _terminable():
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
@@ -150,6 +153,9 @@ def _parser(function):
 
     class Parser(argparse.ArgumentParser):
         def error(self, message):
+            if words := re.fullmatch("unrecognized arguments: (.*)", message, re.DOTALL):
+                flags = {flag for action in self._actions for flag in action.option_strings}
+                message = _without_flag(words[1], flags) or message
             needed = " ".join(action.dest.upper() for action in self._actions if not action.option_strings)
             self.exit(
                 2, f"error: {message}\nusage: {self.prog} {needed} [flags]; --help lists them\n".replace("  ", " ")
@@ -219,13 +225,46 @@ def _as_declared(parser, arguments: list[str]) -> list[str]:
             return declared + arguments[index:]
         name, equals, value = argument.partition("=")
         if name.startswith("-") and not re.fullmatch(r"-|-[\d.].*", name):
-            name = flags.get(name.replace("_", "-")) or parser.error(_unknown(name, flags.values()))
+            name = flags.get(name.replace("_", "-")) or parser.error(_unknown(name, flags.values(), parser))
         declared.append(name + equals + value)
     return declared
 
 
-def _unknown(name: str, flags) -> str:
+ELSEWHERE = {  # our flags, and what other tools' users type for them
+    "--data": "data_dir data_path dataset root",
+    "--arch": "model model_name backbone architecture",
+    "--weights": "pretrained checkpoint initial_checkpoint",
+    "--epochs": "num_epochs n_epochs max_epochs num_train_epochs",
+    "--lr": "learning_rate lr0 base_lr",
+    "--bs": "batch_size batch b per_device_train_batch_size",
+    "--accum": "grad_accum_steps gradient_accumulation_steps accumulate",
+    "--image_size": "img_size imgsz input_size img resolution",
+    "--workers": "num_workers j dataloader_num_workers",
+    "--out": "output output_dir out_dir save_dir",
+}
+
+
+def _ours(name: str, flags) -> str | None:
+    "The flag among `flags` that is meant where another tool's is typed."
+    word = name.lstrip("-").replace("-", "_")
+    return next((flag for flag, theirs in ELSEWHERE.items() if flag in flags and word in theirs.split()), None)
+
+
+def _without_flag(words: str, flags) -> str | None:
+    "What to say of words that no flag takes, `photos` or `epochs=3`; None where it is not known what they mean."
+    name, equals, value = words.split()[0].partition("=")
+    flag = f"--{name}" if f"--{name}" in flags else _ours(name, flags)
+    if equals and flag:
+        return f"{words}: values are given by flags, here {flag} {value}"
+    return f"{words}: data is given by its flag, --data {words}" if "--data" in flags and " " not in words else None
+
+
+def _unknown(name: str, flags, parser) -> str:
     import difflib
 
+    if ours := _ours(name, flags):
+        return f"unknown flag {name}, here it is {ours}"
+    if name.lstrip("-") in [action.dest for action in parser._actions if not action.option_strings]:
+        return f"unknown flag {name}, give {name.lstrip('-').upper()} by itself"
     nearest = difflib.get_close_matches("--" + name.lstrip("-"), flags, n=1, cutoff=0.5)
     return f"unknown flag {name}" + (f", the nearest is {nearest[0]}" if nearest else "")

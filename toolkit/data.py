@@ -93,6 +93,35 @@ def find_data(data: str | Path, seed: int = 0, lone: bool = False) -> DataSet:
     return _checked(DataSet(root, *_stratified(labels, seed, lone)))
 
 
+def keep_apart(data: str | Path, places: Mapping[str, str | Path | None]) -> None:
+    """Raises ValueError for a place to write to, by the option that names it, that lies where `find_data` looks for
+    photos: pictures, and folders, that are written there would be photos and classes the next time. None is no place.
+    """
+    searched = _searched(Path(data))
+    for option, place in places.items():
+        for folder in searched if place is not None else []:
+            if _is_looked_at(Path(place).resolve(), folder.resolve()):
+                raise ValueError(
+                    f"{option} {place} lies in {folder}, where photos are looked for, and what is written there would "
+                    f"be among them: give {option} a folder outside of it"
+                )
+
+
+def _searched(root: Path) -> list[Path]:
+    "The folders below which photos are looked for, there already or not, and those that are linked into them."
+    if not root.is_dir():
+        return []
+    folders = [root / name for name in SPLITS] if (root / "train").is_dir() else [root]
+    inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return folders + [path for path in inside if path.is_symlink() and path.is_dir() and path.name[0] != "."]
+
+
+def _is_looked_at(place: Path, folder: Path) -> bool:
+    "Whether photos below `folder` are found at `place`: names that start with a dot are left out."
+    below = place.is_relative_to(folder)
+    return below and not any(name.startswith(".") for name in place.relative_to(folder).parts)
+
+
 def labelled(data: str | Path) -> dict[Path, str]:
     """The photos at `data` with their labels, in natural order: of what comes split the validation part, else all.
 

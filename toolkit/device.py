@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import ranks
+from toolkit.ranges import check_ranges
 from toolkit.speed import in_whole_batches
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -99,8 +100,7 @@ def pick_workers(count: int | None) -> int:
     if count is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(8, max(1, cores // ranks.local_count()))
-    if count < 0:
-        raise ValueError(f"--workers {count}: give 0 (read in the training process) or more")
+    check_ranges({"workers": count})
     return count
 
 

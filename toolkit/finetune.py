@@ -10,6 +10,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from toolkit.augment import train_transform
+from toolkit.ranges import check_ranges
 from toolkit.schedule import epochs_before, is_plain_fit
 from toolkit.transforms import Augment
 
@@ -25,8 +26,7 @@ def layer_groups(decay: float, weight_decay: float = 0.01) -> Callable[[nn.Modul
     Layers are timm's of that model. Source: https://arxiv.org/abs/2106.08254 (layer-wise decay, A.3),
     timm.optim.param_groups_layer_decay. Raises ValueError for a decay that is not above 0 and at most 1.
     """
-    if not 0 < decay <= 1:
-        raise ValueError(f"--layer_decay {decay}: give more than 0, at most 1 (each layer at the same rate)")
+    check_ranges({"layer_decay": decay})
     return partial(_groups, decay, weight_decay)
 
 
@@ -65,9 +65,8 @@ class Grow(Callback):
     """
 
     def __init__(self, sizes: Sequence[int]):
-        if wrong := [size for size in sizes if size < 1]:
-            raise ValueError(f"--train_sizes {wrong[0]}: give 1 pixel or more")
         self.sizes = list(sizes)
+        check_ranges({"train_sizes": self.sizes})
 
     def before_fit(self) -> None:
         fixed = self.dls.preprocess["crop"]

@@ -20,6 +20,7 @@ from fastai.learner import CastToTensor
 from fastai.learner import Learner as FastaiLearner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import set_seed as set_seed  # for recipes, where an import of fastai would come before toolkit's
 from fastai.torch_core import trainable_params
 from safetensors import SafetensorError
 from safetensors.torch import load_file

@@ -21,6 +21,7 @@ from toolkit.augment import train_transform
 from toolkit.cache import TRAINED, open_cache
 from toolkit.data import DataSet
 from toolkit.profile import Clock
+from toolkit.ranges import check_ranges
 from toolkit.transforms import (
     SOURCES,
     Augment,
@@ -169,8 +170,7 @@ def make_loaders(
     `dls.data`, `dls.preprocess` and `dls.augment` say what they are made of, and `dls.reduced_to` to which shorter side
     the cache reduced photos to train on: None where all are whole, and training is the same without it to the bit.
     """
-    if bs < 1:
-        raise ValueError(f"--bs {bs}: give 1 or more photos a mini-batch")
+    check_ranges({"bs": bs})
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown --sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     photos, label = [*data.train, *data.valid], Label(data.train | data.valid)

@@ -49,6 +49,9 @@ class Logger(Protocol):
 
     faults: tuple[type[Exception], ...]
 
+    def folder(self) -> Path | None:
+        "Where it keeps pictures on this machine, outside the run folder; None where it keeps none."
+
     def open(self, run: Run, id: str | None, epochs: int) -> str:
         """Begin to log `run`, or go on under `id` after `epochs` epochs; its id, kept in log.json.
 
@@ -78,6 +81,11 @@ def loggers(names: list[str] | None) -> dict[str, Logger]:
             raise ImportError(f"--log {name} needs {name}: pip install -c constraints.txt -e '.[{name}]'")
         found[name] = importlib.import_module(f"toolkit.log_{name}").Logger()
     return {} if ranks.rank() else found
+
+
+def folders(chosen: dict[str, Logger]) -> dict[str, Path | None]:
+    "Where each keeps pictures on this machine, by the words that choose it."
+    return {f"--log {name}": logger.folder() for name, logger in chosen.items()}
 
 
 @contextmanager

@@ -6,7 +6,10 @@ import logging
 import os
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -20,6 +23,12 @@ PARAMS = 100  # a request may have at most
 
 class Logger:
     faults = (MlflowException,)
+
+    def folder(self) -> Path | None:
+        store = urlsplit(mlflow.get_tracking_uri())
+        if store.scheme in ("", "file"):
+            return Path(url2pathname(store.path))
+        return None if store.netloc else Path("mlruns")  # beside a database in a file
 
     def open(self, run: Run, id: str | None, epochs: int) -> str:
         for name, value in PATIENCE.items():

@@ -14,6 +14,9 @@ from toolkit.run import Run
 class Logger:
     faults = ()
 
+    def folder(self) -> None:
+        return None
+
     def open(self, run: Run, id: str | None, epochs: int) -> str:
         self.options = {name: str(value) for name, value in options(run).items()}
         # readers drop what an earlier process had written of a later epoch: a kill came before log.json said so

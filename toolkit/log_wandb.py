@@ -1,5 +1,6 @@
 """Weights & Biases, as its own environment says: WANDB_MODE, WANDB_PROJECT, WANDB_DIR; logging in is `wandb login`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ WAIT = 600  # seconds to go on sending after the end where the network is slow o
 
 class Logger:
     faults = (Error,)
+
+    def folder(self) -> Path:
+        return Path(os.environ.get("WANDB_DIR", ""), "wandb")
 
     def open(self, run: Run, id: str | None, epochs: int) -> str:
         self.recipe, self.epochs = run.recipe["recipe"], epochs

@@ -8,12 +8,13 @@ nothing. Validation is judged by the same weighted loss, and so is what a platea
 Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from toolkit.ranges import check_ranges
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -125,10 +126,7 @@ def make_loss(
             raise ValueError(
                 f"--{option} {value} with --loss {name}: only {owner} has one; give --loss {owner}, or leave it out"
             )
-    if gamma is not None and not 0 <= gamma < math.inf:
-        raise ValueError(f"--gamma {gamma}: give a number from 0 (cross-entropy) up; 2 is usual")
-    if smoothing is not None and not 0 <= smoothing < 1:
-        raise ValueError(f"--smoothing {smoothing}: give a number from 0 (cross-entropy) to below 1; 0.1 is usual")
+    check_ranges({"gamma": gamma, "smoothing": smoothing})
     options = {
         "focal": {"gamma": 2.0 if gamma is None else gamma},
         "smoothing": {"smoothing": 0.1 if smoothing is None else smoothing},

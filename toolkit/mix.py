@@ -8,6 +8,7 @@ from fastai.torch_core import find_bs
 from torch import nn
 
 from toolkit import ranks
+from toolkit.ranges import check_ranges
 
 
 class Mix(MixHandler):
@@ -39,11 +40,10 @@ class Mix(MixHandler):
 def mixes(mixup: float, cutmix: float) -> list[Callback]:
     """A Mix of MixUp and CutMix with these alphas, without those that are 0.
 
-    Raises ValueError for one below, and on several processes, each of which would mix its own photos by its own draws.
+    Raises ValueError for one out of range, and on several processes, each of which would mix its own photos by its own
+    draws.
     """
-    for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-        if not alpha >= 0:
-            raise ValueError(f"--{name} {alpha}: give 0 (none) or more")
+    check_ranges({"mixup": mixup, "cutmix": cutmix})
     if (mixup or cutmix) and ranks.count() > 1:
         name = "mixup" if mixup else "cutmix"
         raise ValueError(

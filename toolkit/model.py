@@ -29,8 +29,8 @@ def make_model(
     (None if it is not known), "made_for" (the photos they were trained on: mean, std, input_size, crop_pct,
     interpolation; None for random ones), and "assumed" where these are timm's of the architecture}.
 
-    Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError for a missing file,
-    ConnectionError where the hub is out of reach.
+    Raises ValueError for an unknown name, weights that do not fit or a size that the network does not take,
+    FileNotFoundError for a missing file, ConnectionError where the hub is out of reach.
     """
     _known(arch)
     if weights == "imagenet":
@@ -40,7 +40,27 @@ def make_model(
         model.origin = {"source": "none", "loaded": 0, "left_out": [], "license": None, "made_for": None}
         if weights != "none":
             load_body(model, Path(weights))
+    check_size(model, image_size, "image_size")
     return model
+
+
+@torch.no_grad()
+def check_size(model: nn.Module, size: int, option: str) -> None:
+    """Raises ValueError, naming the option, where a pass of `model` over a square of `size` pixels fails.
+
+    Only the pass itself knows: its layers may leave nothing of a small one, its patches or windows may not divide it.
+    """
+    training = model.training
+    try:
+        model.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # a network may raise anything where its layers are left with too little
+        usual = model.pretrained_cfg["input_size"][-1]
+        raise ValueError(
+            f"--{option} {size}: {type(model).__name__} takes no photos of that size ({reason_of(error)}); {usual} is "
+            "what it was made for"
+        ) from error
+    finally:
+        model.train(training)
 
 
 def _known(arch: str) -> None:

@@ -16,6 +16,7 @@ from toolkit.trial import epoch_seconds, unchanged
 
 SLACK = 1.05  # an epoch over its timed steps: the page, and what a few steps do not show
 SMALLEST = 7 / 8  # of the image size, that squares are trained on for the sake of one more epoch
+MOST = 1000  # epochs to plan: ten times those of random weights and few photos
 FIRST_LAYER = 0.02  # times the head's rate: what the first layer of pretrained weights would learn at
 
 
@@ -67,16 +68,17 @@ def plan_epochs(
         raise ValueError(f"--minutes on {ranks.count()} processes: give --epochs, such as one of them alone finds")
     if (folder / "recipe.json").is_file():
         before = load(folder).recipe["options"]
-        found = {name: before[name] for name in ("epochs", "train_sizes")}
+        found = {name: before[name] for name in ("epochs", "train_sizes") if name in before}
     else:
         found = within(learn, minutes, train_sizes)
     learn.settled |= found
-    learn.grow.sizes = found["train_sizes"]
+    learn.grow.sizes = learn.settled["train_sizes"]
 
 
 def within(learn: Learner, minutes: float, train_sizes: Sequence[int] = ()) -> dict[str, Any]:
-    """How many `epochs` of `learn` fit into `minutes` of training, a probe counted as the first, and the `train_sizes`
-    (those given, else by `fitting`, where the network takes other sizes); by the time that a few steps take.
+    """How many `epochs` of `learn` fit into `minutes` of training, at most MOST, a probe counted as the first, and the
+    `train_sizes` (those given, else by `fitting`, where the network takes other sizes); by the time that a few steps
+    take.
 
     A probe is done meanwhile, for its epoch to put in place, so that its time is known. What comes after training
     (evaluation, model.onnx, page, predictions) is not counted.
@@ -96,10 +98,13 @@ def within(learn: Learner, minutes: float, train_sizes: Sequence[int] = ()) -> d
     if epochs < 1:
         need = (spent + train + valid) / 60
         raise ValueError(f"--minutes {minutes:g}: one epoch takes {need:.1f}, with what comes before it; give as much")
+    most = ""
+    if epochs > MOST - len(probe):
+        epochs, smaller, most = MOST - len(probe), size, ", the most that are planned"
     first = f", the first a probe that is done after {spent:.1f} s" if probe else ""
     squares = f", less in the first half, on squares of {smaller} pixels" if smaller < size else ""
     print(
-        f"--minutes {minutes:g}: {epochs + len(probe)} epochs{first}; each takes {train + valid:.1f} s{squares}",
+        f"--minutes {minutes:g}: {epochs + len(probe)} epochs{most}{first}; each takes {train + valid:.1f} s{squares}",
         flush=True,
     )
     sizes = list(train_sizes) or sorted({smaller, size})

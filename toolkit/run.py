@@ -188,8 +188,8 @@ def load(folder: str | Path) -> Run:
 def new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) -> Path:
     """The folder a run writes to: `out`, or runs/<recipe>/<time>-<loss>; of several processes the first decides.
 
-    Raises ValueError for `resume` without `out`, FileExistsError when `out` holds something and `resume` is off,
-    NotADirectoryError when `out` is a file.
+    Raises ValueError for `resume` without `out` and for that of another recipe's run, FileExistsError when `out` holds
+    something and `resume` is off, NotADirectoryError when `out` is a file.
     """
     return ranks.from_first(lambda: _new_folder(recipe, loss, out, resume))
 
@@ -205,7 +205,18 @@ def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) ->
     if folder.exists() and any(folder.iterdir()) and not resume:
         held = "already holds a run" if (folder / "recipe.json").exists() else "is not empty"
         raise FileExistsError(f"--out {out} {held}: give another folder, or add --resume to go on with the run there")
+    if (folder / "recipe.json").is_file():
+        same_recipe(load(folder), recipe)
     return folder
+
+
+def same_recipe(run: Run, recipe: str) -> None:
+    "Raises ValueError where another recipe than this began the run."
+    if (begun := run.recipe["recipe"]) != recipe:
+        raise ValueError(
+            f"--resume {run.folder}: it was begun by recipes.{begun}, now it is {recipe}; resume it by that, or give "
+            "another --out"
+        )
 
 
 def _unused(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from fastcore.imports import IN_NOTEBOOK
 from toolkit import metrics, ranks
 from toolkit.callbacks import FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
+from toolkit.data import keep_apart
 from toolkit.device import peak_memory
 from toolkit.distributed import together
 from toolkit.interrupt import stopping_at_a_step
@@ -23,8 +24,9 @@ from toolkit.learner import Learner, load_weights
 from toolkit.lr_plot import write_curve
 from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
 from toolkit.profile import EpochParts, Profile
+from toolkit.ranges import check_ranges
 from toolkit.report import write_report
-from toolkit.run import Run, git_revision, load, lock, versions, write_csv, write_json
+from toolkit.run import Run, git_revision, load, lock, same_recipe, versions, write_csv, write_json
 from toolkit.speed import whole_batches
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
@@ -38,11 +40,13 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
 
     options: the recipe's own, as its command line names them; what `auto` chose is put in their place.
     The run holds its folder, as long as it lives. Raises FileExistsError where another one does, ValueError for options
-    too few to rebuild it by, for fewer photos in a mini-batch than processes, and where a run is resumed by another
-    method or on other data than it was begun with. Of several processes the first does this; the others go on.
+    too few to rebuild it by, for fewer photos in a mini-batch than processes, for a folder in which photos are looked
+    for, and where a run is resumed by another method or on other data than it was begun with.
+    Of several processes the first does this; the others go on.
     """
     if ranks.rank():
         return Run(folder)
+    keep_apart(learn.dls.data.path, {"--out": folder})
     if learn.dls.train.bs < ranks.count():
         raise ValueError(
             f"--bs {learn.dls.train.bs} on {ranks.count()} processes, which share each mini-batch: give "
@@ -104,6 +108,7 @@ def _recipe(recipe: str, options: dict[str, Any], learn: Learner) -> dict[str, A
 
 def _same_method(run: Run, said: dict[str, Any]) -> None:
     before = run.recipe
+    same_recipe(run, said["recipe"])
     names = (said["options"].keys() | before["options"].keys()) - FREE
     for name in sorted(names, key=lambda name: (name != "loss", name)):  # its own options follow from it
         old, new = before["options"].get(name), said["options"].get(name)
@@ -167,10 +172,7 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0, profile: boo
     end, in here.
     Raises ValueError for a loss that is not finite, naming the photos. Every error says what is saved, in a note.
     """
-    if epochs < 1:
-        raise ValueError(f"--epochs {epochs}: give 1 or more")
-    if save_every < 0:
-        raise ValueError(f"--save_every {save_every}: give 0 (only after each epoch) or more optimiser steps")
+    check_ranges({"epochs": epochs, "save_every": save_every})
     checkpoint, learn.time_spent = Checkpoint(run, epochs, save_every), EpochParts()
     learn.profiles = [Profile()] if profile and ranks.rank() == 0 else []
     if checkpoint.finished >= epochs:

@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+sys.path.insert(0, str(ROOT))
 from training import BS, WORKERS, Apart, in_turn, our_epoch, their_epoch  # noqa: E402
 
 from toolkit.data import find_data  # noqa: E402
@@ -77,6 +77,8 @@ def epoch(photos: Path, cache: Path) -> None:
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv:
+        sys.exit(print(__doc__))
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder) / "photos")
         for name in sys.argv[1:] or ["data", "epoch"]:

@@ -22,9 +22,10 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from toolkit.photo import find_photos, read_photo
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from toolkit.photo import find_photos, read_photo  # noqa: E402
+
 SHARED = ROOT.parent / "shared" / "data" / "grocery20" / "train"
 CLASSES = 20
 

@@ -50,4 +50,6 @@ def write_on_white(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv or len(sys.argv) < 3:
+        sys.exit(print(__doc__))
     make(Path(sys.argv[1]), Path(sys.argv[2]))

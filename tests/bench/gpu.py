@@ -33,7 +33,7 @@ from torchvision import datasets
 from torchvision import transforms as T
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+sys.path.insert(0, str(ROOT))
 from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
@@ -184,6 +184,8 @@ def main(names=()):
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv:
+        sys.exit(print(__doc__))
     if unknown := set(sys.argv[1:]) - {"ours", *BARS}:
         sys.exit(f"unknown side {', '.join(sorted(unknown))}: choose of ours, {', '.join(BARS)}")
     main(sys.argv[1:])

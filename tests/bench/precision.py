@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+sys.path.insert(0, str(ROOT))
 from recipes import hw1  # noqa: E402
 
 
@@ -44,4 +44,6 @@ def main(data, weights, epochs="6", seeds="2"):
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv or len(sys.argv) < 3:
+        sys.exit(print(__doc__))
     main(*sys.argv[1:])

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+sys.path.insert(0, str(ROOT))
 
 from recipes import hw1, rapid  # noqa: E402
 from toolkit import train  # noqa: E402
@@ -116,6 +116,8 @@ def tell(name, base, other):
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv:
+        sys.exit(print(__doc__))
     for case in sys.argv[1:] or CASES:
         data, arch, weights, size, shares = CASES.get(case) or (Path(case), *MOBILENET, 96, (1 / 8, 1 / 4))
         needed = [Path(name) for name in (data, weights) if name not in (None, "none")]

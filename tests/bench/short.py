@@ -50,4 +50,6 @@ def main(recipe, data, *options):
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv or len(sys.argv) < 3:
+        sys.exit(print(__doc__))
     main(*sys.argv[1:])

@@ -25,7 +25,7 @@ from torchvision import datasets
 from torchvision import transforms as T
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # before this folder, whose export.py is not the package
+sys.path.insert(0, str(ROOT))
 import gpu  # noqa: E402
 import overhead  # noqa: E402
 from apart import Apart  # noqa: E402
@@ -157,6 +157,8 @@ def peak(side):
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv:
+        sys.exit(print(__doc__))
     wanted = sys.argv[1:] or ["epoch", "steps", "kept", "memory", "gpu"]
     if wanted[0] == "peak":
         peak(wanted[1])

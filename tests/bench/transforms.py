@@ -14,6 +14,7 @@ import argparse
 import functools
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,11 +28,13 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms as T
 from torchvision.datasets.folder import default_loader
 
-from toolkit.augment import reseed, train_transform
-from toolkit.photo import find_photos, read_photo, read_reduced
-from toolkit.preprocess import for_size, prepare, smallest_side
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from toolkit.augment import reseed, train_transform  # noqa: E402
+from toolkit.photo import find_photos, read_photo, read_reduced  # noqa: E402
+from toolkit.preprocess import for_size, prepare, smallest_side  # noqa: E402
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "grocery20" / "train"
+SHARED = ROOT.parent / "shared" / "data" / "grocery20" / "train"
 
 
 def main(images: int, rounds: int) -> None:

@@ -1,7 +1,7 @@
 """The exported graph: is it faster simplified, and how much faster in 8 bits? Ratios above 1: the second one wins.
 
-    python tests/bench/export.py simplified [--archs resnet18 test_vit ...]   # needs onnxsim
-    python tests/bench/export.py int8 --archs resnet152
+    python tests/bench/exporting.py simplified [--archs resnet18 test_vit ...]   # needs onnxsim
+    python tests/bench/exporting.py int8 --archs resnet152
 
 Sessions of one thread run in turn on the same images; a figure is the median, over rounds, of the ratio of the
 processor's seconds. Weights are random.
@@ -87,7 +87,7 @@ def compare(path: Path, others: dict[str, Path], rounds: int, batch: int) -> Non
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simplified", "int8"])
+    parser.add_argument("what", nargs="?", choices=["simplified", "int8"], default="int8")
     parser.add_argument("--archs", nargs="+", default=["resnet18", "mobilenetv2_100", "test_convnext", "test_vit"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)

@@ -1,0 +1,53 @@
+"""The numbers that options take, all in one place: recipes check theirs before anything is read or written."""
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from toolkit.preprocess import LARGEST
+
+MANY = 10**9  # of anything that is counted
+SEEDS = 2**32  # numpy's generator and scikit-learn's take no others
+
+Range = tuple[Callable[[Any], bool], str]
+
+
+def _whole(least: int, words: str, most: int = MANY) -> Range:
+    return lambda value: isinstance(value, Integral) and least <= value <= most, f"{words}, at most {most:,}"
+
+
+def _from_0(words: str) -> Range:
+    return lambda value: 0 <= value < math.inf, words
+
+
+RANGES: dict[str, Range] = {  # by option: whether a number will do, and which do, in words
+    "gamma": _from_0("a number from 0 (cross-entropy) up; 2 is usual"),
+    "smoothing": (lambda value: 0 <= value < 1, "a number from 0 (cross-entropy) to below 1; 0.1 is usual"),
+    "epochs": _whole(1, "1 or more"),
+    "minutes": (lambda value: 0 < value <= MANY, f"a number above 0, at most {MANY:,}"),
+    "lr": _from_0("a number from 0 up, or auto"),
+    "bs": _whole(1, "1 or more photos a mini-batch"),
+    "accum": _whole(1, "1 or more mini-batches to an optimiser step"),
+    "image_size": _whole(1, "1 pixel or more", LARGEST * 224 // 256),
+    "train_sizes": _whole(1, "1 pixel or more", LARGEST),
+    "layer_decay": (lambda value: 0 < value <= 1, "more than 0, at most 1 (each layer at the same rate)"),
+    "mixup": _from_0("0 (none) or more"),
+    "cutmix": _from_0("0 (none) or more"),
+    "workers": _whole(0, "0 (read in the training process) or more"),
+    "seed": _whole(0, "0 or more", SEEDS - 1),
+    "save_every": _whole(0, "0 (only after each epoch) or more optimiser steps"),
+}
+
+
+def check_ranges(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for a number among `options`, by name, that is out of its range: which, and what is in it.
+
+    Other options, and values that are no numbers (None, auto), are not looked at; of several values each one is.
+    """
+    for name in options.keys() & RANGES.keys():
+        fits, accepted = RANGES[name]
+        given = options[name]
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(value, Real) and not fits(value):
+                raise ValueError(f"--{name} {value}: give {accepted}")
