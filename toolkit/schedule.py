@@ -8,11 +8,14 @@ from fastai.callback.schedule import combined_cos
 from fastai.learner import Learner
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-OTHERS = ("lr_finder", "param_scheduler", "gather_preds")  # callbacks of lr_find, fit_one_cycle and the like, get_preds
+OTHERS = ("lr_finder", "param_scheduler", "gather_preds", "validation")
+"Callbacks of lr_find, of fit_one_cycle and the like, of get_preds, of our Learner's validate."
 
 
 def is_plain_fit(callback: Callback) -> bool:
-    "Whether `learn.fit` begins: fastai announces predictions and lr_find as fits too, and fit_one_cycle has its own."
+    """Whether `learn.fit` begins: fastai announces predictions, validate and lr_find as fits too, and fit_one_cycle has
+    a schedule of its own.
+    """
     return callback.opt is not None and not any(hasattr(callback.learn, name) for name in OTHERS)
 
 
