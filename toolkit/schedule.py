@@ -1,6 +1,5 @@
 """torch's own learning-rate schedulers, stepped by fastai callbacks; each one's `scheduler` has a state to save."""
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 
 from fastai.callback.core import Callback
@@ -71,9 +70,8 @@ class OneCycle(Callback):
         self.run = is_plain_fit(self)
         if self.run:
             steps = max(total_steps(self.learn), 1)
-            shape = lru_cache(1)(combined_cos(0.25, 1 / 25, 1, 1e-5))  # all parameter groups ask for the same place
             scales = [group.get("lr_scale", 1.0) for group in self.opt.opt.param_groups]  # timm's, of each layer
-            self.factors = [partial(_scaled, shape, steps, scale) for scale in scales]
+            self.factors = [partial(_scaled, steps, scale) for scale in scales]
             for group in self.opt.opt.param_groups:
                 group.pop("initial_lr", None)  # torch would keep that of the fit before
             self.scheduler = LambdaLR(self.opt.opt, self.factors)
@@ -88,5 +86,11 @@ class OneCycle(Callback):
         self.scheduler.step()
 
 
-def _scaled(shape: Callable[[float], float], steps: int, scale: float, step: int) -> float:
-    return scale * shape(min(step / steps, 1))
+def _scaled(steps: int, scale: float, step: int) -> float:
+    return scale * _one_cycle(min(step / steps, 1))
+
+
+@lru_cache(1)
+def _one_cycle(share: float) -> float:
+    "The factor of the highest rate at that share of the steps; all parameter groups ask for the same one."
+    return combined_cos(0.25, 1 / 25, 1, 1e-5)(share)
