@@ -65,13 +65,58 @@ def test_last_is_the_mean_over_the_last_steps(folder):
     learn = fitted(folder, 2, Average("last", share=0.3), Seen())
     expected = np.mean(learn.seen.weights[-3:], axis=0)
     assert first(learn.average.averaged.module) == pytest.approx(expected, abs=1e-6)
-    assert not np.allclose(expected, first(learn.model), atol=1e-6)
+    assert not np.allclose(expected, learn.seen.weights[-1], atol=1e-6)
 
 
 def test_training_goes_on_as_without_an_average(folder):
-    plain, averaged = fitted(folder, 2), fitted(folder, 2, Average("ema"))
-    for name, tensor in plain.model.state_dict().items():
-        assert torch.equal(tensor, averaged.model.state_dict()[name]), name
+    plain, averaged = fitted(folder, 2, Seen()), fitted(folder, 2, Average("ema"), Seen())
+    assert len(plain.seen.weights) == 10
+    for one, other in zip(plain.seen.weights, averaged.seen.weights, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("spoilt", ["average", "weights"])
+def test_a_fit_in_a_notebook_leaves_what_it_reported(folder, spoilt):
+    "The last epoch's figures are those of what is left, by `validate` and by predictions."
+
+    class Spoil(Callback):
+        "Ruin one of the two in the last epoch, after its training."
+
+        order = 48
+
+        def before_validate(self):
+            if self.epoch == self.n_epoch - 1:
+                model = self.average.averaged.module if spoilt == "average" else self.model
+                with torch.no_grad():
+                    model.get_classifier().weight.zero_()
+
+    learn = learner(folder, Average("ema", share=0.1), Spoil(), bs=64)
+    with learn.no_logging():
+        learn.fit(2)
+    *_, loss, accuracy = learn.recorder.values[-1]
+    assert accuracy > 0.5
+    probabilities, labels = learn.get_preds()
+    assert float((probabilities.argmax(1) == labels).float().mean()) == pytest.approx(accuracy)
+    assert float(-probabilities.log().gather(1, labels[:, None]).mean()) == pytest.approx(loss, rel=1e-4)
+    average = learn.average.averaged.module.state_dict()
+    learn.remove_cb(learn.spoil)
+    assert list(learn.validate()) == pytest.approx([loss, accuracy], rel=1e-4)
+    left = learn.model.state_dict()
+    assert all(torch.equal(left[name], average[name]) for name in left) == (spoilt == "weights")
+
+
+def test_an_interrupted_fit_leaves_the_weights_it_was_training(folder):
+    class Interrupt(Callback):
+        order = 100
+
+        def after_step(self):
+            if self.epoch == 2:
+                self.learn.end_with(KeyboardInterrupt())
+
+    learn = learner(folder, Average("ema", share=1.0), Seen(), Interrupt())
+    with learn.no_logging(), pytest.raises(KeyboardInterrupt):
+        learn.fit(3)
+    assert np.array_equal(first(learn.model), learn.seen.weights[-1])
 
 
 @pytest.mark.parametrize("worse", ["average", "weights"])

@@ -4,9 +4,10 @@ import pytest
 import torch
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
+from fastai.learner import load_learner
 from noise import write_noise
 
-from recipes import hw1
+from recipes import hw1, rapid
 from toolkit.callbacks import LossScaler
 
 
@@ -15,9 +16,9 @@ def photos(tmp_path_factory):
     return write_noise(tmp_path_factory.mktemp("data"), valid=4)
 
 
-def learner(photos, **options):
+def learner(photos, recipe=hw1, **options):
     small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 16, "workers": 0, "device": "cpu"}
-    return hw1.learner(photos, **small | options)
+    return recipe.learner(photos, **small | options)
 
 
 def seen(learn):
@@ -79,3 +80,21 @@ def test_what_would_do_so_again_is_refused_with_what_to_do_instead(photos, callb
     assert not [
         one for one in learn.cbs if type(one).__module__ in ("fastai.callback.fp16", "fastai.callback.training")
     ]
+
+
+@pytest.mark.filterwarnings("ignore:load_learner")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("recipe", [hw1, rapid])
+def test_exported_by_fastai_and_loaded_a_learner_predicts_as_before(photos, recipe, precision, tmp_path):
+    torch.manual_seed(0)
+    torch.save(learner(photos).model.state_dict(), tmp_path / "weights.pth")
+    with_all = {"mixup": 0.4, "average": "last", "weights": str(tmp_path / "weights.pth")} if recipe is rapid else {}
+    learn, photo = learner(photos, recipe, precision=precision, **with_all), photos / "val/c1/0.png"
+    for epochs in (0, 2):
+        if epochs:
+            with learn.no_bar(), learn.no_logging():
+                learn.fit(epochs)
+        learn.export(tmp_path / "learner.pkl")
+        expected, predicted = learn.predict(photo), load_learner(tmp_path / "learner.pkl").predict(photo)
+        assert predicted[0] == expected[0]
+        assert torch.equal(predicted[2], expected[2])

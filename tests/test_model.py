@@ -1,6 +1,7 @@
 """Any timm name, weights that fit or a reason why not, a dropout head."""
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from recipes import hw1
 from toolkit.model import Deployable, make_model, normalisation
 from toolkit.preprocess import for_size, prepare
 
@@ -60,6 +62,36 @@ def test_hw1s_head_is_torchs_dropout_of_half_then_linear():
     torch.manual_seed(0)
     expected = F.linear(F.dropout(features.mean((2, 3)), 0.5), model.fc.weight, model.fc.bias)
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize(("weights", "classes"), [("none", 20), ("file", 2)])
+@pytest.mark.parametrize(
+    "arch", [*FAMILIES, "mobilenetv2_050", "efficientnet_b0", "resnetv2_18", "deit_tiny_distilled_patch16_224"]
+)
+def test_the_new_head_is_drawn_as_torchs_linear_layer_for_every_network(arch, weights, classes, tmp_path):
+    "Uniform within 1 / sqrt(features) of 0, so with a deviation of 1 / sqrt(3 * features): nn.Linear's documentation."
+    torch.manual_seed(0)
+    if weights == "file":
+        source = timm.create_model(arch, num_classes=1000)
+        weights = saved(tmp_path / "w.pth", source.state_dict())
+    model = make_model(arch, classes, weights, image_size=224)
+    heads = model.get_classifier()
+    for head in heads if isinstance(heads, tuple) else [heads]:
+        bound = head.weight[0].numel() ** -0.5
+        for part in (head.weight, head.bias):
+            assert 0 < part.abs().max() <= bound
+        assert 0.9 * bound < head.weight.abs().max()
+        assert head.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.15)
+
+
+def test_with_a_new_head_real_weights_begin_at_the_loss_of_guessing(grocery, mobilenet_weights):
+    "The logarithm of the number of classes. By timm's own head it is 9.3 here."
+    given = {"arch": "mobilenetv2_100", "weights": str(mobilenet_weights), "image_size": 128, "bs": 32}
+    learn = hw1.learner(grocery, **given, workers=0, device="cpu", precision="fp32")
+    photos, labels = (part.as_subclass(torch.Tensor) for part in learn.dls.one_batch())
+    with torch.no_grad():
+        loss = learn.loss_func(learn.model.train()(photos), labels)
+    assert float(loss) == pytest.approx(math.log(20), abs=0.5)
 
 
 def test_a_wrong_name_gets_the_nearest():
@@ -263,7 +295,6 @@ def test_through_our_preparation_a_photo_gets_the_logits_that_timms_own_gives_it
     size, draws = MEMBERS[arch], np.random.default_rng(0)
     path = saved(tmp_path / "w.pth", make_model(arch, 5, "none", image_size=size).state_dict())
     model = make_model(arch, 5, path, image_size=size).eval()
-    torch.nn.init.normal_(model.get_classifier().weight)  # some begin with zeros
     preprocess = for_size(size, **normalisation(model))
     config = timm.data.resolve_model_data_config(model)
     ours = {

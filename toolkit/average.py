@@ -21,14 +21,16 @@ class Average(Callback):
     kind: `ema`, exponential, each step's weights coming in by 1 / horizon, or `last`, the plain mean over the last
     `horizon` steps; horizon is `share` of the fit's steps. torch's own AveragedModel, `averaged`, keeps it.
     At an epoch's end `better` is that of the two with the higher accuracy, of equals the average, and the epoch's loss
-    and metrics are that one's; in a run it is what best.safetensors holds. Before a step has come into the average it
-    does not count. The training weights go on as they are.
+    and metrics are that one's. In a run it is what best.safetensors holds; of another fit, in a notebook, the last
+    epoch's is what the model is left with. Before a step has come into the average it does not count. Until the fit
+    ends the training weights go on as they are.
     Source: https://arxiv.org/abs/1803.05407, https://docs.pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema
 
     Raises ValueError for another kind, and for a share that is not above 0 and at most 1.
     """
 
     order = 49  # before the Recorder, whose figures it may replace
+    better: nn.Module | None = None
 
     def __init__(self, kind: str = "ema", share: float = 0.1):
         if kind not in ("ema", "last"):
@@ -48,7 +50,10 @@ class Average(Callback):
         self.pairs = by_dtype(_tensors(self.averaged.module), _tensors(self.model))
         self.averaged.register_buffer("steps", torch.tensor(0))  # taken, in a resumed run since its beginning
         vars(self.averaged.module).pop("forward_head", None)  # that of `toolkit.distributed` is the trained model's
-        self.first, self.better = steps - horizon if self.kind == "last" else 0, self.model
+        self.first = steps - horizon if self.kind == "last" else 0
+
+    def before_train(self) -> None:
+        self.better = self.model
 
     def after_step(self) -> None:
         self.averaged.steps += 1
@@ -84,13 +89,17 @@ class Average(Callback):
         self.learn.pred, self.learn.loss = kept
 
     def after_validate(self) -> None:
-        self.better = self.model
         if not self._begun():
             return
         if _over_ranks(self.figures[1]) >= _over_ranks(self.recorder.metrics[0]):
             self.better = self.averaged.module
             for recorded, own in zip(self._recorded(), self.figures, strict=True):
                 vars(recorded).update(vars(own))
+
+    def after_fit(self) -> None:
+        if self.better not in (None, self.model) and not hasattr(self.learn, "checkpoint"):  # a run loads its best
+            self.model.load_state_dict(self.better.state_dict())
+        self.better = None
 
     def _begun(self) -> bool:
         "Whether a step has come into the average; before that it is the model as the fit found it."

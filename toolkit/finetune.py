@@ -69,15 +69,16 @@ class Grow(Callback):
         check_ranges({"train_sizes": self.sizes})
 
     def before_fit(self) -> None:
+        self.run = is_plain_fit(self)
+        if not self.run:
+            return
         fixed = self.dls.preprocess["crop"]
         if self.model.pretrained_cfg["fixed_input_size"] and set(self.sizes) != {fixed}:
             sizes = " ".join(map(str, self.sizes))
             raise ValueError(f"--train_sizes {sizes}: {type(self.model).__name__} takes no other than {fixed} pixels")
-        self.run = is_plain_fit(self)
-        if self.run:
-            self.before, self.size = epochs_before(self.learn), None
-            self.epochs = self.before + self.n_epoch
-            self._grow(0)
+        self.before, self.size = epochs_before(self.learn), None
+        self.epochs = self.before + self.n_epoch
+        self._grow(0)
 
     def before_train(self) -> None:
         self._grow(self.epoch)

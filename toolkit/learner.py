@@ -22,6 +22,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed as set_seed  # for recipes, where an import of fastai would come before toolkit's
 from fastai.torch_core import trainable_params
+from fastcore.basics import listify
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -35,6 +36,10 @@ from toolkit.model import make_model
 from toolkit.run import Run
 from toolkit.speed import Layout, at_speed, compiled, uncompiled, whole_batches
 from toolkit.workers import kept_workers
+
+
+class Validation(Callback):
+    "There while `Learner.validate` runs."
 
 
 class Learner(FastaiLearner):
@@ -79,6 +84,12 @@ class Learner(FastaiLearner):
                 "of mini-batches to an optimiser step"
             )
         return super().add_cb(cb)
+
+    def validate(
+        self, ds_idx: int = 1, dl: DataLoader | None = None, cbs: Callback | Iterable[Callback] | None = None
+    ) -> list:
+        "fastai's, which callbacks can tell from a fit: see `toolkit.schedule.is_plain_fit`."
+        return super().validate(ds_idx, dl, [Validation(), *listify(cbs)])
 
     def end_with(self, error: BaseException) -> NoReturn:
         "Called by a callback: end the fit, which then raises `error` as it is; fastai would put words before it."

@@ -21,7 +21,7 @@ def make_model(
     arch: str, classes: int, weights: str = "imagenet", dropout: float = 0.0, image_size: int = 224
 ) -> nn.Module:
     """timm's `arch` with a new head, Dropout(dropout) then Linear(classes): float [batch, 3, image_size, image_size] ->
-    logits [batch, classes].
+    logits [batch, classes]. The linear layer is drawn as torch draws its nn.Linear, whatever the network.
 
     weights: `imagenet` (timm's own for that name, from the hub or its cache), `none` (random), or a state dict in a
     .pth, .pt or .safetensors file, of which the classifier is left out and all the rest must fit. Nothing is unpickled.
@@ -83,9 +83,21 @@ def _create(arch: str, classes: int, dropout: float, image_size: int, **options:
     if config is not None and config.fixed_input_size:  # transformers fix their number of patches when they are built
         options["img_size"] = image_size
     try:
-        return timm.create_model(arch, num_classes=classes, drop_rate=dropout, **options)
+        model = timm.create_model(arch, num_classes=classes, drop_rate=dropout, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"timm can't build {arch} for {classes} classes at {image_size} pixels: {error}") from error
+    _draw_head(model)
+    return model
+
+
+def _draw_head(model: nn.Module) -> None:
+    """Draw the classifier anew as torch does an nn.Linear: uniform, with a deviation of 1 / sqrt(3 * features).
+
+    timm has a way of its own for each family. A MobileNet's deviation is 0.13 for 20 classes and 0.41 for 2, and its
+    first loss is twice that of guessing; a transformer's head is zero.
+    """
+    for layer in sorted({name.rpartition(".")[0] for name in _head_tensors(model)}):
+        model.get_submodule(layer).reset_parameters()
 
 
 def _pretrained(arch: str, classes: int, dropout: float, image_size: int) -> nn.Module:

@@ -1,6 +1,5 @@
 """torch's own learning-rate schedulers, stepped by fastai callbacks; each one's `scheduler` has a state to save."""
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 
 from fastai.callback.core import Callback
@@ -8,11 +7,14 @@ from fastai.callback.schedule import combined_cos
 from fastai.learner import Learner
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-OTHERS = ("lr_finder", "param_scheduler", "gather_preds")  # callbacks of lr_find, fit_one_cycle and the like, get_preds
+OTHERS = ("lr_finder", "param_scheduler", "gather_preds", "validation")
+"Callbacks of lr_find, of fit_one_cycle and the like, of get_preds, of our Learner's validate."
 
 
 def is_plain_fit(callback: Callback) -> bool:
-    "Whether `learn.fit` begins: fastai announces predictions and lr_find as fits too, and fit_one_cycle has its own."
+    """Whether `learn.fit` begins: fastai announces predictions, validate and lr_find as fits too, and fit_one_cycle has
+    a schedule of its own.
+    """
     return callback.opt is not None and not any(hasattr(callback.learn, name) for name in OTHERS)
 
 
@@ -68,9 +70,8 @@ class OneCycle(Callback):
         self.run = is_plain_fit(self)
         if self.run:
             steps = max(total_steps(self.learn), 1)
-            shape = lru_cache(1)(combined_cos(0.25, 1 / 25, 1, 1e-5))  # all parameter groups ask for the same place
             scales = [group.get("lr_scale", 1.0) for group in self.opt.opt.param_groups]  # timm's, of each layer
-            self.factors = [partial(_scaled, shape, steps, scale) for scale in scales]
+            self.factors = [partial(_scaled, steps, scale) for scale in scales]
             for group in self.opt.opt.param_groups:
                 group.pop("initial_lr", None)  # torch would keep that of the fit before
             self.scheduler = LambdaLR(self.opt.opt, self.factors)
@@ -85,5 +86,11 @@ class OneCycle(Callback):
         self.scheduler.step()
 
 
-def _scaled(shape: Callable[[float], float], steps: int, scale: float, step: int) -> float:
-    return scale * shape(min(step / steps, 1))
+def _scaled(steps: int, scale: float, step: int) -> float:
+    return scale * _one_cycle(min(step / steps, 1))
+
+
+@lru_cache(1)
+def _one_cycle(share: float) -> float:
+    "The factor of the highest rate at that share of the steps; all parameter groups ask for the same one."
+    return combined_cos(0.25, 1 / 25, 1, 1e-5)(share)
