@@ -152,8 +152,8 @@ def test_where_no_difference_was_seen_it_takes_more_than_so_many_images(tmp_path
 def test_where_seeds_scatter_no_number_of_images_is_promised():
     row = {"difference": 0.01, "images_least": 700.0, "images_seen": float("inf")}
     assert study_words.effort(row, 0.05) == (
-        "To tell would take about 700 validation images if the difference is 5.0 points; if it is as seen, no number of "
-        "images would do on so few seeds: more seeds might."
+        "To tell would take about 700 validation images if the difference is 5.0 points; if it is as seen, no number "
+        "of images would do on so few seeds: more seeds might."
     )
     assert "no number of images would tell" in study_words.effort(row | {"images_least": float("inf")}, 0.05)
 

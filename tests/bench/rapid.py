@@ -7,8 +7,8 @@
 
 For each seed in turn: hw1 for 20 epochs, then rapid with --minutes of an eighth and of a quarter of what that took,
 from the learner's making to the end of its fit. Bars: in an eighth hw1's best validation accuracy is reached, in a
-quarter it is higher. The pairs are compared as in recipes.loss_study: Student's t over images and seeds, and exact McNemar
-by the majority of the seeds; on the test photos too. From scratch: rapid given the same time does no harm.
+quarter it is higher. The pairs are compared as in recipes.loss_study: Student's t over seeds and images, and exact
+McNemar by the majority of the seeds; on the test photos too. From scratch: rapid given the same time does no harm.
 """
 
 import csv
