@@ -45,8 +45,3 @@ def p_value(p: float) -> str:
 def about(count: float) -> str:
     "A number of images in two digits."
     return number(int(float(f"{count:.2g}")))
-
-
-def times(factor: float) -> str:
-    "A factor in two digits."
-    return f"{factor:.2g}" if factor < 10 else about(factor)

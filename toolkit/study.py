@@ -16,6 +16,7 @@ from toolkit.mistakes import Predictions, read_predictions
 from toolkit.report import best_epoch, read_history
 from toolkit.run import Run
 
+SEEDS = 5  # fewer suggest a difference at most
 THIRDS = ("rare", "middle", "frequent")
 
 
@@ -139,42 +140,51 @@ def epochs_to(history: dict[str, np.ndarray], share: float) -> int:
 
 
 def pairs(study: Study) -> list[dict]:
-    """A row for each pair of variants a, b: difference (accuracy of a less that of b, mean over seeds), low, high and
-    bootstrap_p (`bootstrap`), only_a, only_b and mcnemar_p (`votes`), by_seed (McNemar's p for each seed), mcnemar_holm
-    and bootstrap_holm (corrected for the number of pairs), verdict (differ, seeds or same) and images_to_tell; all but
-    the verdict by `toolkit.paired`.
+    """A row for each pair of variants a, b: difference (accuracy of a less that of b, mean over seeds), low and high
+    (`crossed`), only_a, only_b and mcnemar_p (`votes`), by_seed (McNemar's p for each seed), p (`crossed`; for one seed
+    McNemar's), mcnemar_holm and p_holm (corrected for the number of pairs), images_least and images_seen
+    (`images_to_tell`, for a difference as large as the interval allows and for the one seen), and verdict; all but the
+    verdict by `toolkit.paired`.
 
-    Two differ where both tests say so: McNemar's knows these models alone, the bootstrap of few seeds is too sure.
-    "seeds": McNemar's says so and the bootstrap over several does not, so that more images would be no help.
+    verdict: "differ" if p_holm is below ALPHA, on fewer than SEEDS seeds "suggests"; "seeds" if mcnemar_holm alone is:
+    these models differ then, and only more seeds can tell whether others would; else "same".
     """
     rows = [_pair(study, a, b) for a, b in combinations(range(len(study.names)), 2)]
-    for test in ("mcnemar", "bootstrap"):
-        for row, p in zip(rows, paired.holm([row[f"{test}_p"] for row in rows]), strict=True):
-            row[f"{test}_holm"] = float(p)
-    several = study.correct.shape[1] > 1
+    for key, corrected in (("mcnemar_p", "mcnemar_holm"), ("p", "p_holm")):
+        for row, p in zip(rows, paired.holm([row[key] for row in rows]), strict=True):
+            row[corrected] = float(p)
+    strictest = paired.ALPHA / max(len(rows), 1)  # a pair is told apart at the corrected level, at worst this one
     for row in rows:
-        told = [row[f"{test}_holm"] < paired.ALPHA for test in ("mcnemar", "bootstrap")]
-        row["verdict"] = "differ" if all(told) else "seeds" if told[0] and several else "same"
-        strictest = paired.ALPHA / len(rows)  # a pair is told apart at the corrected level, at worst this one
-        row["images_to_tell"] = paired.images_to_tell(row["only_a"], row["only_b"], study.images, strictest)
+        found, far = row.pop("spread"), max(abs(row["low"]), abs(row["high"]))
+        row["images_least"] = paired.images_to_tell(found, far, study.images, strictest)
+        row["images_seen"] = paired.images_to_tell(found, found.mean, study.images, strictest)
+        row["verdict"] = _verdict(row, study.correct.shape[1])
     return rows
+
+
+def _verdict(row: dict, seeds: int) -> str:
+    if row["p_holm"] < paired.ALPHA:
+        return "differ" if seeds >= SEEDS else "suggests"
+    return "seeds" if row["mcnemar_holm"] < paired.ALPHA else "same"
 
 
 def _pair(study: Study, a: int, b: int) -> dict:
     correct_a, correct_b = study.correct[a], study.correct[b]
-    only_a, only_b, p = paired.votes(correct_a, correct_b)
-    low, high, bootstrap_p = paired.bootstrap(correct_a - correct_b)
+    only_a, only_b, mcnemar_p = paired.votes(correct_a, correct_b)
+    found = paired.spread(correct_a - correct_b)
+    low, high, crossed_p = paired.crossed(found)
     return {
         "a": study.names[a],
         "b": study.names[b],
-        "difference": float(study.accuracy[a].mean() - study.accuracy[b].mean()),
+        "difference": found.mean,
         "low": low,
         "high": high,
         "only_a": only_a,
         "only_b": only_b,
         "by_seed": [paired.votes(correct_a[[seed]], correct_b[[seed]])[2] for seed in range(len(correct_a))],
-        "mcnemar_p": p,
-        "bootstrap_p": bootstrap_p,
+        "mcnemar_p": mcnemar_p,
+        "p": crossed_p if len(correct_a) > 1 else mcnemar_p,
+        "spread": found,
     }
 
 
@@ -195,8 +205,9 @@ def rare(study: Study) -> list[dict]:
     """Recall by class-frequency third: of each that has images its name, classes, images, fewest and most training
     images, and of each variant (name, recall, sd over seeds, and of the difference to the first variant low and high).
 
-    Recall: the share of these classes' validation images that are right, mean over seeds. low and high: `bootstrap`'s,
-    not corrected for the number of comparisons. Empty where all classes are as frequent, or counts are not known.
+    Recall: the share of these classes' validation images that are right, mean over seeds. low and high:
+    `paired.crossed`, not corrected for the number of comparisons. Empty where all classes are as frequent, or counts
+    are not known.
     """
     if study.counts is None or (study.counts == study.counts[0]).all():
         return []
@@ -219,7 +230,7 @@ def _recalls(names: Sequence[str], correct: np.ndarray) -> list[dict]:
             "recall": float(by_seed[i].mean()),
             "sd": float(by_seed[i].std(ddof=1)) if len(by_seed[i]) > 1 else float("nan"),
             "difference": float(by_seed[i].mean() - by_seed[0].mean()),
-            "interval": paired.bootstrap(correct[i] - correct[0])[:2],
+            "interval": paired.crossed(paired.spread(correct[i] - correct[0]))[:2],
         }
         for i, name in enumerate(names)
     ]

@@ -7,8 +7,8 @@
 
 For each seed in turn: hw1 for 20 epochs, then rapid with --minutes of an eighth and of a quarter of what that took,
 from the learner's making to the end of its fit. Bars: in an eighth hw1's best validation accuracy is reached, in a
-quarter it is higher. The pairs are compared as in recipes.loss_study: exact McNemar by the majority of the seeds, and a
-bootstrap over images and seeds; on the test photos too. From scratch: rapid given the same time does no harm.
+quarter it is higher. The pairs are compared as in recipes.loss_study: Student's t over seeds and images, and exact
+McNemar by the majority of the seeds; on the test photos too. From scratch: rapid given the same time does no harm.
 """
 
 import csv
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from recipes import hw1, rapid  # noqa: E402
 from toolkit import train  # noqa: E402
 from toolkit.digits import write_digits  # noqa: E402
-from toolkit.paired import bootstrap, votes  # noqa: E402
+from toolkit.paired import crossed, spread, votes  # noqa: E402
 from toolkit.plan import plan_epochs  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
@@ -106,10 +106,10 @@ def tell(name, base, other):
     for part, index in (("valid", 2), ("test", 3)):
         theirs, ours = (np.stack([run[index] for run in runs]) for runs in (base, other))
         more, less, p = votes(ours, theirs)
-        low, high, chance = bootstrap(ours - theirs)
+        low, high, chance = crossed(spread(ours - theirs))
         print(
             f"  {part} ({ours.shape[1]} photos): hw1 {theirs.mean():.2%}, rapid {ours.mean():.2%}, difference "
-            f"{low:+.2%} to {high:+.2%} (bootstrap p {chance:.2g}); only rapid right {more}, only hw1 {less} (McNemar "
+            f"{low:+.2%} to {high:+.2%} (p {chance:.2g}); only rapid right {more}, only hw1 {less} (McNemar "
             f"p {p:.2g})",
             flush=True,
         )
