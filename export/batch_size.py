@@ -36,8 +36,15 @@ def choose_bs(bs: int | str, device: str, model_bytes: int, crop: int, in_flight
     """Images a batch: `bs` itself, or what auto comes to.
 
     in_flight: batches that are computed at a time; half of the free memory is theirs.
+    Raises ValueError for a `bs` whose images alone are more than the memory holds.
     """
     if checked_bs(bs) != "auto":
+        needed, free = int(bs) * in_flight * crop**2 * 3, free_memory()
+        if needed > free:
+            raise ValueError(
+                f"--bs {bs}: the images of {in_flight} batches take {needed / 1e9:.3g} GB, "
+                f"{free / 1e9:.3g} GB are free: give a smaller one, or auto"
+            )
         return int(bs)
     free = free_memory() if device == "cpu" else free_gpu_memory()
     most = MOST_ON_GPU if device != "cpu" else 1 if model_bytes > LARGE else 8

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from export.batch_size import checked_bs
 from export.photos import Named
-from toolkit.run import replacing
+from toolkit.run import file_lock, replacing
 
 SYNCED_EVERY = 5.0
 "Seconds after which rows are safe from a power cut; from a kill they are after each batch."
@@ -59,12 +59,13 @@ def partial_of(out: Path) -> Path:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Holds the journal `path` for this process; the system lets go of it however the process ends.
+    """Holds `path`, a journal or another file that is written, for this process alone.
 
+    The system lets go of it however the process ends.
     Raises FileExistsError where another process holds it, OSError where its folder can't be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    lock = file_lock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -78,7 +79,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def clear_half_written(paths: list[Path]) -> None:
-    "What `replacing` was writing beside these files when it was killed; for whoever holds their journal."
+    "What `replacing` was writing beside these files when it was killed; for whoever holds them or their journal."
     for path in (Path(os.path.realpath(each)) for each in paths):
         for beside in path.parent.glob(f".{glob.escape(path.name)}.*"):
             if re.fullmatch(r"[a-z0-9_]{8}", beside.name.removeprefix(f".{path.name}.")):

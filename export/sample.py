@@ -9,8 +9,15 @@ from export.table import read_csv
 
 
 def read_sample(path: Path) -> tuple[list[str], list[str]]:
-    "Its header, and the ids of its first column. Raises ValueError where it has none, or one of them twice."
+    """Its header, and the ids of its first column.
+
+    Raises ValueError where it is no CSV in UTF-8 with commas, has no ids, or one of them twice.
+    """
+    if b"\0" in path.read_bytes():
+        raise ValueError(f"--sample {path} is not UTF-8 text, but UTF-16 or no text: save it as CSV in UTF-8")
     header, *rows = read_csv(path) or [[]]
+    if len(header) == 1 and (found := [mark for mark in ";\t|" if mark in header[0]]):
+        raise ValueError(f"--sample {path} has {found[0]!r} between its columns: save it with commas")
     ids = [row[0] for row in rows if row]
     if not ids:
         raise ValueError(f"--sample {path} has no rows: give a CSV with a header and an id in each row's first column")

@@ -46,8 +46,8 @@ def open_session(model: str | Path, device: str = "auto", threads: int | None = 
 class Classifier:
     """A model file that labels photos: `labels, probabilities = Classifier("model.onnx")(["a.jpg", array])`.
 
-    Holds no state that a call changes: any number of threads may share one. Pickled, as for a spawned process, it is its
-    file's path and its options: the file is opened again there, and must be the same.
+    Holds no state that a call changes: any number of threads may share one. Pickled, as for a spawned process, it is
+    its file's path and its options: the file is opened again there, and must be the same.
     """
 
     def __init__(

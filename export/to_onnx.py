@@ -19,6 +19,7 @@ import numpy as np
 from export.calibrate import calibration, temperature_line
 from export.certificate import PRECISIONS, faults, for_search, table
 from export.device import DEVICES, choose_device
+from export.journal import clear_half_written, held
 from export.lower import lower
 from export.reference import Reference, reference_of, training_reference
 from export.verify import measured
@@ -153,6 +154,15 @@ def _checked_out(out: Path) -> Path:
     return out
 
 
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[Path]:
+    "What `replacing` gives, for this process alone, after clearing what a killed export to `out` left half written."
+    with held(out):
+        clear_half_written([out])
+        with replacing(out) as beside:
+            yield beside
+
+
 @command
 def to_onnx(
     run: Path,  # run folder with its best.safetensors
@@ -170,7 +180,7 @@ def to_onnx(
     trained = load(run)
     out, device = _checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
     reference = reference_of(trained, images)
-    with replacing(out) as beside:
+    with _writing(out) as beside:
         fitted = _write_float32(trained, beside, reference, calibrate)
         certificate = _certified(reference, beside, device, "fp32", [])
         if precision != "fp32":

@@ -225,6 +225,12 @@ def test_a_photo_more_or_another_reader_is_another_state(small, tmp_path, capsys
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's /proc")
+def test_a_folder_where_no_file_can_be_made_is_told_and_not_waited_for(data):
+    with pytest.raises(FileNotFoundError, match=r"/proc can't be written to \(No such file or directory\)"):
+        open_cache("/proc", data, for_size(SIZE))
+
+
 def test_where_the_disk_has_no_room_it_is_refused_before_a_photo_is_decoded(small, tmp_path, monkeypatch):
     usage, needed = namedtuple("usage", "total used free"), 60 * 40 * 48 * 3 + 60 * 64 + HEADER.size
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**7, 0, 5 * 10**5 + needed - 1))

@@ -4,6 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -21,7 +24,7 @@ from export.half import emulated, to_half
 from export.int8 import ranges_of, to_int8
 from export.layers import layers_of, nodes_of
 from export.reference import reference_of
-from export.to_onnx import export_graph, to_onnx, write_metadata
+from export.to_onnx import _writing, export_graph, to_onnx, write_metadata
 from export.verify import measured
 from toolkit import run as runs
 from toolkit import train
@@ -29,6 +32,7 @@ from toolkit.data import find_data
 from toolkit.model import make_model
 from toolkit.preprocess import for_size
 
+ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = {
     "test_resnet": 64,
     "test_efficientnet": 64,
@@ -230,6 +234,36 @@ def test_what_no_export_wrote_is_not_replaced_by_one(run, tmp_path, name):
     with pytest.raises(FileExistsError, match=f"{name} is (a file that no export wrote.*: give FILE.onnx|no regular)"):
         to_onnx(other, other / name, device="cpu")
     assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
+
+
+KILLED = """
+import os, signal, sys
+from export import to_onnx
+to_onnx.lower = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+to_onnx.to_onnx(sys.argv[1], sys.argv[2], "int8", "cpu", 20)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_what_a_killed_export_left_half_written_is_cleared_by_the_next_one_and_nothing_else(run, tmp_path):
+    out, others = tmp_path / "m.onnx", [".m.onnx.abc", ".n.onnx.abcd1234"]
+    for name in others:
+        (tmp_path / name).write_text("another's")
+    arguments = [sys.executable, "-c", KILLED, run.folder, out]
+    assert subprocess.run(arguments, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    left = [path for path in tmp_path.glob(".m.onnx.????????") if path.stat().st_size > 10_000]
+    assert len(left) == 1
+    to_onnx(run.folder, out, device="cpu", images=20)
+    assert sorted(os.listdir(tmp_path)) == sorted(["m.onnx", *others])
+
+
+def test_an_export_is_not_cleared_by_a_run_that_goes_on_and_a_second_one_is_refused(run, tmp_path):
+    with _writing(tmp_path / "m.onnx") as beside:
+        runs.lock(tmp_path).release()
+        assert beside.exists()
+        with pytest.raises(FileExistsError, match="m.onnx is being written by another process: give another --out"):
+            to_onnx(run.folder, tmp_path / "m.onnx", device="cpu", images=20)
+    assert sorted(os.listdir(tmp_path)) == [".lock", "m.onnx"]
 
 
 def test_damaged_weights_are_an_error_that_names_the_file(run, tmp_path):

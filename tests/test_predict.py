@@ -309,6 +309,8 @@ def photos(tmp_path):
         ("text.onnx photos", "error: text.onnx is not a model that onnxruntime can load on cpu"),
         ("photos photos", "error: photos is a folder: give the model file"),
         ("{model} photos --bs 0", "error: --bs 0: give auto, or how many images a batch has, at least 1"),
+        ("{model} photos --bs 999999999999", "error: --bs 999999999999: the images of "),
+        ("{model} photos --bs 1000000000000000000000", "error: --bs 1000000000000000000000: the images of "),
         ("{model} photos --bs many", "error: --bs many: give auto, or how many images a batch has, at least 1"),
         ("{model} photos --workers -1", "error: --workers -1: give 0 threads, for none beside the main one, or more"),
         ("{model} photos --device gpu", "error: argument --device: invalid choice: 'gpu'"),

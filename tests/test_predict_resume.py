@@ -350,6 +350,13 @@ def test_two_runs_into_one_file_the_second_is_refused(model, photos, tmp_path):
 # The disk and the streams
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's /proc")
+def test_a_folder_where_no_file_can_be_made_is_told_as_such(model, photos):
+    done = run(model, photos, "--out", "/proc/x.csv", "--device", "cpu", timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "error: /proc can't be written to (No such file or directory): give another folder\n"
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     folder = tmp_path / "disk"

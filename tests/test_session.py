@@ -565,6 +565,14 @@ def test_bs_auto_is_by_the_model_and_the_memory(monkeypatch, device, model_bytes
     assert choose_bs(7, device, model_bytes, crop, in_flight=4) == 7
 
 
+def test_a_batch_whose_images_the_memory_does_not_hold_is_refused_before_it_is_begun(monkeypatch):
+    monkeypatch.setattr(batch_size, "free_memory", lambda: 3 * 10 * 4 * 100**2)
+    assert choose_bs(10, "cpu", 1, 100, 4) == 10
+    message = r"--bs 11: the images of 4 batches take 0.00132 GB, 0.0012 GB are free: give a smaller one, or auto"
+    with pytest.raises(ValueError, match=message):
+        choose_bs(11, "cpu", 1, 100, 4)
+
+
 def test_free_memory_is_some_of_the_machines():
     assert 10**8 < batch_size.free_memory() < 10**13
 

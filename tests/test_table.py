@@ -200,6 +200,21 @@ def test_a_sample_with_classes_as_columns_gets_their_probabilities(model, photos
 
 
 @pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,label\n0,\n".encode("utf-16"), "s.csv is not UTF-8 text, but UTF-16 or no text: save it as CSV in UTF-8"),
+        ("id,label\n0,\n".encode("utf-16-be"), "s.csv is not UTF-8 text, but UTF-16"),
+        (b"id;label\n0;\n1;\n", "s.csv has ';' between its columns: save it with commas"),
+        (b"id\tlabel\n0\t\n", r"s.csv has '\\t' between its columns: save it with commas"),
+    ],
+)
+def test_a_sample_in_another_form_is_told_by_its_form(model, photos, tmp_path, content, message):
+    (tmp_path / "s.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"--sample .*{message}"):
+        predict(model, photos, tmp_path / "p.csv", "cpu", sample=tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize(
     ("header", "ids", "message"),
     [
         (["id", "label"], "0123", "--sample .*s.csv: no id for 3 of the images: .*4.png, .*5.png, .*6.png$"),

@@ -25,14 +25,14 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm import tqdm
 
 import toolkit.photo
 from toolkit.data import DataSet, keep_apart
 from toolkit.photo import likely_size, read_reduced
 from toolkit.preprocess import smallest_side
-from toolkit.run import replacing, target_of
+from toolkit.run import file_lock, replacing, target_of
 from toolkit.verdicts import cores
 
 TRAINED = 4
@@ -151,7 +151,7 @@ def _digest(index: bytes, place: int) -> bytes:
 @contextmanager
 def _held(file: Path) -> Iterator[None]:
     "Hold `file` for one builder; another waits, saying so. What a killed one left half written is cleared."
-    lock = FileLock(file.with_name(f".{file.name}.lock"))
+    lock = file_lock(file.with_name(f".{file.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -70,6 +70,18 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def file_lock(path: Path, **options: Any) -> FileLock:
+    """filelock's lock of the file `path`, which is made first: one that it can't make it takes for another's.
+
+    Raises OSError where it can't be made. options: filelock's.
+    """
+    try:
+        path.touch()
+    except OSError as error:
+        raise type(error)(f"{path.parent} can't be written to ({error.strerror}): give another folder") from error
+    return FileLock(path, **options)
+
+
 def lock(folder: Path) -> FileLock:
     """Hold `folder` for this process alone, as long as the result lives, and clear what a killed one left half written.
 
@@ -77,14 +89,15 @@ def lock(folder: Path) -> FileLock:
     where it can't be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / ".lock", timeout=0, is_singleton=True)  # one a process, so that a notebook may begin again
+    held = file_lock(folder / ".lock", timeout=0, is_singleton=True)  # one a process: a notebook may begin again
     try:
         held.acquire()
     except Timeout as error:
         raise FileExistsError(f"{folder} is in use by a run that has not ended: give another --out, or wait") from error
     for path in folder.glob(".*"):
         if name := re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name):  # what `replacing` writes beside
-            if not (folder / f".{name[1]}.partial.lock").exists():  # a prediction that has not ended: `export.journal`
+            locks = (folder / f".{name[1]}{kind}.lock" for kind in ("", ".partial"))
+            if not any(each.exists() for each in locks):  # an export or prediction that has not ended: `export.journal`
                 path.unlink(missing_ok=True)
     return held
 
