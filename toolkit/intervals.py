@@ -13,7 +13,7 @@ def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float] | None:
     Its deviation is that over images drawn again with replacement, and as those figures lie below this one on average,
     by so much this one is taken to lie below the truth. Efron & Tibshirani 1993, An Introduction to the Bootstrap,
     chapters 6 and 10; the same draws each time. The draws' percentiles repeat that bias: of 104 images of 20 classes
-    they held the truth 76 to 81 times in 100, this one 93 to 97 times (LOG.md).
+    they held the truth 76 to 81 times in 100, this one 91 to 97 times (LOG.md).
     None if all images are right or all wrong: each draw is, too, and would tell of a certainty that is none.
     confusion: int [classes, classes], label by prediction, with at least one image.
     """
@@ -31,9 +31,7 @@ def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float] | None:
     drawn, found = np.nanmean(f1, axis=0), macro_f1(confusion)
     centre = 2 * _log_odds(found) - _log_odds(drawn.mean())
     share = 1 / (1 + np.exp(-centre))
-    half = (
-        1.96 * drawn.std() / (share * (1 - share))
-    )  # a log odds has the deviation of its share over share (1 - share)
+    half = 1.96 * drawn.std() / (share * (1 - share))  # the deviation of a log odds, by that of its share
     low, high = 1 / (1 + np.exp(-(centre + np.array([-half, half]))))
     return float(low), float(high)
 
