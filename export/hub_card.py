@@ -7,6 +7,8 @@ import re
 from pathlib import PureWindowsPath
 from typing import Any
 
+from toolkit.numerals import chosen_among
+
 MARK = "<!-- Written by export.hub. Without this line it leaves the folder alone. -->"
 
 FIGURES = {  # of metrics.json, as the card names them
@@ -108,7 +110,9 @@ def _figures(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
     low, high = figures["accuracy_interval"]
     rows = [f"| accuracy | {figures['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) |"]
     rows += [f"| {shown} | {figures[key]:.4f} |" for key, shown in FIGURES.items() if _is_number(figures.get(key))]
-    head = f"## Measured\n\nOn the {figures['images']} validation photos of {literal(data_name(recipe))}.\n"
+    flattered = chosen_among(figures.get("epochs"))
+    on = f"On the {figures['images']} validation photos of {literal(data_name(recipe))}"
+    head = f"## Measured\n\n{on}{flattered and f': {flattered}'}.\n"
     return "\n".join([head, "| figure | value |", "|---|---|", *rows])
 
 
@@ -162,8 +166,10 @@ print(said["classes"][probabilities.argmax()])
 CAVEATS = """## Caveats
 
 - Any photo gets one of these classes, also one that shows none of them.
-- The best epoch was chosen by the accuracy on the validation photos, so on new ones expect a little less. The interval
-  is for photos like these alone; others, from another camera or place, may fare otherwise.
+- The best epoch was chosen by the accuracy on the validation photos: on new ones expect less. On labelled photos that
+  chose nothing, `python -m export.verify model.onnx PHOTOS` measures it.
+- The interval leaves that choice out, and is for photos like these alone; others, from another camera or place, may
+  fare otherwise.
 - The model was measured with the preprocessing of the toolkit that trained it. timm's and Pillow's resize give nearly
   the same pixels: a few photos that the model is unsure of may get another label.
 - Transparent photos were put on white, and photos turned as their EXIF says; timm's own readers do neither.

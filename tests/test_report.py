@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from toolkit import intervals, metrics, mistakes, plots, report
+from toolkit import intervals, metrics, mistakes, numerals, plots, report, train
 from toolkit.preprocess import for_size
 from toolkit.run import load, write_json
 
+CHOSEN = "the best of 5 epochs by these photos, so too high for others"
 REPOSITORY = Path(__file__).resolve().parents[1]
 NASTY = ['<script>alert("1")</script>', "$\\frac{$", "a \"b\" & 'c'", "日本語", "_hidden", "x" * 200]
 
@@ -689,3 +690,19 @@ def test_browser_finds_a_text_for_every_image_and_plot(browser, page):
     assert browser.run(
         "const ids = [...document.querySelectorAll('[id]')].map(e => e.id); return ids.length === new Set(ids).size"
     )
+
+
+def test_beside_an_accuracy_stands_that_its_photos_chose_it_and_what_would_be_honest(digits_run, capsys):
+    train.tell_results(digits_run)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].strip() == f"{CHOSEN}; an honest figure needs labelled photos that chose nothing:"
+    command = said[2].split()
+    assert command[:3] == ["python", "-m", "export.verify"]
+    assert Path(command[3]).is_file()
+    page = report.render(digits_run, {}, mistakes.read_predictions(digits_run), digits_run.read_json("metrics.json"), 5)
+    assert CHOSEN in page
+
+
+@pytest.mark.parametrize("epochs", [1, None, "5"])
+def test_where_nothing_was_chosen_nothing_is_said_of_it(epochs):
+    assert numerals.chosen_among(epochs) == ""

@@ -33,6 +33,13 @@ def shown(name: str, value: object) -> str:
     return number(value)
 
 
+def chosen_among(epochs: object) -> str:
+    "Why an accuracy is too high for other photos: its own chose the epoch. Empty if there was nothing to choose."
+    if not isinstance(epochs, int) or epochs < 2:
+        return ""
+    return f"the best of {epochs} epochs by these photos, so too high for others"
+
+
 def points(share: float) -> str:
     "A difference of shares in points of a percent; a real minus sign."
     return f"{100 * share:.1f}".replace("-0.0", "0.0").replace("-", "−")

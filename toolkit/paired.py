@@ -51,23 +51,24 @@ class Spread(NamedTuple):
 
 
 def spread(values: np.ndarray) -> Spread:
-    """The mean over seeds of `values` float [seeds, images], and its variance where seeds and images are both drawn.
+    """The mean over seeds of `values` float [seeds, images], and its variance if seeds and images are both drawn.
 
-    s^2 / seeds, s the deviation of the seeds' means, plus the covariance that those means have through images they
-    share; at least the variance over images alone, as so few means may agree by accident. On seeds - 1 degrees of
-    freedom, as s is known no better; with one seed over images alone, on images - 1.
+    The variance of the mean over seeds alone plus that over images alone: what is of both is counted twice, which the
+    test needs so as not to be wrong more often than it says. On seeds - 1 degrees of freedom, as that over seeds is
+    known no better; with one seed over images alone, on images - 1.
     Components of a crossed random design: Searle, Casella & McCulloch 1992, Variance Components, chapter 4.
     """
     seeds, present = len(values), ~np.isnan(values)
     means = np.nanmean(values, axis=1)
     parts = np.where(present, values - means[:, None], 0.0) / present.sum(1)[:, None]  # of an image in a seed's mean
     together, alone = (parts.sum(0) ** 2).sum(), (parts**2).sum()
-    of_images = together / seeds**2
+    over_images = together / seeds**2
     if seeds == 1:
-        return Spread(float(means[0]), 0.0, of_images, max(values.shape[1] - 1, 1))
-    shared = max(0.0, (together - alone) / (seeds * (seeds - 1)))
-    variance = max(means.var(ddof=1) / seeds + shared, of_images)
-    return Spread(float(means.mean()), variance - of_images, of_images, seeds - 1)
+        return Spread(float(means[0]), 0.0, over_images, max(values.shape[1] - 1, 1))
+    over_seeds = means.var(ddof=1) / seeds
+    of_both = (alone - together / seeds) / (seeds * (seeds - 1))  # of an image that one seed gets right, another not
+    of_seeds = max(0.0, over_seeds - max(0.0, of_both))
+    return Spread(float(means.mean()), of_seeds, over_seeds + over_images - of_seeds, seeds - 1)
 
 
 def crossed(found: Spread) -> tuple[float, float, float]:

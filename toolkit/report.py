@@ -19,7 +19,7 @@ from toolkit.command import command
 from toolkit.intervals import macro_f1_interval
 from toolkit.lr_plot import finder_panels
 from toolkit.mistakes import Predictions
-from toolkit.numerals import number, percent, shown
+from toolkit.numerals import chosen_among, number, percent, shown
 from toolkit.outside import HISTORY, parse_json, read_csv
 from toolkit.run import Run, load, write_atomic
 
@@ -122,7 +122,10 @@ def headline(figures: dict, predictions: Predictions | None) -> list[tuple[str, 
     cards, n = [], len(predictions.files) if predictions else 0
     if predictions:
         right = int((~predictions.wrong).sum())
-        cards.append(("Validation accuracy", percent(right / n), f"{_wilson(right, n)}, {right} of {n} images"))
+        note = ", ".join(
+            filter(None, [_wilson(right, n), f"{right} of {n} images", chosen_among(figures.get("epochs"))])
+        )
+        cards.append(("Validation accuracy", percent(right / n), note))
     if "top5" in figures and figures.get("classes", 6) > 5:
         among = "the label is among the five most probable"
         note = f"{_wilson(round(figures['top5'] * n), n)}, {among}" if n and 0 <= figures["top5"] <= 1 else among

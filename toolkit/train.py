@@ -1,6 +1,7 @@
 """Training into a run folder: begin or take up a run, keep the best weights, write each epoch, evaluate the best."""
 
 import gc
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from toolkit.distributed import together
 from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
 from toolkit.lr_plot import write_curve
+from toolkit.numerals import chosen_among
 from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
 from toolkit.profile import EpochParts, Profile
 from toolkit.ranges import check_ranges
@@ -298,6 +300,10 @@ def tell_results(run: Run) -> None:
         f"validation accuracy {found['accuracy']:.2%} ({interval}, {found['images']} photos), "
         f"epoch {found['best_epoch']} of {found['epochs']}"
     )
+    if flattered := chosen_among(found["epochs"]):
+        model = shlex.quote(str(run.path("model.onnx")))
+        print(f"             {flattered}; an honest figure needs labelled photos that chose nothing:")
+        print(f"             python -m export.verify {model} PHOTOS")
     for name in ("report.html", "curves.png", "model.onnx", "predictions.csv"):
         if run.path(name).is_file():
             print(f"{name.partition('.')[0]:<12} {run.path(name)}")
