@@ -82,6 +82,23 @@ def test_what_would_do_so_again_is_refused_with_what_to_do_instead(photos, callb
     ]
 
 
+@pytest.mark.parametrize("fit", ["fit", "fit_one_cycle", "fine_tune", "lr_find"])
+def test_a_learner_rebuilt_from_a_run_predicts_only(digits_run, fit):
+    "It lacks the recipe's dropout, schedule and more; trained without them it would be something else."
+    learn = digits_run.learner("cpu")
+    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match=r"predicts only, .*--resume") as refused:
+        getattr(learn, fit)(*([] if fit == "lr_find" else [1]))
+    assert str(digits_run.folder) in str(refused.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learn.model.state_dict().items())
+    assert not learn.model.training
+    with learn.no_bar():
+        loss, accuracy = learn.validate()
+        probabilities, labels = learn.get_preds()
+        assert float((probabilities.argmax(1) == labels).float().mean()) == pytest.approx(accuracy)
+        assert learn.predict(next(iter(learn.dls.data.valid)))[0] in learn.dls.vocab
+
+
 @pytest.mark.filterwarnings("ignore:load_learner")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("recipe", [hw1, rapid])

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from toolkit.callbacks import Accumulate, LastPhoto, LossScaler, Progress, Recorder
+from toolkit.callbacks import LastPhoto, LossScaler, Progress, Recorder
 from toolkit.data import DataSet, find_data
 from toolkit.device import mixed_precision, pick_device, pick_precision
 from toolkit.loaders import make_loaders
@@ -40,6 +40,18 @@ from toolkit.workers import kept_workers
 
 class Validation(Callback):
     "There while `Learner.validate` runs."
+
+
+class PredictsOnly(Callback):
+    "Ends what would train the learner with a ValueError that says `instead`, before a weight is changed."
+
+    order, run_valid = -100, False
+
+    def __init__(self, instead: str):
+        self.instead = instead
+
+    def before_train(self) -> None:
+        self.learn.end_with(ValueError(self.instead))
 
 
 class Learner(FastaiLearner):
@@ -170,9 +182,11 @@ def make_learner(
 
 
 def rebuild(run: Run, device: str = "auto") -> Learner:
-    """The Learner of `run` with its best weights, as its recipe built it but for the schedule.
+    """The Learner of `run` with its best weights, its photos and its loss, in float32. It predicts only.
 
-    Where the photos are no longer those it was trained on, it warns and has none: it predicts, but can't train.
+    A run folder has the options of its recipe, not the recipe: dropout, augmentation, schedule and what else took part
+    in training is not known, so each kind of fit is a ValueError that says what to do instead. Where the photos are no
+    longer those it was trained on, it warns and has none.
     Raises ValueError for a recipe.json or weights that do not fit, FileNotFoundError where there are no weights yet.
     """
     recipe, options = run.recipe, run.recipe["options"]
@@ -191,7 +205,12 @@ def rebuild(run: Run, device: str = "auto") -> Learner:
         sampler=options.get("sampler", "shuffle"),
     )
     exact = options.get("exact", False)
-    return make_learner(dls, model, _loss(recipe), options["lr"], cbs=[Accumulate(options["accum"])], exact=exact)
+    instead = (
+        f"the learner of {run.folder} predicts only, for the folder does not keep all that it was trained by: train "
+        f"further by the recipe's command with --out {run.folder} --resume and more --epochs, or make a new learner by "
+        f"the recipe and load {run.path('best.safetensors')} into its model by toolkit.learner.load_weights"
+    )
+    return make_learner(dls, model, _loss(recipe), options["lr"], cbs=[PredictsOnly(instead)], exact=exact)
 
 
 def _loss(recipe: dict[str, Any]) -> nn.Module:
