@@ -67,6 +67,14 @@ def faults(certificate: dict[str, Any]) -> list[str]:
     return [text for wrong, text in said if wrong]
 
 
+def brief(certificate: dict[str, Any]) -> str:
+    "A certificate that is within its budget, in one line."
+    return (
+        f"verified in {certificate['precision']} on {certificate['arithmetic']}: torch's label on "
+        f"{certificate['agreement']:.2%} of {certificate['images']} photos"
+    )
+
+
 def table(certificate: dict[str, Any]) -> str:
     "The certificate for a person to read, a line a figure."
     low, high = certificate["accuracy_interval"]

@@ -166,14 +166,15 @@ print(said["classes"][probabilities.argmax()])
 CAVEATS = """## Caveats
 
 - Any photo gets one of these classes, also one that shows none of them.
-- The best epoch was chosen by the accuracy on the validation photos: on new ones expect less. On labelled photos that
-  chose nothing, `python -m export.verify model.onnx PHOTOS` measures it.
+- The best epoch was chosen by the accuracy on the validation photos: on new ones expect less. How much less, labelled
+  photos tell that chose nothing.
 - The interval leaves that choice out, and is for photos like these alone; others, from another camera or place, may
   fare otherwise.
 - The model was measured with the preprocessing of the toolkit that trained it. timm's and Pillow's resize give nearly
   the same pixels: a few photos that the model is unsure of may get another label.
 - Transparent photos were put on white, and photos turned as their EXIF says; timm's own readers do neither.
-- Softmax gives confidence, no certainty: timm's logits divided by the temperature above are better calibrated."""
+- Softmax gives confidence, no certainty: timm's logits divided by the temperature above, unless it is 1, are better
+  calibrated."""
 
 
 def _data(recipe: dict[str, Any]) -> str:

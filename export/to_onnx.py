@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from export.calibrate import calibration, temperature_line
-from export.certificate import PRECISIONS, faults, for_search, table
+from export.certificate import PRECISIONS, brief, faults, for_search, table
 from export.device import DEVICES, choose_device
 from export.journal import clear_half_written, held
 from export.lower import lower
@@ -171,6 +171,7 @@ def to_onnx(
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the file is verified
     images: int = 1000,  # validation photos to verify and calibrate it on, at most; training photos to search layers on
     calibrate: bool = True,  # fit a temperature on them, so that probabilities mean what they say
+    details: bool = True,  # print less than the whole certificate
 ) -> Path:
     """Export a run as one verified model.onnx.
 
@@ -187,5 +188,6 @@ def to_onnx(
             kept = _lowered(trained, beside, precision, device, images)
             certificate = _certified(reference, beside, device, precision, kept)
         write_metadata(beside, {"precision": precision, "verification": certificate})
-    print(f"{table(certificate)}\n{temperature_line(fitted)}\nmodel {out}", flush=True)
+    print(f"{table(certificate)}\n{temperature_line(fitted)}" if details else brief(certificate), flush=True)
+    print(f"model {out}", flush=True)
     return out

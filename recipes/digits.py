@@ -122,7 +122,7 @@ def main(
         train.fit(learn, run, epochs, save_every, profile)
         train.evaluate(learn, run)
         device = learn.dls.device.type
-        to_onnx(run.folder, device=device)
+        to_onnx(run.folder, device=device, details=False)
         write_report(run)
     unread = predict(run.path("model.onnx"), learn.dls.data.test, run.path("predictions.csv"), device)
     train.tell_results(run)

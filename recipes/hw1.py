@@ -134,7 +134,7 @@ def main(
         train.fit(learn, run, epochs, save_every, profile)
         train.evaluate(learn, run)
         device = learn.dls.device.type
-        to_onnx(run.folder, device=device)
+        to_onnx(run.folder, device=device, details=False)
         write_report(run)
     photos = learn.dls.data.test
     unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []

@@ -20,6 +20,7 @@ from fastai.callback.mixup import MixUp
 from here import here
 from noise import write_noise
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, StepLR
 
 from export.hub_card import literal, model_card
 from export.to_onnx import to_onnx
@@ -512,3 +513,56 @@ def test_the_best_weights_can_be_restored_after_an_interruption(photos, tmp_path
     load_weights(learn.model, run.path("best.safetensors"))
     best = load_file(run.path("best.safetensors"))
     assert all(torch.equal(tensor, best[name]) for name, tensor in learn.model.state_dict().items())
+
+
+class Anneal(Callback):
+    "A torch schedule in a recipe of one's own, made for so many epochs."
+
+    order = 60
+
+    def __init__(self, make):
+        self.make = make
+
+    def before_fit(self):
+        if self.opt is not None:
+            self.scheduler = self.make(self.opt.opt)
+
+    def after_epoch(self):
+        self.scheduler.step()
+
+
+def rates_of(photos, out, make, epochs):
+    run, learn = begin(photos, out)
+    learn.remove_cb(learn.plateau)
+    learn.add_cb(Anneal(make))
+    train.fit(learn, run, epochs)
+    return [row[4] for row in read_state(run.path("last.pt"))["history"]]
+
+
+def cosine(optimiser):
+    return CosineAnnealingLR(optimiser, T_max=4)
+
+
+def after_two(optimiser):
+    warm, then = LinearLR(optimiser, total_iters=2), CosineAnnealingLR(optimiser, T_max=2)
+    return SequentialLR(optimiser, [warm, then], milestones=[2])
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize(("make", "end"), [(cosine, "T_max=4"), (after_two, "T_max=2")])
+def test_a_schedule_that_ends_with_its_run_is_not_extended(photos, tmp_path, make, end):
+    "Extended, its rate went down to 0 and up again."
+    rates = rates_of(photos, tmp_path / "run", make, 4)
+    before = (tmp_path / "run/last.pt").read_bytes()
+    with pytest.raises(ValueError, match=f"more epochs than this run .* CosineAnnealingLR ends with {end} "):
+        rates_of(photos, tmp_path / "run", make, 6)
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+    assert rates_of(photos, tmp_path / "run", make, 4) == rates
+
+
+def test_a_schedule_that_has_no_end_is_extended(photos, tmp_path):
+    def halved(optimiser):
+        return StepLR(optimiser, 1, 0.5)
+
+    rates_of(photos, tmp_path / "run", halved, 2)
+    assert rates_of(photos, tmp_path / "run", halved, 4) == rates_of(photos, tmp_path / "whole", halved, 4)

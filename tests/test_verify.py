@@ -22,8 +22,8 @@ from export.session import Classifier
 from export.to_onnx import to_onnx, write_metadata
 from export.verify import scores, verify
 from recipes import digits, hw1
+from toolkit import metrics, train
 from toolkit import run as runs
-from toolkit import train
 from toolkit.data import labelled
 from toolkit.model import make_model
 
@@ -240,5 +240,21 @@ def test_a_temperature_that_does_not_help_on_other_photos_is_not_used():
     assert calibration(8 * sure, labels)["temperature"] > 3
     assert calibration(8 * sure, labels)["scaled_ece"] < calibration(8 * sure, labels)["ece"]
     few = calibration(wrong[:4], labels[:4])
-    assert few["scaled_nll"] >= few["nll"]
     assert few["temperature"] == 1.0
+    assert (few["scaled_nll"], few["scaled_ece"]) == (few["nll"], few["ece"])
+
+
+def test_a_temperature_that_makes_the_calibration_error_worse_is_not_used():
+    "The loss may fall and the error rise: of 40 images of each of 400 draws some do so."
+    random, worse = np.random.default_rng(0), 0
+    for _ in range(400):
+        labels = random.integers(0, 4, 40)
+        logits = 1.5 * np.eye(4)[labels] + random.normal(0, 1, (40, 4))
+        plain, right = metrics.softmax(logits), logits.argmax(1) == labels
+        scaled = metrics.scaled_by_other_half(plain, labels)
+        sure = plain.max(1), scaled.max(1)
+        before, after = (metrics.calibration_error(metrics.reliability_curve(each, right)) for each in sure)
+        if after > before and metrics.negative_log_likelihood(scaled, labels) < log_loss(labels, plain):
+            worse += 1
+            assert calibration(logits, labels)["temperature"] == 1.0
+    assert worse > 10

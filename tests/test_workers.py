@@ -179,18 +179,21 @@ def test_a_pass_begun_inside_another_one_leaves_it_whole():
 # In a fit
 
 
+def children():
+    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+
+
 class Seen(Callback):
-    "The processes that exist during each epoch, and the mini-batches."
+    "The processes that there are during each epoch and were not before, and the mini-batches."
 
     def before_fit(self):
-        self.processes, self.batches = [], []
+        self.processes, self.batches, self.others = [], [], children()
 
     def after_batch(self):
         self.batches.append(self.xb[0].clone())
 
     def after_epoch(self):
-        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        self.processes.append(set(children))
+        self.processes.append(children() - self.others)
 
 
 @pytest.fixture(scope="module")

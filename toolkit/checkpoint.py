@@ -10,17 +10,19 @@ import numpy as np
 import safetensors.torch
 import torch
 from fastai.callback.core import Callback
+from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit import ranks
 from toolkit.callbacks import all_samples, loss_sum
 from toolkit.outside import HISTORY, reason_of
 from toolkit.run import Run, replacing, write_atomic, write_csv
+from toolkit.schedule import Unfit, check_extended
 from toolkit.speed import by_dtype
 
 BEGIN = {"seen": 0, "total": 0.0, "seconds": 0.0, "rate": None}
 "How an epoch begins: photos trained on, the sum of their losses, seconds, its first learning rate."
 NO_BEST = {"epoch": 0, "accuracy": -1.0, "loss": math.inf}
-STATE = set("epoch history best inside bs accum model opt callbacks random".split())  # what last.pt holds
+STATE = set("epoch epochs history best inside bs accum model opt callbacks random".split())  # what last.pt holds
 
 
 class Checkpoint(Callback):
@@ -59,7 +61,10 @@ class Checkpoint(Callback):
         )  # made once, used each step
         if self.state:
             try:
+                self._check_extended(self.state)
                 self._restore(self.state)
+            except Unfit as error:
+                self.learn.end_with(error)
             except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 path, reason = self.target.path("last.pt"), f"{type(error).__name__}: {error}".splitlines()[0]
                 self.learn.end_with(ValueError(f"{path} is not a state of this run ({reason}): begin a new one"))
@@ -158,6 +163,7 @@ class Checkpoint(Callback):
         "All that a resume needs but the generators, of types that torch.load(weights_only=True) takes."
         return {
             "epoch": self.finished,
+            "epochs": self.epochs,
             "history": self.rows,
             "best": self.best,
             "inside": self.inside,
@@ -181,6 +187,12 @@ class Checkpoint(Callback):
             set_random_state(state["random"])
         else:
             self.random = state["random"]
+
+    def _check_extended(self, state: dict[str, Any]) -> None:
+        "Raises Unfit for more epochs than the run was planned for, if its schedule can't follow."
+        for name, part in self._parts().items() if self.epochs > state["epochs"] else ():
+            if isinstance(part, LRScheduler):
+                check_extended(part, state["callbacks"][name])
 
     def _parts(self) -> dict[str, Any]:
         "Parts that keep state from step to step: the schedule, the loss scale and the average of the weights."
@@ -247,7 +259,7 @@ def _is_state(state: object) -> bool:
     return (
         isinstance(state, dict)
         and state.keys() == STATE
-        and type(state["epoch"]) is int
+        and type(state["epoch"]) is type(state["epochs"]) is int
         and isinstance(state["history"], list)
         and [type(row) is list and len(row) for row in state["history"]] == [len(HISTORY)] * state["epoch"]
         and all(isinstance(state[name], dict) for name in ("best", "inside"))

@@ -81,7 +81,7 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         if (message := user_message(error)) is None:
             raise
-        print(ranks.named(f"error: {message}"), file=sys.stderr)
+        print(ranks.named(f"error: {message}") + "\n", end="", file=sys.stderr)  # in one go: other processes write too
         _tell_notes(error)
         return 2
 

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -87,9 +89,23 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
     return model
 
 
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    "Within it the forward pass of a model under `mixed_precision` is in float32, as in its exported file."
+    if not hasattr(model, "autocast"):
+        yield
+        return
+    before = model.autocast
+    model.autocast = before[0], torch.float32
+    try:
+        yield
+    finally:
+        model.autocast = before
+
+
 def _autocast_forward(model: nn.Module, *inputs: Tensor) -> Tensor:
     device_type, dtype = model.autocast
-    with torch.autocast(device_type, dtype=dtype):
+    with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
         if len(inputs) == 1 and inputs[0].ndim == 4:
             return in_whole_batches(model, partial(type(model).forward, model), *inputs).float()
         return type(model).forward(model, *inputs).float()

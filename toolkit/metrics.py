@@ -191,7 +191,8 @@ def summary(probabilities: np.ndarray, labels: np.ndarray) -> dict:
 
     Keys: images, classes, accuracy, accuracy_interval [low, high] (Wilson, 95 %), top5, balanced_accuracy, macro_f1,
     weighted_f1, nll, brier, ece, adaptive_ece, temperature; after temperature (`scaled_by_other_half`) scaled_nll,
-    scaled_ece; reliability and scaled_reliability, as `reliability_curve` returns them.
+    scaled_ece; reliability and scaled_reliability, as `reliability_curve` returns them. The temperature is 1, which
+    changes nothing, unless both scaled_nll and scaled_ece would be lower than nll and ece.
     Raises ValueError for no images, shapes that do not fit, labels out of range, and rows that are no probabilities.
     """
     probabilities, labels = _checked(probabilities, labels)
@@ -199,9 +200,12 @@ def summary(probabilities: np.ndarray, labels: np.ndarray) -> dict:
     predictions, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predictions == labels
     confusion = confusion_matrix(labels, predictions, classes)
+    curve, nll = reliability_curve(confidence, correct), negative_log_likelihood(probabilities, labels)
     scaled = scaled_by_other_half(probabilities, labels)
-    curve = reliability_curve(confidence, correct)
-    scaled_curve = reliability_curve(scaled.max(1), correct)
+    scaled_curve, scaled_nll = reliability_curve(scaled.max(1), correct), negative_log_likelihood(scaled, labels)
+    helps = scaled_nll < nll and calibration_error(scaled_curve) < calibration_error(curve)
+    if not helps:
+        scaled_curve, scaled_nll = curve, nll
     return {
         "images": n,
         "classes": classes,
@@ -211,12 +215,12 @@ def summary(probabilities: np.ndarray, labels: np.ndarray) -> dict:
         "balanced_accuracy": balanced_accuracy(confusion),
         "macro_f1": macro_f1(confusion),
         "weighted_f1": weighted_f1(confusion),
-        "nll": negative_log_likelihood(probabilities, labels),
+        "nll": nll,
         "brier": brier(probabilities, labels),
         "ece": calibration_error(curve),
         "adaptive_ece": calibration_error(reliability_curve(confidence, correct, adaptive=True)),
-        "temperature": temperature(_log(probabilities), labels),
-        "scaled_nll": negative_log_likelihood(scaled, labels),
+        "temperature": temperature(_log(probabilities), labels) if helps else 1.0,
+        "scaled_nll": scaled_nll,
         "scaled_ece": calibration_error(scaled_curve),
         "reliability": curve,
         "scaled_reliability": scaled_curve,

@@ -136,7 +136,8 @@ def headline(figures: dict, predictions: Predictions | None) -> list[tuple[str, 
             note = f"{_interval(*ends)}, {note}"
         cards.append(("Macro F1", percent(figures["macro_f1"]), note))
     if "ece" in figures:
-        after = f", {percent(figures['scaled_ece'])} after temperature" if "scaled_ece" in figures else ""
+        scaled = "scaled_ece" in figures and figures.get("temperature") != 1
+        after = f", {percent(figures['scaled_ece'])} after temperature" if scaled else ""
         cards.append(
             ("Calibration error", percent(figures["ece"]), f"how far confidence is from accuracy (ECE){after}")
         )
@@ -173,8 +174,10 @@ def curve_panels(history: dict, best: int | None) -> list[dict]:
 
 
 def reliability_panels(figures: dict, predictions: Predictions | None) -> list[dict]:
-    "An SVG of the reliability diagram, and one after temperature where metrics.json has it."
-    curves = {"As trained": figures.get("reliability"), "After temperature": figures.get("scaled_reliability")}
+    "An SVG of the reliability diagram, and one after the temperature of metrics.json, unless that is 1."
+    curves = {"As trained": figures.get("reliability")}
+    if figures.get("temperature") != 1:
+        curves["After temperature"] = figures.get("scaled_reliability")
     if predictions and not curves["As trained"]:
         curves["As trained"] = metrics.reliability_curve(predictions.confidence, ~predictions.wrong)
     return [

@@ -184,7 +184,7 @@ class Run:
         return figures
 
     def learner(self, device: str = "auto") -> "Learner":
-        "A fastai Learner with this run's best weights, to predict; nothing is unpickled. See `toolkit.learner.rebuild`."
+        "A Learner with this run's best weights, to predict; nothing is unpickled. See `toolkit.learner.rebuild`."
         from toolkit.learner import rebuild
 
         return rebuild(self, device)

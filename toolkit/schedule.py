@@ -1,11 +1,19 @@
 """torch's own learning-rate schedulers, stepped by fastai callbacks; each one's `scheduler` has a state to save."""
 
 from functools import lru_cache, partial
+from typing import Any
 
 from fastai.callback.core import Callback
 from fastai.callback.schedule import combined_cos
 from fastai.learner import Learner
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LRScheduler,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+)
 
 OTHERS = ("lr_finder", "param_scheduler", "gather_preds", "validation")
 "Callbacks of lr_find, of fit_one_cycle and the like, of get_preds, of our Learner's validate."
@@ -28,6 +36,30 @@ def total_steps(learn: Learner) -> int:
     "Optimiser steps of a whole fit as it begins, those that a resumed run has taken included."
     accum = learn.accumulate.n if hasattr(learn, "accumulate") else 1
     return (epochs_before(learn) + learn.n_epoch) * -(-len(learn.dls.train) // accum)
+
+
+ENDS = {CosineAnnealingLR: "T_max", OneCycleLR: "total_steps", PolynomialLR: "total_iters"}
+"torch's schedulers that end with the run they were made for, by what says when: a cosine would rise again after it."
+
+
+class Unfit(ValueError):
+    "A schedule that can't go on as it was asked to."
+
+
+def check_extended(scheduler: LRScheduler, state: dict[str, Any]) -> None:
+    """Raises Unfit if `scheduler`, which `state` is of, ends with the run it was made for: more epochs were asked.
+
+    One that has passed its end before was meant to.
+    """
+    parts = zip(getattr(scheduler, "_schedulers", [scheduler]), state.get("_schedulers", [state]), strict=True)
+    for part, held in parts:  # of a SequentialLR or ChainedScheduler, or the one
+        name = ENDS.get(type(part))
+        if name and held["last_epoch"] <= held[name]:
+            raise Unfit(
+                f"more epochs than this run was begun with, but its {type(part).__name__} ends with "
+                f"{name}={held[name]} and would not follow: resume it with as many as before, or begin a new run; a "
+                "schedule that can grow is a LambdaLR over toolkit.schedule.total_steps, as OneCycle's there is"
+            )
 
 
 class Plateau(Callback):

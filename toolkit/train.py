@@ -18,7 +18,7 @@ from toolkit import metrics, ranks
 from toolkit.callbacks import FiniteLoss
 from toolkit.checkpoint import Checkpoint, read_state
 from toolkit.data import keep_apart
-from toolkit.device import peak_memory
+from toolkit.device import in_float32, peak_memory
 from toolkit.distributed import together
 from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
@@ -29,7 +29,7 @@ from toolkit.profile import EpochParts, Profile
 from toolkit.ranges import check_ranges
 from toolkit.report import write_report
 from toolkit.run import Run, git_revision, load, lock, same_recipe, versions, write_csv, write_json
-from toolkit.speed import whole_batches
+from toolkit.speed import uncompiled, whole_batches
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
@@ -264,9 +264,12 @@ class EpochLines(Callback):
 
 
 def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
-    "metrics.json, returned too, and valid_predictions.csv of `learn` as it is: the best weights, after `fit`."
+    """metrics.json, returned too, and valid_predictions.csv of `learn` as it is: the best weights, after `fit`.
+
+    In float32, whatever precision it trains in, as the exported file computes.
+    """
     data, classes = learn.dls.data, learn.dls.vocab
-    with learn.no_bar(), whole_batches(learn.dls.device, learn.exact):
+    with learn.no_bar(), in_float32(learn.model), uncompiled(), whole_batches(learn.dls.device, learn.exact):
         probabilities, labels = (part.numpy() for part in learn.get_preds())
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     rows = [
@@ -304,6 +307,8 @@ def tell_results(run: Run) -> None:
         model = shlex.quote(str(run.path("model.onnx")))
         print(f"             {flattered}; an honest figure needs labelled photos that chose nothing:")
         print(f"             python -m export.verify {model} PHOTOS")
+    after = f", {found['scaled_ece']:.4f} after the temperature in model.onnx" if found["temperature"] != 1 else ""
+    print(f"calibration error {found['ece']:.4f}{after}; details in report.html and by export.verify")
     for name in ("report.html", "curves.png", "model.onnx", "predictions.csv"):
         if run.path(name).is_file():
             print(f"{name.partition('.')[0]:<12} {run.path(name)}")
