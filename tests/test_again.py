@@ -41,12 +41,12 @@ def again(page):
         (rapid, [*SMALL, "--epochs", "2", "--train_sizes", "24", "32", "--mixup", "0.4", "--average", "last"]),
         (rapid, [*WEIGHTS, "--epochs", "2"]),
         (rapid, [*WEIGHTS, "--epochs", "1", "--no-probe", "--exact"]),
-        (rapid, [*WEIGHTS, "--minutes", "0.02"]),
+        (rapid, [*WEIGHTS, "--minutes", "0.05"]),
     ],
 )
 def test_the_line_that_says_how_to_run_it_again_does(recipe, words, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(recipe, "to_onnx", lambda folder, device: None)  # which the line does not depend on
+    monkeypatch.setattr(recipe, "to_onnx", lambda folder, **options: None)  # which the line does not depend on
     monkeypatch.setattr(recipe, "predict", lambda *given: [])
     assert run(recipe.main, [*words, "--out", str(tmp_path / "first")]) == 0
     python, minus_m, module, *said = again(tmp_path / "first" / "report.html")
