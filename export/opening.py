@@ -29,11 +29,12 @@ Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.h
 
 OF_SIZES = set(
     "Shape Size Constant ConstantOfShape Identity Cast Gather Concat Slice Split Squeeze Unsqueeze Reshape Expand "
-    "Range Add Sub Mul Div Mod Min Max Floor Ceil ReduceProd Equal Where".split()
+    "Range Add Sub Mul Div Mod Min Max Floor Ceil Neg Abs ReduceProd ReduceMax ReduceMin Equal Less Greater And Or Not "
+    "Where Tile ScatterND DequantizeLinear".split()
 )
 """What computes sizes, which onnxruntime does on the CPU wherever a model runs, to be faster: every file of ours, whose
 batch is free, has such nodes, so that its own `session.disable_cpu_ep_fallback` would refuse them all. It has each of
-these for CUDA too: on the CPU one computes sizes."""
+these for CUDA too: on the CPU one computes sizes. A DequantizeLinear there is that of a bias, in int32."""
 
 BY_PRECISION, OTHERWISE = {"fp16": "nhwc heuristic"}, "heuristic"
 """The variant for files of a precision, and the one for all others, whose speed is not measured. On an H100 a resnet152

@@ -97,7 +97,7 @@ def _digest(path: Path) -> str:
 
 
 def _digest_of(photos: Named) -> str:
-    lines = "".join(f"{name}\0{path}\n" for name, path in photos)
+    lines = "".join(f"{name}\0{os.path.abspath(path)}\n" for name, path in photos)
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
 

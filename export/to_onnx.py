@@ -140,11 +140,12 @@ def _certified(reference: Reference, path: Path, device: str, precision: str, ke
 def _lowered(run: Run, path: Path, precision: str, device: str, images: int) -> list[str]:
     "Replace the float32 file at `path` by one of `precision`, searched for on training photos; the layers it keeps."
     training = training_reference(run, images)
+    calibrated = training if images >= CALIBRATED_ON else training_reference(run, CALIBRATED_ON)
 
     def judge(candidate: Path, kept: list[str]) -> list[str]:
         return faults(for_search(measured(training, candidate, device, precision, kept)))
 
-    return list(lower(path, precision, device, training.images[:CALIBRATED_ON], judge))
+    return list(lower(path, precision, device, calibrated.images[:CALIBRATED_ON], judge))
 
 
 def _checked_out(out: Path) -> Path:
@@ -171,7 +172,7 @@ def to_onnx(
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the file is verified
     images: int = 1000,  # validation photos to verify and calibrate it on, at most; training photos to search layers on
     calibrate: bool = True,  # fit a temperature on them, so that probabilities mean what they say
-    details: bool = True,  # print less than the whole certificate
+    details: bool = True,  # print the whole certificate, not one line of it
 ) -> Path:
     """Export a run as one verified model.onnx.
 

@@ -231,6 +231,12 @@ def test_every_flag_that_stands_for_anothers_is_there_and_takes_no_flag_of_ours(
     assert not {f"--{word}" for theirs in ELSEWHERE.values() for word in theirs.split()} & flags
 
 
+def test_an_empty_word_is_two_lines_too(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parsed(hw1.main, [""])
+    assert capsys.readouterr().err.splitlines()[0] == "error: unrecognized arguments: "
+
+
 def test_what_is_given_without_a_flag_here_is_told_where_a_flag_is_given(capsys):
     def label(model: Path, bs: int = 8):
         "Label photos."

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIGHT = {"photo", "preprocess", "run", "metrics", "command", "errors", "nvidia", "outside"}  # what export may import
+LIGHT = {
+    "photo",
+    "preprocess",
+    "run",
+    "metrics",
+    "command",
+    "errors",
+    "numerals",
+    "nvidia",
+    "outside",
+}  # what export may import
 
 
 def modules(package):

@@ -247,6 +247,7 @@ def test_a_finished_file_of_something_else_is_refused_and_stays(model, photos, t
     save(other / "new.png", 0)
     refused(r"p.csv is finished, but of other images: it lacks new; leave out --resume", images=other)
     predict(model, photos, out, "cpu", resume=True)
+    predict(model, os.path.relpath(photos), out, "cpu", resume=True)  # the same photos by another way
 
 
 @pytest.mark.parametrize("change", ["edited", "no record", "damaged record", "record of nothing"])

@@ -252,6 +252,8 @@ def _ours(name: str, flags) -> str | None:
 
 def _without_flag(words: str, flags) -> str | None:
     "What to say of words that no flag takes, `photos` or `epochs=3`; None where it is not known what they mean."
+    if not words.strip():
+        return None
     name, equals, value = words.split()[0].partition("=")
     flag = f"--{name}" if f"--{name}" in flags else _ours(name, flags)
     if equals and flag:

@@ -49,5 +49,5 @@ def check_ranges(options: Mapping[str, Any]) -> None:
         fits, accepted = RANGES[name]
         given = options[name]
         for value in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(value, Real) and not fits(value):
+            if isinstance(value, bool) or isinstance(value, Real) and not fits(value):
                 raise ValueError(f"--{name} {value}: give {accepted}")
