@@ -6,9 +6,9 @@
 Measured on 20 classes of groceries (930 photos to train, 104 to validate, 500 to test), --arch mobilenetv2_100 with
 ImageNet weights, --image_size 128, fp32, seeds 0 1 2, two CPU cores, 27 Nov 2026, against 20 epochs of hw1 (valid 81.4,
 test 85.2 %): 4 epochs, 0.13 of its time, 79.5 and 83.1 %; 8 epochs 82.7 and 85.2 %. That does not show that rapid is as
-accurate: on 3 seeds it may be 10 points less or 9 more on the validation photos. Its settings were tuned on
-these validation photos with these seeds, hw1's were not. LOG.md has what each part gives, and a set that nothing was
-tuned on, where rapid is more accurate.
+accurate: on 3 seeds it may be 10 points less or 9 more on the validation photos. Its settings were tuned on these
+validation photos with these seeds, hw1's were not. LOG.md has what each part gives, and a set on which it records no
+tuning, where rapid is more accurate.
 """
 
 from pathlib import Path

@@ -370,11 +370,25 @@ def test_an_interruption_of_its_imports_is_one_line_and_130_too(module, library,
 
 
 def test_an_imported_toolkit_leaves_signals_as_they_are():
-    code = (
-        "import signal, toolkit.interrupt; assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL; "
-        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    code = "import signal, {}; print(signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))"
+    plain, ours = (
+        subprocess.run([sys.executable, "-c", code.format(name)], cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in ("os", "toolkit.interrupt")
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert ours.stdout == plain.stdout
+    assert "default_int_handler" in plain.stdout
+
+
+def test_a_command_of_others_that_uses_the_toolkit_keeps_its_own_signals(tmp_path):
+    "Its Ctrl-C must tidy up: ours would end the process at once."
+    package = tmp_path / "theirs"
+    package.mkdir()
+    (package / "__init__.py").write_text("import toolkit")
+    (package / "train.py").write_text("import signal; print(signal.getsignal(signal.SIGINT).__name__)")
+    words = [sys.executable, "-m", "theirs.train"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.stdout == "default_int_handler\n", done.stderr
 
 
 def test_a_recipe_that_lies_elsewhere_is_as_quiet(tmp_path):

@@ -2,17 +2,11 @@
 
 import gc
 import shlex
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from fastai.callback.core import Callback
-from fastcore.imports import IN_NOTEBOOK
 
 from toolkit import metrics, ranks
 from toolkit.callbacks import FiniteLoss
@@ -24,16 +18,15 @@ from toolkit.interrupt import stopping_at_a_step
 from toolkit.learner import Learner, load_weights
 from toolkit.lr_plot import write_curve
 from toolkit.numerals import chosen_among
-from toolkit.outside import HISTORY, PREDICTIONS, recipe_fault
+from toolkit.outside import PREDICTIONS, recipe_fault
 from toolkit.profile import EpochParts, Profile
+from toolkit.progress import RunPage, shown
 from toolkit.ranges import check_ranges
-from toolkit.report import write_report
 from toolkit.run import Run, git_revision, load, lock, same_recipe, versions, write_csv, write_json
 from toolkit.speed import uncompiled, whole_batches
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
-PAGE = 0.03  # share of a fit's time that goes into its page, at most
 FREE = set("data epochs workers device processes cache save_every profile log out resume".split())  # data by name
 
 
@@ -183,7 +176,7 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0, profile: boo
         print(f"going on after {checkpoint.saved}", flush=True)
     if checkpoint.state:
         checkpoint.write_history()  # a kill may have come between the two files
-    with nullcontext() if _draws_a_bar() else _epoch_lines(learn), stopping_at_a_step(checkpoint):
+    with shown(learn), stopping_at_a_step(checkpoint):
         try:
             with together(learn):
                 while checkpoint.finished < epochs:
@@ -216,51 +209,6 @@ def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
 
 def _how_to_go_on(checkpoint: Checkpoint) -> str:
     return f"saved: {checkpoint.saved}; go on with --out {checkpoint.target.folder} --resume"
-
-
-def _draws_a_bar() -> bool:
-    return IN_NOTEBOOK or bool(sys.stdout and sys.stdout.isatty())
-
-
-@contextmanager
-def _epoch_lines(learn: Learner) -> Iterator[None]:
-    "One plain line an epoch instead of a progress bar, whose control characters would flood a pipe."
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs(EpochLines()):
-        yield
-
-
-class RunPage(Callback):
-    "report.html after each epoch, but for PAGE of the time at most."
-
-    order = 72  # after Checkpoint
-
-    def __init__(self, run: Run):
-        self.target, self.due = run, 0.0
-
-    def after_epoch(self) -> None:
-        begun = time.perf_counter()
-        if begun < self.due:
-            return
-        try:
-            write_report(load(self.target.folder))  # afresh: a Run keeps what it has read
-        except OSError as error:
-            self.learn.end_with(error)
-        now = time.perf_counter()
-        self.due = now + (1 / PAGE - 1) * (now - begun)
-
-
-class EpochLines(Callback):
-    "One plain line an epoch, the row that went into history.csv."
-
-    order = 75  # after Checkpoint
-
-    def after_epoch(self) -> None:
-        row = dict(zip(HISTORY, self.checkpoint.rows[-1], strict=True))
-        print(
-            f"epoch {row['epoch']}/{self.checkpoint.epochs}  train_loss {row['train_loss']:.4f}  valid_loss "
-            f"{row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {row['lr']:.1e}  {row['seconds']:.1f} s",
-            flush=True,
-        )
 
 
 def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
