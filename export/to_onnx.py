@@ -133,7 +133,8 @@ def _certified(reference: Reference, path: Path, device: str, precision: str, ke
         what = "the exported model is not the trained one"
         if precision != "fp32":
             what = f"{precision} is over its budget on validation photos, which the search for layers does not see"
-        raise ValueError(f"{what}, no file is written: {'; '.join(wrong)}")
+        remedy = {"fp32": "", "fp16": "; leave --precision out", "int8": "; give fp16, or leave --precision out"}
+        raise ValueError(f"{what}, no file is written: {'; '.join(wrong)}{remedy[precision]}")
     return certificate
 
 
