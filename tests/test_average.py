@@ -165,6 +165,7 @@ def test_before_its_window_an_average_is_neither_validated_nor_kept(folder):
     assert learn.kept.own == [True, True, False, False]
 
 
+@pytest.mark.slow  # one with an average is killed in test_resume.py too
 @pytest.mark.parametrize("kind", ["ema", "last"])
 def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind):
     class Stop(Callback):

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "tests" / "bench").glob("*.py"))
+QUICK = ["check", "emoji", "exporting", "short"]
 STARTED = [file for file in FILES if '__name__ == "__main__"' in file.read_text()]  # the others are for these to import
 
 
@@ -18,7 +19,12 @@ def test_no_file_among_them_has_the_name_of_a_package():
     assert not packages & {path.stem for path in FILES}
 
 
-@pytest.mark.parametrize("file", STARTED, ids=lambda file: file.stem)
+def each(file):
+    "Those that import torch take seconds, and are slow, but for one."
+    return pytest.param(file, id=file.stem, marks=[] if file.stem in QUICK else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("file", map(each, STARTED))
 def test_each_starts_as_a_file_and_says_what_it_is(file, tmp_path):
     "From another folder."
     words = [sys.executable, str(file), "--help"]

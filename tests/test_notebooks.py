@@ -345,7 +345,7 @@ def test_show_results_gives_target_and_prediction_by_name(learn, no_figures):
     assert [title.splitlines() for title, _ in shown()] == [list(pair) for pair in zip(names, said, strict=True)]
 
 
-def test_interpretation_counts_and_ranks_the_validation_photos(learn):
+def test_interpretation_counts_and_ranks_the_validation_photos(learn, no_figures):
     from fastai.interpret import ClassificationInterpretation
 
     interpretation = ClassificationInterpretation.from_learner(learn)

@@ -256,7 +256,8 @@ def test_a_file_that_only_training_photos_find_good_is_not_written(run, tmp_path
         "export.to_onnx.for_search", lambda certificate: certificate | {"not_finite": 0, "budget": NONE}
     )
     path = tmp_path / "int8.onnx"
-    with pytest.raises(ValueError, match="int8 is over its budget on validation photos, which the search .*; give fp16, or leave --pre"):
+    said = "int8 is over its budget on validation photos, which the search .*; give fp16, or leave --precision out"
+    with pytest.raises(ValueError, match=said):
         to_onnx(lopsided(run, tmp_path / "run").folder, path, "int8", "cpu")
     assert not path.exists()
 
