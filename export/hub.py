@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.hub_card import MARK, last_part, model_card
+from export.convert.model_card import MARK, last_part, model_card
 from toolkit.command import command
-from toolkit.run import Run, load, replacing, write_atomic
+from toolkit.files import replacing, write_atomic
+from toolkit.run import Run, load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,8 +43,7 @@ def timm_model(run: Run) -> "nn.Module":
 
     Raises FileNotFoundError where there are no weights yet, ValueError where they do not fit.
     """
-    from toolkit.learner import load_weights
-    from toolkit.model import make_model
+    from toolkit.models.timm_model import load_weights, make_model
 
     recipe, preprocess = run.recipe, run.recipe["preprocess"]
     model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])

@@ -2,8 +2,8 @@
 
     python -m export.predict model.onnx photos --out predictions.csv
 
-IMAGES is a folder, a photo, a quoted glob or a .txt file of paths; `export.photos` says how each photo is named. Rows
-are in natural order of the name. `export.columns` says which columns there are.
+IMAGES is a folder, a photo, a quoted glob or a .txt file of paths. export/predictions/inputs.py says how each photo is
+named, export/predictions/columns.py which columns there are. Rows are in natural order of the name.
 
 While it runs, what is done stands in predictions.csv.partial: killed at any moment, the same command with --resume goes
 on from there, and ends with the same files, byte for byte, as a run that was not. predictions.csv appears whole, at the
@@ -14,9 +14,9 @@ Without --resume an unfinished run is begun anew, and a line says so.
 from pathlib import Path
 from typing import Annotated
 
-from export import table
-from export.device import DEVICES
-from export.local import predict_here
+from export.predictions import formats
+from export.predictions.local import predict_here
+from export.runtime.providers import DEVICES
 from export.session import TTA
 from toolkit.command import command
 
@@ -54,7 +54,7 @@ def predict(
     resume: bool = False,  # go on with a run that was killed; the file becomes the same
     top: int = 0,  # add so many of the likeliest classes, each with its confidence
     tta: Annotated[str, {"choices": TTA}] = "none",  # flip: mean of a photo and its mirror, at twice the time
-    format: Annotated[str, {"choices": ["auto", *table.KINDS]}] = "auto",  # of the file; auto: what its suffix says
+    format: Annotated[str, {"choices": ["auto", *formats.KINDS]}] = "auto",  # of the file; auto: what its suffix says
     sample: Path | None = None,  # sample_submission.csv: its ids, in its order, in its columns
     zip: bool = False,  # also write the file into a .zip beside it
     engine: Annotated[str, {"choices": ["local", "ray"]}] = "local",  # ray: a cluster, into a folder

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.batch_size import choose_bs
-from export.batches import in_batches, threads
-from export.buffers import OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
-from export.card import content, first_line, read_card
-from export.device import choose_device, cores
-from export.opening import device_of, opened
-from export.prepared import Photo, fill
-from export.readers import Readers
-from export.stopwatch import Stopwatch, Watch, unwatched
+from export.reading.prepare import Photo, fill
+from export.reading.readers import Readers
+from export.runtime.batch_size import choose_bs
+from export.runtime.batching import in_batches, threads
+from export.runtime.buffers import OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
+from export.runtime.metadata import content, first_line, read_card
+from export.runtime.open_session import device_of, opened
+from export.runtime.profiler import Stopwatch, Watch, unwatched
+from export.runtime.providers import choose_device, cores
 
 if TYPE_CHECKING:
     import onnxruntime
 
+AT_ONCE = 16
+"Images of a batch. The last one is filled up on a GPU, where each new shape is planned for anew."
 TTA = ["none", "flip"]
 
 ON_GPU, RUNNERS = 4, 2
@@ -97,7 +99,7 @@ class Classifier:
     ) -> Iterator[tuple[str, np.ndarray] | Exception]:
         """(class name, probabilities float32 [classes]) of each photo in turn, or what kept it from being read.
 
-        `workers` threads read, decode and crop, as `export.batches` tells; 0 for the one that asks. readers: processes
+        `workers` threads read, decode and crop, as `batching` tells; 0 for the one that asks. readers: processes
         that do it instead, for photos that are paths; they serve one call. The same threads run the model, or `runners`
         apart. In memory are `in_flight` batches. Closed early, it breaks off what the model computes.
         Raises OSError if no process can be started.
@@ -219,3 +221,14 @@ def _reopened(model: Path, device: str, bs: int, threads: int | None, tta: str, 
 def _next(batches: Iterator[list], watch: Watch) -> list | None:
     with watch("wait"):
         return next(batches, None)
+
+
+def scores(classifier: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Logits and probabilities, float32 [n, classes], of prepared images, uint8 [n, crop, crop, 3]; numbers or not."
+    buffer = MemoryBuffer(classifier.session, np.empty((AT_ONCE, *images.shape[1:]), np.uint8), classifier.pads)
+    try:
+        parts = [buffer.run(images[start : start + AT_ONCE]) for start in range(0, len(images), AT_ONCE)]
+    except Exception as error:  # onnxruntime's exceptions have no base of their own
+        raise ValueError(f"{classifier.model} can't be run on {classifier.device}: {first_line(error)}") from error
+    logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return logits, probabilities

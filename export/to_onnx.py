@@ -2,116 +2,38 @@
 
     python -m export.to_onnx runs/hw1/20261124-120000-ce --precision int8
 
-The graph takes uint8 photos as `toolkit.preprocess.prepare` makes them and holds normalisation, network and softmax;
-everything else a client needs stands in the metadata.
+The graph takes uint8 photos as `toolkit.data.preprocess.prepare` makes them. It holds normalization, network and
+softmax; everything else a client needs stands in the metadata.
 """
 
 import contextlib
-import json
-import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from export.calibrate import calibration, temperature_line
-from export.certificate import PRECISIONS, brief, faults, for_search, table
-from export.device import DEVICES, choose_device
-from export.journal import clear_half_written, held
-from export.lower import lower
-from export.reference import Reference, reference_of, training_reference
-from export.verify import measured
+from export.convert.calibration import calibration, temperature_line
+from export.convert.graph import export_graph, write_metadata
+from export.convert.mixed_precision import lower
+from export.parity.certificate import PRECISIONS, brief, faults, for_search, table
+from export.parity.measure import measured
+from export.parity.reference import Reference, reference_of, training_reference
+from export.predictions.journal import clear_half_written, held
+from export.runtime.providers import DEVICES, choose_device
 from toolkit.command import command
-from toolkit.run import Run, load, replacing, target_of
+from toolkit.files import replacing, target_of
+from toolkit.run import Run, load
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
-OPSET = 18  # onnxruntime 1.14 and later
 CALIBRATED_ON = 256  # training photos, of which 8 bits have their ranges
-FOLDED = 2**30  # the largest constant, in elements, that is computed when the graph is exported
-
-
-def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, temperature: float = 1.0) -> None:
-    """Write the graph: image uint8 [batch, crop, crop, 3] RGB -> logits, probabilities float32 [batch, classes].
-
-    model: float [batch, 3, crop, crop], normalised -> logits. Its weights end up in the one file. temperature: the
-    probabilities are softmax(logits / temperature).
-    """
-    import onnx
-    import torch
-    from onnxscript import optimizer
-
-    from toolkit.model import Deployable
-
-    size = preprocess["crop"]
-    with _quiet_exporter(), _not_in_place(model):
-        torch.onnx.export(
-            Deployable(model, preprocess["mean"], preprocess["std"], temperature).eval(),
-            (torch.zeros(2, size, size, 3, dtype=torch.uint8),),  # a batch of 1 would be taken for a constant
-            path,
-            input_names=["image"],
-            output_names=["logits", "probabilities"],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-            opset_version=OPSET,
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
-        # weights that are computed of others, as nfnet's, are too large for the exporter to compute them itself
-        model = optimizer.optimize(onnx.load(path), input_size_limit=FOLDED, output_size_limit=FOLDED)
-    for part in (*model.graph.node, *model.graph.value_info):
-        for prop in [prop for prop in part.metadata_props if "stack_trace" in prop.key]:  # with places of this machine
-            part.metadata_props.remove(prop)
-    onnx.save(model, path)
-
-
-@contextlib.contextmanager
-def _not_in_place(model: "nn.Module") -> Iterator[None]:
-    """Within it no activation of the model writes over its input. It computes the same, and the exporter takes each for
-    one node of the graph: one that writes in place it takes apart and puts together again, 4 of 12 s for a mobilenetv2.
-    """
-    layers = [layer for layer in model.modules() if getattr(layer, "inplace", False) is True]
-    for layer in layers:
-        layer.inplace = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.inplace = True
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    "Without torch's remarks on its own conversion, which a user can do nothing about."
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def write_metadata(path: Path, values: dict[str, Any]) -> None:
-    "Put `values`, each as JSON, into the metadata_props of the model at `path`; one that is there already is replaced."
-    import onnx
-
-    model = onnx.load(path)
-    kept = {prop.key: prop.value for prop in model.metadata_props}
-    said = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in values.items()}
-    onnx.helper.set_model_props(model, kept | said)
-    onnx.save(model, path)
 
 
 def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> dict[str, Any]:
     "The run's weights as a file with all that it says about itself, but for its certificate. Returns its calibration."
-    from toolkit.learner import load_weights
-    from toolkit.model import make_model
+    from toolkit.models.timm_model import load_weights, make_model
 
     recipe, preprocess = run.recipe, run.recipe["preprocess"]
     model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])

@@ -8,94 +8,14 @@ DATA is any labelled folder or CSV. Of what comes split, and of what the run was
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
-from export.buffers import MemoryBuffer
-from export.card import first_line
-from export.certificate import BUDGETS, faults, table
-from export.device import DEVICES
-from export.half import as_computed
-from export.layers import precision_of
-from export.reference import Reference, evenly, prepared_all, torch_logits
+from export.convert.layers import precision_of
+from export.parity.certificate import faults, table
+from export.parity.measure import measured
+from export.parity.reference import Reference, evenly, prepared_all, torch_logits
+from export.runtime.providers import DEVICES
 from export.session import Classifier
 from toolkit.command import command
-from toolkit.metrics import TEMPERATURES, calibration_error, reliability_curve, softmax, wilson_interval
 from toolkit.run import Run, load
-
-AT_ONCE = 16
-"Images of a batch. The last one is filled up on a GPU, where each new shape is planned for anew."
-
-
-def measured(reference: Reference, model: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
-    """What the file `model` does with the photos of the reference: its certificate, within the budget or not.
-
-    Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits
-    are no numbers), softmax_difference (of a probability from the softmax of the file's own logits, the largest),
-    accuracy, accuracy_interval (Wilson, 95 %), ece, ece_in_sample (whether the temperature was fitted to these photos);
-    and against torch, where the reference has it: torch_accuracy, agreement (share of equal class names),
-    agreement_interval (Wilson, 95 %), logit_difference and probability_difference (the largest), worst (file and logit
-    difference of those that differ most), budget.
-    """
-    classifier = Classifier(model, device)
-    with as_computed(model, precision, classifier.device) as computed:
-        emulated = computed != model
-        logits, probabilities = scores(Classifier(computed, device) if emulated else classifier, reference.images)
-    temperature = _temperature(classifier)
-    finite = np.isfinite(logits).all(1) & np.isfinite(probabilities).all(1)
-    logits, probabilities = np.nan_to_num(logits), np.nan_to_num(probabilities)
-    names = np.array(classifier.card.classes)[logits.argmax(1)]
-    right = names == np.array(reference.labels)
-    certificate = {
-        "precision": precision,
-        "kept": kept,
-        "device": classifier.device,
-        "arithmetic": f"{classifier.device}, {precision} emulated" if emulated else classifier.device,
-        "images": len(right),
-        "not_finite": int((~finite).sum()),
-        "softmax_difference": float(np.abs(softmax(logits / temperature) - probabilities)[finite].max(initial=0)),
-        "accuracy": float(right.mean()),
-        "accuracy_interval": list(wilson_interval(int(right.sum()), len(right))),
-        "ece": calibration_error(reliability_curve(np.minimum(probabilities.max(1), 1), right)),
-        "ece_in_sample": reference.validation and temperature != 1,
-    }
-    if reference.logits is None:
-        return certificate
-    torch_names = np.array(reference.classes)[reference.logits.argmax(1)]
-    same = torch_names == names
-    expected = softmax(reference.logits / temperature)
-    difference = np.abs(reference.logits - logits).max(1)
-    order = np.argsort(-difference, kind="stable")[:5]
-    return certificate | {
-        "torch_accuracy": float(np.mean(torch_names == np.array(reference.labels))),
-        "agreement": float(same.mean()),
-        "agreement_interval": list(wilson_interval(int(same.sum()), len(same))),
-        "logit_difference": float(difference.max()),
-        "probability_difference": float(np.abs(expected - probabilities).max()),
-        "worst": [[reference.names[index], float(difference[index])] for index in order],
-        "budget": BUDGETS[precision, classifier.device],
-    }
-
-
-def scores(classifier: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Logits and probabilities, float32 [n, classes], of prepared images, uint8 [n, crop, crop, 3]; numbers or not."
-    buffer = MemoryBuffer(classifier.session, np.empty((AT_ONCE, *images.shape[1:]), np.uint8), classifier.pads)
-    try:
-        parts = [buffer.run(images[start : start + AT_ONCE]) for start in range(0, len(images), AT_ONCE)]
-    except Exception as error:  # onnxruntime's exceptions have no base of their own
-        raise ValueError(f"{classifier.model} can't be run on {classifier.device}: {first_line(error)}") from error
-    logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return logits, probabilities
-
-
-def _temperature(classifier: Classifier) -> float:
-    said, (low, high) = classifier.card.calibration, TEMPERATURES
-    value = said.get("temperature") if isinstance(said, dict) else 1.0
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise ValueError(
-            f"{classifier.model}: its calibration has temperature {value!r:.60}, expected {low:g} to {high:g}"
-        )
-    return value
-
 
 # The certificate again
 
@@ -125,7 +45,7 @@ def _is_own(data: Path, run: Run | None) -> bool:
 
 def _labels(data: Path, run: Run | None, classifier: Classifier) -> dict[Path, str]:
     "The photos to judge by; of what the run was trained on, those it was validated on."
-    from toolkit.data import labelled
+    from toolkit.data.dataset import labelled
 
     own = _is_own(data, run)
     labels = run.learner("cpu").dls.data.valid if own else labelled(data)

@@ -15,23 +15,23 @@ from typing import Annotated
 
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
-from toolkit import train
-from toolkit.auto import Auto, Begun, as_begun, number, settle
-from toolkit.callbacks import Accumulate
-from toolkit.check import readable
 from toolkit.command import command
-from toolkit.data import find_data, keep_apart
-from toolkit.device import pick_device, pick_precision, pick_workers
-from toolkit.learner import Learner, make_learner, set_seed
-from toolkit.loaders import SAMPLERS, make_loaders
-from toolkit.log import LOGGERS, folders, logged, loggers
-from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
-from toolkit.model import make_model, normalisation
-from toolkit.preprocess import for_size
+from toolkit.data.dataloaders import SAMPLERS, make_loaders
+from toolkit.data.dataset import find_data, keep_apart
+from toolkit.data.preprocess import for_size
+from toolkit.data.readable import readable
+from toolkit.learner.callbacks import Accumulate
+from toolkit.learner.device import pick_device, pick_precision, pick_workers
+from toolkit.learner.learner import Learner, make_learner, set_seed
+from toolkit.learner.schedule import Plateau
+from toolkit.loggers.base import LOGGERS, folders, logged, loggers
+from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
+from toolkit.models.timm_model import make_model, normalisation
+from toolkit.pages.run_page import write_report
 from toolkit.ranges import check_ranges
-from toolkit.report import write_report
 from toolkit.run import new_folder
-from toolkit.schedule import Plateau
+from toolkit.search.auto import Auto, Begun, as_begun, number, settle
+from toolkit.training.fit import begin, evaluate, fit, tell_results
 
 LR, BS = 1e-3, 128  # where `auto` sets out from
 
@@ -129,14 +129,14 @@ def main(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
         image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,
     )  # fmt: skip
-    run = train.begin(folder, "hw1", options | begun._asdict(), learn)
+    run = begin(folder, "hw1", options | begun._asdict(), learn)
     with logged(learn, run, chosen):
-        train.fit(learn, run, epochs, save_every, profile)
-        train.evaluate(learn, run)
+        fit(learn, run, epochs, save_every, profile)
+        evaluate(learn, run)
         device = learn.dls.device.type
         to_onnx(run.folder, device=device, details=False)
         write_report(run)
     photos = learn.dls.data.test
     unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
-    train.tell_results(run)
+    tell_results(run)
     return unread

@@ -20,16 +20,16 @@ from typing import Annotated
 import torch
 
 from recipes import digits, hw1, rapid
-from toolkit.auto import Auto
 from toolkit.command import command, parsed
-from toolkit.device import pick_device, pick_precision
-from toolkit.loss import LOSSES, make_loss
+from toolkit.evaluation.study import pairs, read_study
+from toolkit.learner.device import pick_device, pick_precision
+from toolkit.models.losses import LOSSES, make_loss
+from toolkit.pages.study_page import write_study
+from toolkit.pages.study_text import verdict
 from toolkit.ranges import check_ranges
 from toolkit.run import Run, load
-from toolkit.study import pairs, read_study
-from toolkit.study_page import write_study
-from toolkit.study_words import verdict
-from toolkit.train import FREE
+from toolkit.search.auto import Auto
+from toolkit.training.fit import FREE
 
 RECIPES = {"digits": digits.main, "hw1": hw1.main, "rapid": rapid.main}
 SHARED = "data arch weights epochs lr bs accum image_size workers device precision".split()

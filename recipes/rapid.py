@@ -16,28 +16,30 @@ from typing import Annotated
 
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
-from toolkit import train
-from toolkit.auto import Auto, Begun, as_begun, number, settle
-from toolkit.average import AVERAGES, Average
-from toolkit.callbacks import Accumulate
-from toolkit.check import readable
 from toolkit.command import command
-from toolkit.data import find_data, keep_apart
-from toolkit.device import pick_device, pick_precision, pick_workers
-from toolkit.finetune import FixedStatistics, Grow, layer_groups
-from toolkit.learner import Learner, make_learner, set_seed
-from toolkit.loaders import SAMPLERS, make_loaders
-from toolkit.log import LOGGERS, folders, logged, loggers
-from toolkit.loss import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
-from toolkit.mix import mixes
-from toolkit.model import check_size, make_model, normalisation
-from toolkit.plan import plan_epochs, settings
-from toolkit.preprocess import for_size
-from toolkit.probe import Probe
+from toolkit.data.dataloaders import SAMPLERS, make_loaders
+from toolkit.data.dataset import find_data, keep_apart
+from toolkit.data.preprocess import for_size
+from toolkit.data.readable import readable
+from toolkit.finetuning.frozen_batch_norm import FixedStatistics
+from toolkit.finetuning.layer_decay import layer_groups
+from toolkit.finetuning.linear_probe import Probe
+from toolkit.finetuning.plan import plan_epochs, settings
+from toolkit.finetuning.progressive_resizing import Grow
+from toolkit.finetuning.weight_average import AVERAGES, Average
+from toolkit.learner.callbacks import Accumulate
+from toolkit.learner.device import pick_device, pick_precision, pick_workers
+from toolkit.learner.learner import Learner, make_learner, set_seed
+from toolkit.learner.mixup_cutmix import mixes
+from toolkit.learner.schedule import OneCycle
+from toolkit.loggers.base import LOGGERS, folders, logged, loggers
+from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
+from toolkit.models.timm_model import check_size, make_model, normalisation
+from toolkit.pages.run_page import write_report
 from toolkit.ranges import check_ranges
-from toolkit.report import write_report
 from toolkit.run import new_folder
-from toolkit.schedule import OneCycle
+from toolkit.search.auto import Auto, Begun, as_begun, number, settle
+from toolkit.training.fit import begin, evaluate, fit, tell_results
 
 LR, BS = 6e-4, 32  # where `auto` sets out from
 AVERAGED = 0.2  # share of the steps that an average reaches over
@@ -73,7 +75,7 @@ def learner(
     cache: str | Path | None = None,
 ) -> Learner:
     """A fastai Learner that fine-tunes gently and fast: parameters as `main` has them; what is None is chosen by
-    `toolkit.plan.settings` and told.
+    `toolkit.finetuning.plan.settings` and told.
 
     `learn.fit(5)` fits a linear classifier to the frozen body's features in its first epoch, then trains all layers,
     earlier ones slower, by a one-cycle schedule, batch norms' statistics fixed; after each epoch the weights or their
@@ -154,14 +156,14 @@ def main(
         compile, seed, skip_unreadable, cache,
     )  # fmt: skip
     plan_epochs(learn, folder, epochs, minutes, train_sizes)
-    run = train.begin(folder, "rapid", options | begun._asdict(), learn)
+    run = begin(folder, "rapid", options | begun._asdict(), learn)
     with logged(learn, run, chosen):
-        train.fit(learn, run, learn.settled["epochs"], save_every, profile)
-        train.evaluate(learn, run)
+        fit(learn, run, learn.settled["epochs"], save_every, profile)
+        evaluate(learn, run)
         device = learn.dls.device.type
         to_onnx(run.folder, device=device, details=False)
         write_report(run)
     photos = learn.dls.data.test
     unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
-    train.tell_results(run)
+    tell_results(run)
     return unread

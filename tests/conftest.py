@@ -1,9 +1,11 @@
 """Where the tests find real photos and weights; a user's clone has none, and those tests skip with the reason."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser
 
 from toolkit.run import Run
 
@@ -29,14 +31,14 @@ def digits_run(tmp_path_factory) -> Run:
     "A run on the digits, trained for five epochs, with its model.onnx. To be copied by who would change it."
     from export.to_onnx import to_onnx
     from recipes import digits
-    from toolkit import train
+    from toolkit.training.fit import begin, evaluate, fit
 
     root = tmp_path_factory.mktemp("digits")
     learn = digits.learner(root / "data", device="cpu")
     options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
-    run = train.begin(root / "run", "digits", options, learn)
-    train.fit(learn, run, 5)
-    train.evaluate(learn, run)
+    run = begin(root / "run", "digits", options, learn)
+    fit(learn, run, 5)
+    evaluate(learn, run)
     to_onnx(run.folder, device="cpu")
     return run
 
@@ -57,3 +59,13 @@ def odd() -> Path:
 def mobilenet_weights() -> Path:
     "ImageNet weights for timm's mobilenetv2_100, without a classifier."
     return _present(SHARED / "weights" / "mobilenetv2_100.pth")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver = shutil.which("chromedriver")
+    if not driver or not (shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    opened = Browser(driver)
+    yield opened
+    opened.close()

@@ -23,12 +23,12 @@ step() { # NAME SECONDS LINES COMMAND...: run it for so long at most, show the l
 
 run() {
     case $1 in
-        gpu_tests) step $1 150 30 "$PYTHON" -m pytest -q -m gpu tests/test_gpu.py --durations=6 -p no:cacheprovider ;;
+        gpu_tests) step $1 150 30 "$PYTHON" -m pytest -q -m gpu tests/flows/test_gpu.py --durations=6 -p no:cacheprovider ;;
         steps) step $1 260 16 "$PYTHON" tests/bench/gpu.py ours by_hand nchw ceiling compiled ;; # more sides fill the card
         bf16) step $1 170 6 "$PYTHON" tests/bench/gpu.py ours bf16 ;;
         precision) step $1 90 3 "$PYTHON" tests/bench/precision.py "$DATA" "$WEIGHTS" 5 ;;
-        onnx_tests) step $1 120 30 "$PYTHON" -m pytest -q -m gpu tests/test_gpu.py --durations=4 -p no:cacheprovider \
-            tests/test_readers.py -k "of_the_cpu or auto or verified or pinned or tensorrt" ;;
+        onnx_tests) step $1 120 30 "$PYTHON" -m pytest -q -m gpu tests/flows/test_gpu.py --durations=4 -p no:cacheprovider \
+            tests/export/reading/test_readers.py -k "of_the_cpu or auto or verified or pinned or tensorrt" ;;
         hw1) step $1 100 8 "$PYTHON" tests/bench/short.py hw1 "${small[@]}" --bs 64 --epochs 5 ;;
         rapid) step $1 100 8 "$PYTHON" tests/bench/short.py rapid "${small[@]}" ;;
         wrong_option) step $1 40 2 bash -c "TIMEFORMAT='said after %R s'; time $PYTHON -m recipes.hw1 --epochs none" ;;

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 
-from toolkit.preprocess import INTERPOLATION
+from toolkit.data.preprocess import INTERPOLATION
 
 CROP = 28
 PREPROCESS = {

@@ -10,6 +10,6 @@ warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", ca
 if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:  # while `python -m` looks for its module, which takes seconds
     _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
     if _module.partition(".")[0] in ("recipes", "toolkit", "export"):  # others have an end of their own to tidy up
-        from toolkit.interrupt import while_starting
+        from toolkit.startup import while_starting
 
         while_starting()

@@ -34,7 +34,7 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from toolkit import ranks
 from toolkit.errors import user_message
-from toolkit.interrupt import end_at_once
+from toolkit.startup import end_at_once
 
 
 def command(function: Callable | None = None, *, status: Callable[[object], int] = lambda result: 0) -> Callable:

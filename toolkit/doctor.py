@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from toolkit.command import command
-from toolkit.nvidia import gpus, missing_cudnn
+from toolkit.machine import gpus, missing_cudnn
 
 DISTRIBUTION = "rapid-finetune"
 INSTALL = "pip install -e . -c constraints.txt"
@@ -28,7 +28,7 @@ PYTHON = (3, 11)
 ARCH = "resnet152.tv2_in1k"  # what recipes.hw1 takes its ImageNet weights for
 ROOM = 10**9  # bytes free that a run should find: last.pt of resnet152 is 0.7 GB
 MODULES = {  # where the name to import is not the distribution's, or its top is empty
-    "albumentations": "toolkit.augment",  # which keeps it from asking the network for updates
+    "albumentations": "toolkit.data.augment",  # which keeps it from asking the network for updates
     "fastai": "fastai.vision.core",
     "fastcore": "fastcore.script",
     "onnxruntime-gpu": "onnxruntime",
@@ -224,7 +224,7 @@ def _no_gpu() -> str:
 
 
 def processor() -> Iterator[Finding]:
-    from toolkit.device import cpu_has_bf16
+    from toolkit.learner.device import cpu_has_bf16
 
     if cpu_has_bf16():
         yield Finding("ok", f"{platform.machine()} CPU with bf16: --precision auto trains in it")

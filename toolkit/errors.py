@@ -82,3 +82,10 @@ def _killed_worker(error: BaseException | None) -> str | None:
 def _worker_gone(error: BaseException | None) -> re.Match | None:
     pattern = r"DataLoader worker \(pid.+?\) (is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly[\w ]*)"
     return re.match(pattern, str(error)) if isinstance(error, RuntimeError) else None
+
+
+def reason_of(error: Exception) -> str:
+    "Why torch.load refused a file of more than weights, in a few words; it goes on to say how to run it all the same."
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"more than tensors: {named[1]}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

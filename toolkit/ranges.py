@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from toolkit.preprocess import LARGEST
+LARGEST = 8192
+"""The most pixels that resizing or cropping may ask for: it bounds the memory that a foreign model file can claim."""
 
 MANY = 10**9  # of anything that is counted
 SEEDS = 2**32  # numpy's generator and scikit-learn's take no others

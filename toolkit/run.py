@@ -3,17 +3,10 @@
 Free of torch at import, so that `export` can read a run without it.
 """
 
-import csv
 import importlib.metadata
-import io
-import json
-import os
 import re
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,64 +15,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from toolkit import ranks
-from toolkit.outside import metrics_fault, parse_json, recipe_fault
+from toolkit.files import file_lock, read_json
+from toolkit.schema import metrics_fault, read_recipe
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
 LIBRARIES = "torch torchvision timm fastai albumentations opencv-python numpy onnx onnxruntime".split()
-
-
-def target_of(path: Path) -> Path:
-    """The file that is written for `path`: the one a symbolic link leads to, else `path` itself; it may be new.
-
-    Raises IsADirectoryError or FileExistsError if something else is there: a device or a pipe would be lost.
-    """
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file")
-    if os.path.lexists(target) and not target.is_file():  # a link is still one here if it leads to itself
-        raise FileExistsError(f"{path} is no regular file, and would be replaced by one: give another name")
-    return target
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; after the block it is flushed to disk and takes the name `path` at once.
-
-    A symbolic link stays, and the file that it leads to is replaced. If the block raises, `path` is as it was and the
-    temporary file gone. Raises OSError (disk full, read-only folder) and as `target_of` does.
-    """
-    path = target_of(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, str(beside)):  # a full disk says so without a name
-            error.filename = str(path)
-        raise
-    finally:
-        beside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def file_lock(path: Path, **options: Any) -> FileLock:
-    """filelock's lock of the file `path`, which is made first: one that it can't make it takes for another's.
-
-    Raises OSError where it can't be made. options: filelock's.
-    """
-    try:
-        path.touch()
-    except OSError as error:
-        raise type(error)(f"{path.parent} can't be written to ({error.strerror}): give another folder") from error
-    return FileLock(path, **options)
 
 
 def lock(folder: Path) -> FileLock:
@@ -97,51 +39,9 @@ def lock(folder: Path) -> FileLock:
     for path in folder.glob(".*"):
         if name := re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name):  # what `replacing` writes beside
             locks = (folder / f".{name[1]}{kind}.lock" for kind in ("", ".partial"))
-            if not any(each.exists() for each in locks):  # an export or prediction that has not ended: `export.journal`
+            if not any(each.exists() for each in locks):  # it has not ended
                 path.unlink(missing_ok=True)
     return held
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    "A rename is on disk only when its folder is; Windows cannot open a folder and needs no such thing."
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path`, whole or not at all. Text is written as UTF-8 with its newlines as they are; a file
-    name in it that is not UTF-8 keeps its bytes.
-    """
-    with replacing(path) as beside:
-        beside.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    "Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN and infinity, which are not JSON."
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # of a file name that is not UTF-8: escapes keep it
-        text = json.dumps(value, indent=2, allow_nan=False)
-    write_atomic(path, text + "\n")
-
-
-def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    "Write a CSV, whole or not at all, as Python's csv module reads it back."
-    table, text = [list(row) for row in (header, *rows)], io.StringIO()
-    # Python 3.11 leaves a lone carriage return unquoted, and then can't read it back
-    quoting = csv.QUOTE_ALL if any("\r" in str(cell) for row in table for cell in row) else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(table)
-    write_atomic(path, text.getvalue())
 
 
 @dataclass(frozen=True)
@@ -157,21 +57,12 @@ class Run:
 
     def read_json(self, name: str) -> Any:
         "Content of a JSON file of this run. Raises FileNotFoundError, or ValueError naming a file that is not JSON."
-        path = self.path(name)
-        try:
-            return parse_json(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}): restore it, or start a new run") from error
+        return read_json(self.path(name))
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """recipe.json: recipe, created, options, classes (in index order), preprocess, augment, model, data, weights,
-        versions, git. Raises ValueError where one of the first eight can't be followed.
-        """
-        recipe = self.read_json("recipe.json")
-        if fault := recipe_fault(recipe):
-            raise ValueError(f"{self.path('recipe.json')} {fault}: it was not written by a recipe of this version")
-        return recipe
+        "recipe.json, as `toolkit.schema.read_recipe` returns it."
+        return read_recipe(self.path("recipe.json"))
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -184,10 +75,10 @@ class Run:
         return figures
 
     def learner(self, device: str = "auto") -> "Learner":
-        "A Learner with this run's best weights, to predict; nothing is unpickled. See `toolkit.learner.rebuild`."
-        from toolkit.learner import rebuild
+        "A Learner with this run's best weights, to predict; nothing is unpickled. See `learner.rebuild`."
+        from toolkit.learner.rebuild import rebuild
 
-        return rebuild(self, device)
+        return rebuild(self.recipe, self.path("best.safetensors"), device)
 
 
 def load(folder: str | Path) -> Run:

@@ -1,0 +1,1 @@
+"""Photos -> predictions on a Ray cluster: many machines write shards of one table."""

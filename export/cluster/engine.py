@@ -17,19 +17,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from export import journal, table
-from export.bar import tell
-from export.batch_size import checked_bs
-from export.card import content as content_of
 from export.cluster import shards
 from export.cluster.labeller import Job
 from export.cluster.nodes import Share, connected, resources, share_of
 from export.cluster.objects import Objects, is_uri, named_objects, names_in, remove_object, write_object
 from export.cluster.pipeline import labelled
-from export.columns import check_distinct, columns_for
-from export.resume import resumable
+from export.predictions import formats, journal
+from export.predictions.columns import check_distinct, columns_for
+from export.predictions.resume import resumable
+from export.runtime.batch_size import checked_bs
+from export.runtime.metadata import content as content_of
+from export.runtime.progress import tell
 from export.session import Classifier
-from toolkit.run import target_of
+from toolkit.files import target_of
 
 Unread = list[tuple[str, str, str]]
 "(image_name, path or URI, reason) of each photo that can't be read."
@@ -142,7 +142,7 @@ def _check_table(classes: list[str], options: dict, photos: Objects) -> None:
     columns = columns_for(classes, options["--probabilities"], options["--top"])
     check_distinct(columns, "parquet")
     texts = (*columns.header, *classes, options["--fallback"])
-    table.check_kind("parquet", (*texts, *(name for name, _ in photos)))
+    formats.check_kind("parquet", (*texts, *(name for name, _ in photos)))
 
 
 def _held(out: str) -> contextlib.AbstractContextManager:
@@ -152,17 +152,17 @@ def _held(out: str) -> contextlib.AbstractContextManager:
 
 def _errors_file(out: str) -> str:
     "predictions.errors.csv beside the folder predictions, on a disk or in the store."
-    return f"{out}.errors.csv" if is_uri(out) else str(table.errors_file(Path(out)))
+    return f"{out}.errors.csv" if is_uri(out) else str(formats.errors_file(Path(out)))
 
 
 def _write_errors(out: str, unread: Unread) -> None:
     "An earlier run's go where there are none."
     if not is_uri(out):
-        table.write_errors(Path(out), unread)
+        formats.write_errors(Path(out), unread)
     elif unread:
         with tempfile.TemporaryDirectory() as folder:
-            table.write_errors(Path(folder, "shards"), unread)
-            write_object(_errors_file(out), table.errors_file(Path(folder, "shards")).read_bytes())
+            formats.write_errors(Path(folder, "shards"), unread)
+            write_object(_errors_file(out), formats.errors_file(Path(folder, "shards")).read_bytes())
     elif posixpath.basename(_errors_file(out)) in names_in(posixpath.dirname(out)):
         remove_object(_errors_file(out))
 

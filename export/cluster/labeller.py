@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from export.batches import in_order
 from export.cluster.objects import AT_ONCE, Objects, is_uri, read_object, write_object
 from export.cluster.shards import run_of, shard_file
-from export.columns import Columns, columns_for
-from export.journal import Row, packed
+from export.predictions.columns import Columns, columns_for
+from export.predictions.formats import cells_of, write_parquet
+from export.predictions.journal import Row, packed
+from export.runtime.batching import in_order
 from export.session import Classifier
-from export.table import cells_of, write_parquet
 from toolkit.errors import user_message
 
 

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from export.card import first_line
-from export.device import DEVICES
+from export.runtime.metadata import first_line
+from export.runtime.providers import DEVICES
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_LOG_LEVEL": "CRITICAL"}
 "No report to Ray's makers over the network, and no log on the terminal; its files under /tmp/ray have it."

@@ -17,10 +17,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
-from export.card import first_line
-from export.photos import named_photos, tidy
-from toolkit.photo import SUFFIXES
-from toolkit.run import write_atomic
+from export.predictions.inputs import named_photos, tidy
+from export.runtime.metadata import first_line
+from toolkit.data.photo import SUFFIXES
+from toolkit.files import write_atomic
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -43,7 +43,7 @@ def is_uri(where: object) -> bool:
 
 
 def named_objects(images: str | Path | dict[str, str | Path]) -> Objects:
-    """(image_name, path or URI) of each photo, named and sorted as `export.photos.named_photos` does it.
+    """(image_name, path or URI) of each photo, named and sorted as `export.predictions.inputs.named_photos` does it.
 
     images: what that takes, or a URI: of a prefix, a photo, a glob or a .txt of paths and URIs, in which a path is
     relative to the .txt and a URI is its own name.

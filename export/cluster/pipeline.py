@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.bar import with_bar
-from export.card import first_line
 from export.cluster.labeller import Job, Labeller
 from export.cluster.nodes import Share
 from export.cluster.objects import Objects, is_uri
+from export.runtime.metadata import first_line
+from export.runtime.progress import with_bar
 
 if TYPE_CHECKING:
     from ray.data import Dataset

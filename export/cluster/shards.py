@@ -13,9 +13,9 @@ import json
 import re
 from typing import NamedTuple
 
-from export.bar import tell
 from export.cluster.objects import at_once, names_in, opened, read_object, remove_object, write_object
-from export.resume import START_ANEW, check_asked
+from export.predictions.resume import START_ANEW, check_asked
+from export.runtime.progress import tell
 
 RUN, SUCCESS = "_run.json", "_SUCCESS"
 OURS = re.compile(r"part-\d{5,}\.parquet|\.(part-\d{5,}\.parquet|_run\.json|_SUCCESS)\.[a-z0-9_]{8}")

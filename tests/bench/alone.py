@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.buffers import BoundBuffer
-from export.device import choose_device
-from export.opening import CUDA_VARIANTS, providers_of, session_of
+from export.runtime.buffers import BoundBuffer
+from export.runtime.open_session import CUDA_VARIANTS, providers_of, session_of
+from export.runtime.providers import choose_device
 
 BS, SIZE, CLASSES, BATCHES = 256, 224, 100, 15
 TRIED = ["nhwc heuristic bias", "plain", "nhwc", "heuristic", "nhwc graph", "graph"]

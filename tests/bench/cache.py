@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from training import BS, WORKERS, Apart, in_turn, our_epoch, their_epoch  # noqa: E402
 
-from toolkit.data import find_data  # noqa: E402
-from toolkit.loaders import make_loaders  # noqa: E402
-from toolkit.photo import find_photos  # noqa: E402
-from toolkit.preprocess import for_size  # noqa: E402
+from toolkit.data.dataloaders import make_loaders  # noqa: E402
+from toolkit.data.dataset import find_data  # noqa: E402
+from toolkit.data.photo import find_photos  # noqa: E402
+from toolkit.data.preprocess import for_size  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "grocery20"
 ARCH, SIZE, ROUNDS = "resnet10t", 96, 5

@@ -21,10 +21,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from export.lower import lower  # noqa: E402
-from export.to_onnx import export_graph, write_metadata  # noqa: E402
-from toolkit.model import make_model  # noqa: E402
-from toolkit.preprocess import for_size  # noqa: E402
+from export.convert.graph import export_graph, write_metadata  # noqa: E402
+from export.convert.mixed_precision import lower  # noqa: E402
+from toolkit.data.preprocess import for_size  # noqa: E402
+from toolkit.models.timm_model import make_model  # noqa: E402
 
 SIZES = {"resnet152": 224, "swin_tiny_patch4_window7_224": 224, "vit_small_patch16_224": 224, "convnext_tiny": 224}
 

@@ -37,8 +37,8 @@ sys.path.insert(0, str(ROOT))
 from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
-from toolkit.model import make_model  # noqa: E402
-from toolkit.profile import Profile  # noqa: E402
+from toolkit.learner.profiler import Profile  # noqa: E402
+from toolkit.models.timm_model import make_model  # noqa: E402
 
 ARCH, SIZE, BS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 8, 40, 10, 3
 WORKERS = len(os.sched_getaffinity(0))

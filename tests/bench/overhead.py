@@ -14,15 +14,15 @@ import torch
 from fastai.data.core import DataLoaders
 from torch.nn import functional as F
 
-from toolkit.callbacks import Accumulate, FiniteLoss
-from toolkit.checkpoint import Checkpoint
-from toolkit.device import DTYPES, pick_precision
-from toolkit.learner import make_learner
-from toolkit.loss import make_loss
-from toolkit.model import make_model
-from toolkit.profile import EpochParts
+from toolkit.data.transforms import Draws
+from toolkit.learner.callbacks import Accumulate, FiniteLoss
+from toolkit.learner.device import DTYPES, pick_precision
+from toolkit.learner.learner import make_learner
+from toolkit.learner.profiler import EpochParts
+from toolkit.models.losses import make_loss
+from toolkit.models.timm_model import make_model
 from toolkit.run import Run
-from toolkit.transforms import Draws
+from toolkit.training.checkpoint import Checkpoint
 
 ARCH, SIZE, BS, GROUPS, WARM = "resnet18", 96, 32, 60, 5
 CPU = torch.device("cpu")

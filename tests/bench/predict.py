@@ -41,9 +41,9 @@ import alone  # noqa: E402
 import reading  # noqa: E402
 import tiny_onnx  # noqa: E402
 
-from export.device import cores, gpus  # noqa: E402
-from export.local import predict_here  # noqa: E402
-from export.prepared import prepared  # noqa: E402
+from export.predictions.local import predict_here  # noqa: E402
+from export.reading.prepare import prepared  # noqa: E402
+from export.runtime.providers import cores, gpus  # noqa: E402
 from export.session import Classifier  # noqa: E402
 
 PHOTOS = ROOT.parent / "shared" / "data" / "grocery20"
@@ -72,9 +72,9 @@ def resnet152_bytes(options: argparse.Namespace) -> bytes:
 
 @functools.cache
 def model_bytes(arch: str, size: int, precision: str) -> bytes:
-    from export.lower import lower
-    from export.to_onnx import export_graph, write_metadata
-    from toolkit.preprocess import for_size
+    from export.convert.graph import export_graph, write_metadata
+    from export.convert.mixed_precision import lower
+    from toolkit.data.preprocess import for_size
 
     with tempfile.TemporaryDirectory() as folder:
         path, preprocess = Path(folder, f"{arch}.onnx"), for_size(size)
@@ -90,7 +90,7 @@ def model_bytes(arch: str, size: int, precision: str) -> bytes:
 def torch_model(arch: str, size: int):
     import torch
 
-    from toolkit.model import make_model
+    from toolkit.models.timm_model import make_model
 
     torch.manual_seed(0)
     return make_model(arch, CLASSES, "none", image_size=size).eval()

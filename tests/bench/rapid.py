@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from recipes import hw1, rapid  # noqa: E402
-from toolkit import train  # noqa: E402
-from toolkit.digits import write_digits  # noqa: E402
-from toolkit.paired import crossed, spread, votes  # noqa: E402
-from toolkit.plan import plan_epochs  # noqa: E402
+from toolkit.data.digits import write_digits  # noqa: E402
+from toolkit.evaluation.paired import crossed, spread, votes  # noqa: E402
+from toolkit.finetuning.plan import plan_epochs  # noqa: E402
+from toolkit.training.fit import begin, evaluate, fit  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 MOBILENET = ["mobilenetv2_100", str(SHARED / "weights" / "mobilenetv2_100.pth")]
@@ -49,10 +49,10 @@ def learned(recipe, name, folder, data, arch, weights, size, seed, minutes=None)
         plan_epochs(learn, folder, None, minutes)
         epochs = learn.settled["epochs"]
     options = {"loss": "ce", "arch": arch, "lr": learn.lr, "bs": BS, "accum": learn.accumulate.n, "seed": seed}
-    run = train.begin(folder, name, options, learn)
-    train.fit(learn, run, epochs)
+    run = begin(folder, name, options, learn)
+    fit(learn, run, epochs)
     seconds = time.perf_counter() - begun
-    return seconds, learn, train.evaluate(learn, run)
+    return seconds, learn, evaluate(learn, run)
 
 
 def right(learn, labels):

@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from export.batches import in_batches
-from export.device import cores
-from export.prepared import fill, prepared
-from export.readers import Readers
-from toolkit.preprocess import for_size
+from export.reading.prepare import fill, prepared
+from export.reading.readers import Readers
+from export.runtime.batching import in_batches
+from export.runtime.providers import cores
+from toolkit.data.preprocess import for_size
 
 BS, BUFFERS, ROUNDS = 256, 3, 3
 PREPROCESS = for_size(224)

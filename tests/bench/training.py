@@ -31,9 +31,9 @@ import overhead  # noqa: E402
 from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
-from toolkit.device import DTYPES, peak_memory, pick_precision  # noqa: E402
-from toolkit.model import make_model  # noqa: E402
-from toolkit.speed import kept_memory  # noqa: E402
+from toolkit.learner.device import DTYPES, peak_memory, pick_precision  # noqa: E402
+from toolkit.learner.performance import kept_memory  # noqa: E402
+from toolkit.models.timm_model import make_model  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "grocery20"
 ARCH, SIZE, BS, WORKERS = "resnet18", 128, 32, 2

@@ -1,0 +1,111 @@
+"""A verified float32 file -> float16 or 8 bits, with the layers that this would harm kept in float32.
+
+A search that the verification drives: the worst layers are kept one by one until the file is within its budget, and
+then those let go again that it is within it without.
+"""
+
+import itertools
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+
+from export.convert.fp16 import as_computed, to_half
+from export.convert.layers import costliest_first, layers_of, nodes_of
+from export.session import Classifier, scores
+
+MOST = 0.5
+"Share of the layers that may stay in float32; with more, a file is not what was asked for."
+
+
+def lower(
+    path: Path, precision: str, device: str, images: np.ndarray, faults: Callable[[Path, list[str]], list[str]]
+) -> dict[str, float]:
+    """Replace the float32 file at `path` by one of `precision` in which `faults` finds none.
+
+    images: uint8 [n, crop, crop, 3], training photos, to calibrate by and to measure a layer's damage on. faults: of a
+    file with these layers kept, in words. Returns the layers kept in float32, each with the damage it would do alone:
+    the mean squared error of the logits, as a share of their variance.
+    Raises ValueError, naming the layers that hurt most, where more than MOST would have to be kept.
+    """
+    layers, make = layers_of(onnx.load(path)), _maker(path, precision, images)
+    expected = _logits(path, "fp32", device, images[:64])
+    with TemporaryDirectory() as folder:
+        candidate = Path(folder) / "model.onnx"
+
+        def write(names: Iterable[str]) -> None:
+            onnx.save(make(nodes_of(layers, names)), candidate)
+
+        def damage(lowered: list[str]) -> float:
+            write(name for name in layers if name not in lowered)
+            return _error(expected, _logits(candidate, precision, device, images[:64]))
+
+        def judge(names: list[str]) -> list[str]:
+            write(names)
+            return faults(candidate, names)
+
+        kept = _searched(precision, list(layers), damage, judge)
+        write(kept)
+        shutil.copyfile(candidate, path)
+    return kept
+
+
+def _searched(precision: str, layers: list[str], damage: Callable, judge: Callable) -> dict[str, float]:
+    "The layers to keep, with the damage of each. Raises ValueError where MOST of them are not enough."
+    found, kept = judge([]), {}
+    if not found:
+        return kept
+    _tell(f"{precision}: {found[0]}; looking for the layers that hurt, of {len(layers)}")
+    for name, cost in itertools.islice(costliest_first(layers, damage), int(MOST * len(layers))):
+        kept[name] = cost
+        found = judge(list(kept))
+        _tell(f"{precision}: {name} in float32: {found[0] if found else 'within the budget'}")
+        if not found:
+            return _needed(precision, kept, judge)
+    raise ValueError(_too_much(precision, found, kept, len(layers)))
+
+
+def _needed(precision: str, kept: dict[str, float], judge: Callable) -> dict[str, float]:
+    "Those of the layers that the file is over its budget without; the last of them is one."
+    for name in list(kept)[:-1]:
+        if not judge([other for other in kept if other != name]):
+            del kept[name]
+            _tell(f"{precision}: {name} need not be")
+    return kept
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _maker(path: Path, precision: str, images: np.ndarray) -> Callable[[list[str]], onnx.ModelProto]:
+    "Of the nodes to keep, the model."
+    if precision == "fp16":
+        return lambda kept: to_half(onnx.load(path), kept)
+    from export.convert.int8 import ranges_of, to_int8
+
+    ranges = ranges_of(path, images)
+    return lambda kept: to_int8(onnx.load(path), ranges, kept)
+
+
+def _logits(path: Path, precision: str, device: str, images: np.ndarray) -> np.ndarray:
+    with as_computed(path, precision, device) as computed:
+        return scores(Classifier(computed, device), images)[0]
+
+
+def _error(expected: np.ndarray, logits: np.ndarray) -> float:
+    "Mean squared error as a share of the variance; infinite where a logit is no number."
+    error = np.mean((logits.astype(np.float64) - expected) ** 2) / np.var(expected.astype(np.float64))
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def _too_much(precision: str, wrong: list[str], kept: dict[str, float], total: int) -> str:
+    worst = ", ".join(f"{name} ({cost:.1e})" for name, cost in list(kept.items())[:8])
+    return (
+        f"{precision} is over its budget, no file is written: with {len(kept)} of {total} layers in float32 still "
+        f"{'; '.join(wrong)}\nthe layers that hurt most (share of the logits' variance): {worst}"
+    )

@@ -1,0 +1,1 @@
+"""Does an ONNX file do what its torch model does? Measurements, budgets, the certificate."""

@@ -1,0 +1,1 @@
+"""Photos -> a table of predictions on one machine: inputs, columns, file formats, resuming."""

@@ -1,0 +1,167 @@
+"""The table of predictions, as CSV, JSON or Parquet, and the one of photos that can't be read; from a journal's rows.
+
+In JSON it is a list of objects, one a line; in Parquet labels are strings and figures float32. There what a photo that
+can't be read has no value for is null, in CSV empty.
+"""
+
+import csv
+import itertools
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from export.predictions.columns import Columns
+from export.predictions.journal import Row, unpacked
+from toolkit.files import replacing
+
+Unread = list[tuple[str, Path, str]]
+"(image_name, path, reason) of each photo that can't be read."
+
+KINDS = ["csv", "json", "parquet"]
+
+
+def kind_of(out: Path, kind: str) -> str:
+    "csv, json or parquet: `kind`, or for auto what the suffix says, else csv. Raises ValueError where they differ."
+    suffix = out.suffix[1:].lower()
+    if kind != "auto" and suffix in KINDS and suffix != kind:
+        raise ValueError(f"--out {out} --format {kind}: name the file {out.with_suffix('.' + kind)}, or leave one out")
+    if kind != "auto":
+        return kind
+    return suffix if suffix in KINDS else "csv"
+
+
+def check_kind(kind: str, texts: Iterable[str]) -> None:
+    "Raises ImportError where a library is missing, ValueError for one of `texts` that the file could not hold."
+    if kind != "parquet":
+        return
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise ImportError("--format parquet needs pyarrow: pip install pyarrow") from None
+    for text in texts:
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"--format parquet: the name {text!r} is not Unicode; csv keeps its bytes")
+
+
+def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quoted: bool, fallback: str) -> None:
+    """The predictions: a row for each photo; where it can't be read, the label `fallback` and no figures.
+
+    quoted: see `has_return`.
+    """
+    cells = (cells_of(row, columns, fallback) for row in rows)
+    with replacing(out) as beside:
+        if kind == "csv":
+            _write_csv(beside, columns.header, cells, quoted)
+        elif kind == "json":
+            _write_json(beside, columns.header, cells)
+        else:
+            write_parquet(beside, columns, cells)
+
+
+def cells_of(row: Row, columns: Columns, fallback: str) -> list[str | float | None]:
+    "What stands in a row of the table, its name first."
+    kept = {"label": row.labels or [fallback or None], "figure": unpacked(row.figures).tolist()}
+    return [row.name, *(kept[kind][index] if index < len(kept[kind]) else None for kind, index in columns.cells)]
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[list], quoted: bool) -> None:
+    with _open_csv(path) as file:
+        table = _csv_writer(file, quoted)
+        table.writerow(header)
+        table.writerows([_text(cell) for cell in row] for row in rows)
+
+
+def _text(cell: str | float | None) -> str:
+    return f"{cell:.7g}" if isinstance(cell, float) else cell or ""
+
+
+def _write_json(path: Path, header: list[str], rows: Iterable[list]) -> None:
+    with path.open("w", encoding="ascii") as file:
+        for number, row in enumerate(rows):
+            values = [float(_text(cell)) if isinstance(cell, float) else cell for cell in row]
+            file.write((",\n" if number else "[\n") + json.dumps(dict(zip(header, values, strict=True))))
+        file.write("\n]\n")
+
+
+def write_parquet(
+    file: Path | BinaryIO, columns: Columns, rows: Iterator[list], note: dict[str, str] | None = None
+) -> None:
+    "The table as Parquet, with `note` in its footer."
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    kinds = ["label", *(kind for kind, _ in columns.cells)]
+    types = [pyarrow.string() if kind == "label" else pyarrow.float32() for kind in kinds]
+    schema = pyarrow.schema(list(zip(columns.header, types, strict=True)), note)
+    at_once = max(1, 2**20 // len(types))  # cells in memory, about a million
+    with ParquetWriter(file, schema) as writer:
+        while some := list(itertools.islice(rows, at_once)):
+            arrays = [pyarrow.array(values, kind) for values, kind in zip(zip(*some, strict=True), types, strict=True)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+
+
+def read_names(out: Path, kind: str) -> list[str]:
+    "The first cell of each row of a table of predictions."
+    if kind == "csv":
+        return [row[0] for row in read_csv(out)[1:]]
+    if kind == "json":
+        return [next(iter(each.values())) for each in json.loads(out.read_text(encoding="ascii"))]
+    from pyarrow import parquet
+
+    first = parquet.read_schema(out).names[0]
+    return parquet.read_table(out, columns=[first]).column(0).to_pylist()
+
+
+def write_zip(out: Path) -> None:
+    "The file `out` in a zip beside it, the same bytes whenever it is written."
+    with replacing(zip_file(out)) as beside, zipfile.ZipFile(beside, "w") as archive:
+        entry = zipfile.ZipInfo(out.name)  # of 1980: no clock
+        entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+        with out.open("rb") as source, archive.open(entry, "w", force_zip64=out.stat().st_size > 2**31) as target:
+            while block := source.read(2**20):
+                target.write(block)
+
+
+def zip_file(out: Path) -> Path:
+    return out.with_suffix(".zip")
+
+
+def errors_file(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.errors.csv")
+
+
+def write_errors(out: Path, unread: Unread) -> None:
+    "The photos that can't be read, in a file beside `out`; an earlier run's goes where there are none."
+    path = errors_file(out)
+    if not unread:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as beside, _open_csv(beside) as file:
+        table = _csv_writer(file, has_return(str(cell) for cells in unread for cell in cells))
+        table.writerows([("image_name", "file", "reason"), *unread])
+
+
+def read_errors(out: Path) -> Unread:
+    path = errors_file(out)
+    return [(name, Path(file), reason) for name, file, reason in read_csv(path)[1:]] if path.exists() else []
+
+
+def has_return(cells: Iterable[str]) -> bool:
+    "Whether all cells must be quoted: Python 3.11 leaves a lone carriage return bare, and then can't read it back."
+    return any("\r" in cell for cell in cells)
+
+
+def _csv_writer(file, quoted: bool):
+    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
+
+
+def _open_csv(path: Path, mode: str = "w", encoding: str = "utf-8"):
+    "A file name that is not UTF-8 keeps its bytes."
+    return path.open(mode, newline="", encoding=encoding, errors="surrogateescape")
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    with _open_csv(path, "r", "utf-8-sig") as file:
+        return list(csv.reader(file))

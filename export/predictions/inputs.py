@@ -1,0 +1,71 @@
+"""Which photos a command was given, and the name that each has in its table.
+
+    a folder      every photo below it; image_name is the path relative to it
+    a photo       image_name is its file name
+    a glob        quoted, "photos/*/front*.jpg", ** for any depth; image_name is relative to its part without wildcards
+    a .txt file   one path a line, relative to the file's own folder (never to where you are); image_name is the path as
+                  the line gives it. A line whose file does not exist keeps its row, as an unreadable photo does.
+
+image_name goes without the file's suffix, except where two would then be the same.
+"""
+
+import glob
+import itertools
+import os
+from collections import Counter
+from pathlib import Path
+
+from toolkit.data.photo import SUFFIXES, natural_key, photo_names
+
+Named = list[tuple[str, Path]]
+"(image_name, path) of each photo."
+
+
+def named_photos(images: str | Path | dict[str, Path]) -> Named:
+    """(image_name, path) of every photo that `images` stands for, in natural order of the name.
+
+    From Python, `images` may also be the paths themselves by their full names, with suffix.
+    Raises FileNotFoundError where there is nothing of that name, ValueError where there is no photo in it.
+    """
+    found = images if isinstance(images, dict) else _found(Path(images))
+    if not found:
+        raise ValueError(f"{images}: no images found in it (files ending in {', '.join(sorted(SUFFIXES))})")
+    return sorted(zip(_names(list(found)), found.values(), strict=True), key=lambda pair: natural_key(pair[0]))
+
+
+def _found(images: Path) -> dict[str, Path]:
+    "Each photo's path by its full name, the one with the suffix."
+    if images.is_dir():
+        return {name: images / name for name in photo_names(images)}
+    if images.suffix.lower() == ".txt" and images.is_file():
+        return {tidy(line): images.parent / line for line in _lines(images)}
+    if images.is_file():
+        return {images.name: images}
+    if glob.has_magic(str(images)):
+        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), images.parts))
+        matches = (Path(match) for match in glob.glob(str(images), recursive=True))
+        photos = [path for path in matches if path.suffix.lower() in SUFFIXES and path.is_file()]
+        return {path.relative_to(root).as_posix(): path for path in photos}
+    raise FileNotFoundError(
+        f"{images}: no such file or folder; give a folder, a photo, a quoted glob or a .txt of paths"
+    )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error.reason}): save it as UTF-8, one path a line") from error
+    return [line.rstrip("\r") for line in lines if line.strip()]
+
+
+def tidy(line: str) -> str:
+    return Path(os.path.normpath(line)).as_posix()
+
+
+def _names(paths: list[str]) -> list[str]:
+    "Each path without its suffix; with it where two would be the same."
+    names = [os.path.splitext(path)[0] for path in paths]
+    while shared := {name for name, count in Counter(names).items() if count > 1}:
+        names = [path if name in shared else name for path, name in zip(paths, names, strict=True)]
+    return names

@@ -1,0 +1,1 @@
+"""Photos read and prepared for a model, by threads or by processes."""

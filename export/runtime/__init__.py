@@ -1,0 +1,1 @@
+"""onnxruntime sessions: devices and providers, memory, batches, the metadata of a model file."""

@@ -1,0 +1,88 @@
+"""The memory of a batch of prepared images, ordinary or ready for a GPU, and how the model is run on it."""
+
+import functools
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from export.runtime.cuda import pin, pinned
+from export.runtime.progress import tell
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, RunOptions
+
+OUTPUTS = ["logits", "probabilities"]
+
+
+class Buffer(Protocol):
+    images: np.ndarray
+    "uint8 [batch, crop, crop, 3] RGB."
+
+    def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
+        "Logits and probabilities, float32 [n, classes], of n prepared images: the first n of these, or others."
+
+
+class MemoryBuffer:
+    "Ordinary memory, where the model reads the images. A device that `pads` gets whole batches, black at the end."
+
+    def __init__(self, session: "InferenceSession", images: np.ndarray, pads: bool):
+        self.session, self.images, self.pads = session, images, pads
+
+    def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
+        missing = len(self.images) - len(images) if self.pads else 0
+        batch = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
+        return [output[: len(images)] for output in self.session.run(OUTPUTS, {"image": batch}, options)]
+
+
+class BoundBuffer:
+    """Pinned memory, bound to as much on the device: nothing is allocated while it runs, and every batch is whole.
+
+    Buffers that run at the same time have a stream each: onnxruntime gives every run its own.
+    """
+
+    def __init__(
+        self,
+        session: "InferenceSession",
+        shape: tuple[int, ...],
+        device: str = "cuda",
+        images: np.ndarray | None = None,
+        classes: int | None = None,
+    ):
+        """images: memory to use, of that shape, which is pinned where it lies; its own if None.
+        classes: columns of the outputs, which then have fixed places on the device, as a CUDA graph needs; if None they
+        are brought to the CPU's memory by the run.
+        """
+        import onnxruntime
+
+        self.session, self.images = session, self._memory(shape, device) if images is None else images
+        if images is not None and device == "cuda":
+            _pin(images)
+        fixed = functools.partial(onnxruntime.OrtValue.ortvalue_from_shape_and_type, device_type=device, device_id=0)
+        self.on_device = fixed(shape, np.uint8)
+        self.binding = session.io_binding()
+        self.binding.bind_ortvalue_input("image", self.on_device)
+        for name in OUTPUTS:
+            if classes is None:
+                self.binding.bind_output(name)  # in the CPU's memory
+            else:
+                self.binding.bind_ortvalue_output(name, fixed((shape[0], classes), np.float32))
+
+    def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
+        if not np.may_share_memory(images, self.images):
+            self.images[: len(images)] = images
+        self.images[len(images) :] = 0
+        self.on_device.update_inplace(self.images)  # uint8 over the bus
+        self.session.run_with_iobinding(self.binding, options)
+        return [output[: len(images)] for output in self.binding.copy_outputs_to_cpu()]
+
+    @staticmethod
+    def _memory(shape: tuple[int, ...], device: str) -> np.ndarray:
+        return pinned(shape) if device == "cuda" else np.zeros(shape, np.uint8)
+
+
+def _pin(images: np.ndarray) -> None:
+    "Pin them if the driver will; a GPU reads them without, a little slower, and a line says so."
+    try:
+        pin(images)
+    except OSError as error:
+        tell(f"photos go to the GPU from memory that is not pinned: {error}")

@@ -1,0 +1,134 @@
+"""What a model.onnx says about itself, and whether it is one of ours. The file is not trusted.
+
+It is refused, naming the reason, where it is no ONNX file, keeps weights outside of itself, has other inputs and
+outputs than the contract's, or carries metadata that is missing, no JSON or at odds with its graph.
+"""
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.data.dataset import classes_fault
+from toolkit.data.preprocess import check
+from toolkit.files import parse_json
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def check_there(model: Path) -> None:
+    "Raises OSError, with what to give instead, where there is no such file."
+    if model.is_dir():
+        raise IsADirectoryError(f"{model} is a folder: give the model file, as in {model / 'model.onnx'}")
+    if not model.exists():
+        raise FileNotFoundError(f"{model}: no such file; give a model.onnx that `python -m export.to_onnx` wrote")
+
+
+def content(model: Path) -> bytes:
+    "The file's bytes. Raises OSError where there is none, ValueError where its weights stand in other files."
+    check_there(model)
+    data = model.read_bytes()
+    # An external tensor names its file under the key "location", so most files need no parsing to be cleared.
+    if b"location" in data and _has_external_data(model, data):
+        raise ValueError(
+            f"{model} keeps weights outside of itself: export it as one file, `python -m export.to_onnx RUN`"
+        )
+    return data
+
+
+def _has_external_data(model: Path, data: bytes) -> bool:
+    import onnx
+
+    def outside(message) -> bool:
+        if isinstance(message, onnx.TensorProto):
+            return message.data_location == onnx.TensorProto.EXTERNAL or len(message.external_data) > 0
+        values = (value for field, value in message.ListFields() if field.message_type)
+        return any(outside(part) for value in values for part in ([value] if hasattr(value, "ListFields") else value))
+
+    try:
+        return outside(onnx.load_model_from_string(data))
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        raise ValueError(f"{model} is not an ONNX file: {first_line(error)}") from error
+
+
+def check_interface(session, model) -> None:
+    "Input `image` uint8 [batch, height, width, 3]; outputs `logits` and `probabilities` float32 [batch, classes]."
+    inputs = {value.name: value for value in session.get_inputs()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    if set(inputs) != {"image"} or not {"logits", "probabilities"} <= set(outputs):
+        raise ValueError(
+            f"{model} takes {', '.join(inputs)} and gives {', '.join(outputs)}: "
+            "expected image -> logits, probabilities; export it with `python -m export.to_onnx RUN`"
+        )
+    wanted = [("image", inputs["image"], "tensor(uint8)", 4)]
+    wanted += [(name, outputs[name], "tensor(float)", 2) for name in ("logits", "probabilities")]
+    for name, value, kind, rank in wanted:
+        shape = list(value.shape)
+        fits = value.type == kind and len(shape) == rank and not isinstance(shape[0], int)
+        if not fits or (name == "image" and shape[3] != 3):
+            expected = "uint8 [batch, height, width, 3]" if name == "image" else "float32 [batch, classes]"
+            raise ValueError(f"{model}: {name} is {value.type} {shape}, expected {expected} with a free batch")
+
+
+@dataclass(frozen=True)
+class Card:
+    "What a model file says about itself: metadata_props of model.onnx, JSON values."
+
+    classes: list[str]
+    "Names in index order."
+    preprocess: dict
+    "What `toolkit.data.preprocess.prepare` takes."
+    recipe: object = None
+    metrics: object = None
+    calibration: object = None
+    precision: object = "fp32"
+    verification: object = None
+
+
+def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Card:
+    "The metadata of an open session's file. Raises ValueError for what is missing or at odds with the graph."
+    try:
+        found = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{model}: its metadata is no text ({error.reason} at {error.start}), the file is damaged"
+        ) from error
+    names = ("classes", "preprocess", "recipe", "metrics", "calibration", "precision", "verification")
+    card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
+    fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
+    if fault:
+        raise ValueError(f"{model}: {fault}; export it again with `python -m export.to_onnx RUN`")
+    return card
+
+
+def _json(found: dict, name: str, model):
+    if name not in found:
+        raise ValueError(f"{model} carries no {name!r}: export it with `python -m export.to_onnx RUN`")
+    try:
+        return parse_json(found[name])
+    except ValueError as error:
+        raise ValueError(f"{model}: its {name!r} is not JSON ({first_line(error)})") from error
+
+
+def _classes_fault(classes, session) -> str | None:
+    counts = {output.name: output.shape[1] for output in session.get_outputs()}
+    for name in ("logits", "probabilities"):
+        if isinstance(classes, list) and isinstance(counts[name], int) and counts[name] != len(classes):
+            return f"it names {len(classes)} classes, its {name} have {counts[name]}"
+    return classes_fault(classes)
+
+
+def _preprocess_fault(preprocess, session) -> str | None:
+    try:
+        check(preprocess)
+    except ValueError as error:
+        return f"its {textwrap.shorten(str(error), 150)}"  # an interpolation is a paragraph
+    for size in session.get_inputs()[0].shape[1:3]:
+        if isinstance(size, int) and size != preprocess["crop"]:
+            return f"its preprocess crops to {preprocess['crop']} pixels, its input takes {size}"
+    return None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

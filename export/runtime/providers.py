@@ -1,0 +1,110 @@
+"""Whether onnxruntime can run on the GPU here, and if it can't, why and what to do about it.
+
+onnxruntime answers neither: it lists CUDA among its providers on any machine, and falls back to the CPU with no error.
+"""
+
+import contextlib
+import ctypes
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+from toolkit.machine import gpus, missing_cudnn
+
+PROVIDERS = {
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+    "cpu": ["CPUExecutionProvider"],
+}
+DEVICES = ["auto", *PROVIDERS]
+CUDA_LINE = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+def choose_device(device: str) -> str:
+    """cpu, cuda or tensorrt: `device` itself where it is to be had; auto is CUDA, else the CPU, and says so.
+
+    Raises ValueError for a device that is not to be had here, with the reason, and for an unknown one.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return device
+    reason = obstacle("cuda" if device == "auto" else device)
+    if device == "auto":
+        chosen = "cpu" if reason else "cuda"
+        print(f"device auto: {chosen}" + (f" ({reason})" if reason else ""), file=sys.stderr)
+        return chosen
+    if reason:
+        raise ValueError(f"device {device} is not to be had: {reason}\nchoose cpu or auto to run without it")
+    return device
+
+
+def cores() -> int:
+    "How many processors this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def obstacle(device: str) -> str | None:
+    "Why onnxruntime can't run on `device` (cuda or tensorrt) here, with what to do about it; None where it can."
+    import onnxruntime
+
+    if gpus() == 0:
+        return "no NVIDIA GPU here, or no driver for it"
+    if PROVIDERS[device][0] not in onnxruntime.get_available_providers():
+        return f"this onnxruntime is built without it: {CUDA_LINE}"
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find; missing_library says it once
+        onnxruntime.preload_dlls()
+    missing = missing_library(device) or missing_cudnn()
+    return f"{missing} can't be loaded: {line_that_brings(missing)}" if missing else None
+
+
+def tensorrt_version() -> int:
+    "Of the TensorRT that onnxruntime loads: 101400 for 10.14.0."
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    # Linux looks a symbol up in what a library depends on, too
+    name = "nvinfer_10.dll" if os.name == "nt" else str(folder / "libonnxruntime_providers_tensorrt.so")
+    return ctypes.CDLL(name).getInferLibVersion()
+
+
+def missing_library(device: str) -> str | None:
+    """The library that keeps onnxruntime's part for `device` from loading, as the system's loader names it.
+
+    onnxruntime itself only logs this. Linux; elsewhere the session's providers tell that, not why, loading failed.
+    """
+    import onnxruntime
+
+    if sys.platform != "linux":
+        return None
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        if device == "tensorrt":
+            _preload_tensorrt()
+        for name in ("shared", device):
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"))
+    except OSError as error:
+        return str(error).partition(":")[0]
+    return None
+
+
+def _preload_tensorrt() -> None:
+    "TensorRT's wheel puts its libraries where the loader does not look."
+    import importlib.util
+
+    found = importlib.util.find_spec("tensorrt_libs")
+    for folder in found.submodule_search_locations if found else []:
+        for name in ("libnvinfer.so.*", "libnvinfer_plugin.so.*", "libnvonnxparser.so.*"):
+            for library in Path(folder).glob(name):
+                ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+
+
+def line_that_brings(library: str) -> str:
+    if re.match(r"libnv(infer|onnxparser)", library):
+        import onnxruntime
+
+        cuda, major = onnxruntime.cuda_version.split(".")[0], library.rpartition(".so.")[2] or "10"
+        return f"pip install 'tensorrt-cu{cuda}=={major}.*'"
+    return CUDA_LINE

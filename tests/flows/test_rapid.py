@@ -1,0 +1,276 @@
+"""rapid through its command: what it chooses, says and records; its time budget; each of its options."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from here import here
+from noise import write_noise
+
+from recipes import rapid
+from toolkit import run as runs
+from toolkit.finetuning.layer_decay import decay_over
+from toolkit.finetuning.plan import fitting, plan_epochs, settings
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --workers 0".split()
+
+
+def command(*arguments):
+    words = [sys.executable, "-m", "recipes.rapid", *map(str, arguments)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=one_thread, check=False)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_noise(tmp_path_factory.mktemp("data"), valid=5)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    "A file of weights for test_resnet, such as a pretrained network has."
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(photos, weights, tmp_path_factory):
+    "(run, what the command printed) with every option that may be left to it."
+    out = tmp_path_factory.mktemp("runs") / "run"
+    ended = command("--data", photos, "--weights", weights, "--epochs", 3, "--profile", "--out", out, *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    return runs.load(out), ended
+
+
+def options(run):
+    return run.recipe["options"]
+
+
+def test_what_it_chose_is_told_and_recorded(done, photos):
+    run, ended = done
+    count = run.recipe["data"]["train"]
+    told = ended.stdout.splitlines()[0]
+    decay = round(decay_over(timm.create_model("test_resnet"), 0.02), 3)
+    assert (
+        told
+        == f"{count} photos, pretrained weights: bs 32, lr 0.0006, layer_decay {decay:g}, probe True, train_sizes 32"
+    )
+    expected = {"bs": 32, "lr": 6e-4, "layer_decay": decay, "probe": True, "epochs": 3, "average": "ema"}
+    assert {name: options(run)[name] for name in expected} == expected
+    assert [words.split()[0] for words in ended.stdout.splitlines()[-3:]] == ["report", "curves", "model"]
+
+
+def test_its_history_begins_with_the_probe(done):
+    run, _ = done
+    rows = list(csv.DictReader(run.path("history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[0]["lr"]) == float(rows[1]["lr"]) == pytest.approx(6e-4 / 25)
+    assert float(rows[2]["lr"]) > float(rows[1]["lr"])
+
+
+def test_its_profile_is_of_the_epochs_that_train(done):
+    run, ended = done
+    assert run.metrics["profile"]["epochs"] == 2
+    assert min(run.metrics["profile"]["seconds"][part] for part in ("forward", "backward", "validation")) > 0
+
+
+def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(done, photos, weights, tmp_path):
+    run = runs.load(shutil.copytree(done[0].folder, tmp_path / "run"))
+    again = ["--data", photos, "--weights", weights, "--out", run.folder, "--resume", *SMALL]
+    other = command(*again, "--epochs", 4, "--layer_decay", 0.5)
+    assert (other.returncode, other.stdout.count("epoch")) == (2, 0)
+    assert re.search(r"it was begun with --layer_decay 0\.\d+, now it is 0\.5;", other.stderr)
+    more = command(*again, "--epochs", 4)
+    assert more.returncode == 0, more.stderr
+    assert "going on after 3 of 4 epochs" in more.stdout
+    assert len(list(csv.DictReader(run.path("history.csv").open()))) == 4
+
+
+def test_without_a_probe_pretrained_statistics_stay_fixed_all_the_same(photos, weights):
+    small = {"arch": "test_resnet", "image_size": 32, "device": "cpu", "workers": 0}
+    for given, fixed in (
+        ({"weights": weights}, True),
+        ({"weights": weights, "probe": False}, True),
+        ({"weights": "none"}, False),
+    ):
+        assert hasattr(rapid.learner(photos, **small, **given), "fixed_statistics") == fixed
+
+
+def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path):
+    given = "--weights none --epochs 2 --average last --mixup 0.4 --train_sizes 16 32 --bs 8 --accum 2".split()
+    ended = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    run = runs.load(tmp_path / "run")
+    assert "photos, random weights: lr 0.0005, layer_decay 1, probe False\n" in ended.stdout
+    assert (options(run)["probe"], options(run)["train_sizes"], options(run)["bs"]) == (False, [16, 32], 8)
+    again = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "all 2 epochs are done\n" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--epochs", 3, "--minutes", 5], "--epochs 3 and --minutes 5: give one of them"),
+        (["--minutes", "0.0001"], "--minutes 0.0001: one epoch takes "),
+        (["--layer_decay", 2], "--layer_decay 2.0: give more than 0, at most 1"),
+        (["--mixup", -1], "--mixup -1.0: give 0 (none) or more"),
+        (["--train_sizes", 0], "--train_sizes 0: give 1 pixel or more"),
+    ],
+)
+def test_what_can_not_be_is_refused_in_two_lines(photos, weights, tmp_path, given, told):
+    ended = command("--data", photos, "--weights", weights, "--out", tmp_path / "run", *SMALL, *given)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith(f"error: {told}")
+    assert len(ended.stderr.splitlines()) <= 2
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_epochs_are_planned_into_the_minutes_by_what_they_were_measured_to_take(photos, weights, tmp_path, monkeypatch):
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
+    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+    plan_epochs(learn, tmp_path, None, minutes=1.0)
+    assert learn.settled["epochs"] > 3
+    assert learn.opt is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learn.model.state_dict().items())
+    monkeypatch.setattr("toolkit.finetuning.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    monkeypatch.setattr("toolkit.finetuning.plan.perf_counter", iter([100.0, 107.0]).__next__)
+    plan_epochs(learn, tmp_path, None, minutes=2.0)  # 7 s went into the probe, 1.5 will into its validation
+    assert learn.settled["epochs"] == 1 + int((120 - 7 - 1.5) / (1.05 * 9.5))
+    assert learn.settled["train_sizes"] == learn.grow.sizes == [32]
+
+
+@pytest.mark.parametrize("epochs_worth", [0.8, 1.0, 1.9, 2.5, 2.6, 2.98, 3.5, 7.3, 7.7, 20.9])
+def test_time_left_over_buys_an_epoch_more_on_squares_an_eighth_smaller_at_most(epochs_worth):
+    train, valid, size = 12.0, 2.0, 128
+
+    def cost(epochs, smaller):
+        sizes = [smaller, size]
+        return sum(valid + train * (sizes[int(2 * epoch / epochs)] / size) ** 2 for epoch in range(epochs))
+
+    budget = epochs_worth * (train + valid)
+    epochs, smaller = fitting(budget, train, valid, size)
+    assert size * 7 / 8 <= smaller <= size
+    assert smaller % 8 == 0
+    assert cost(epochs, smaller) <= budget + 1e-9
+    assert epochs in (int(epochs_worth), int(epochs_worth) + 1)
+    if epochs == int(epochs_worth):
+        assert smaller == size
+        assert cost(epochs + 1, 112) > budget
+    else:
+        assert cost(epochs, size) > budget
+        assert smaller + 8 > size or cost(epochs, smaller + 8) > budget
+
+
+@pytest.mark.parametrize("epochs_worth", [-9.5, -2.5, -1.0, 0.0, 0.5])
+def test_where_there_is_no_time_no_epoch_fits(epochs_worth):
+    assert fitting(epochs_worth * 14.0, 12.0, 2.0, 128) == (0, 128)
+
+
+def test_smaller_squares_are_planned_told_kept_by_a_resumed_run_and_not_put_for_given_ones(
+    done, photos, weights, tmp_path, monkeypatch, capsys
+):
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 64, "device": "cpu", "workers": 0}
+    monkeypatch.setattr("toolkit.finetuning.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    recipe = done[0].recipe
+    said = recipe | {"options": recipe["options"] | {"epochs": 5, "train_sizes": [56, 64]}}
+    (tmp_path / "recipe.json").write_text(json.dumps(said))
+    for folder, given, seconds, expected in (
+        (tmp_path / "new", (), 2.9, {"epochs": 4, "train_sizes": [56, 64]}),
+        (tmp_path / "new", (), 3.1, {"epochs": 4, "train_sizes": [64]}),
+        (tmp_path / "new", (64,), 2.9, {"epochs": 3, "train_sizes": [64]}),
+        (tmp_path, (), 3.1, {"epochs": 5, "train_sizes": [56, 64]}),
+    ):
+        learn = rapid.learner(photos, **made, train_sizes=given)
+        clock = iter([0.0, 0.0])
+        monkeypatch.setattr("toolkit.finetuning.plan.perf_counter", clock.__next__)
+        plan_epochs(learn, folder, None, (1.5 + seconds * 1.05 * 9.5) / 60, given)
+        assert {name: learn.settled[name] for name in expected} == expected
+        assert learn.grow.sizes == expected["train_sizes"]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--minutes")]
+    assert told[0].endswith("; each takes 10.0 s, less in the first half, on squares of 56 pixels")
+    assert told[1].endswith("; each takes 10.0 s")
+
+
+def test_a_network_of_one_size_only_is_not_given_smaller_squares(photos, monkeypatch):
+    learn = rapid.learner(photos, arch="test_vit", weights="none", image_size=64, device="cpu", workers=0)
+    learn.model.pretrained_cfg["fixed_input_size"] = True
+    monkeypatch.setattr("toolkit.finetuning.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    plan_epochs(learn, Path("none"), None, 2.9 * 1.05 * 9.5 / 60)
+    assert (learn.settled["epochs"], learn.settled["train_sizes"]) == (2, [64])
+
+
+def test_a_probe_that_planning_has_done_is_put_in_place_by_its_epoch(photos, weights, tmp_path, monkeypatch):
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
+    planned, other = (rapid.learner(photos, **made) for _ in range(2))
+    plan_epochs(planned, tmp_path, None, minutes=1.0)
+    assert planned.probe.found is None
+    other.fit(1)
+    monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", None)
+    planned.fit(1)
+    assert planned.probe.found | {"seconds": 0} == other.probe.found | {"seconds": 0}
+    pairs = zip(planned.model.parameters(), other.model.parameters(), strict=True)
+    assert all(torch.equal(mine, others) for mine, others in pairs)
+
+
+def test_however_much_time_there_is_no_more_than_a_thousand_epochs_are_planned(photos, weights, tmp_path, capsys):
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
+    plan_epochs(learn, tmp_path, None, minutes=1e9)
+    assert learn.settled["epochs"] == 1000
+    assert learn.settled["train_sizes"] == [32]
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("--minutes 1e+09: 1000 epochs, the most that are planned, the first a probe")
+
+
+def test_a_run_of_another_recipe_is_not_resumed(done, photos, weights, tmp_path, capfd):
+    folder = shutil.copytree(done[0].folder, tmp_path / "run")
+    recipe = json.loads((folder / "recipe.json").read_text()) | {"recipe": "hw1"}
+    del recipe["options"]["train_sizes"]
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    again = ["--data", photos, "--weights", weights, "--out", folder, "--resume", "--minutes", 5, *SMALL]
+    assert here(*again, recipe=rapid) == 2
+    assert capfd.readouterr().err == (
+        f"error: --resume {folder}: it was begun by recipes.hw1, now it is rapid; resume it by that, or give another "
+        "--out\n"
+    )
+
+
+def test_a_run_that_is_resumed_keeps_the_epochs_it_was_planned_for(done, photos, weights):
+    run, _ = done
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
+    plan_epochs(learn, run.folder, None, minutes=1000.0)
+    assert learn.settled["epochs"] == options(runs.load(run.folder))["epochs"]
+
+
+def test_more_photos_are_trained_on_in_larger_mini_batches_for_fewer_epochs():
+    model = timm.create_model("test_resnet", num_classes=3)
+    nothing = {"bs": None, "lr": None, "layer_decay": None, "epochs": None}
+    few, some, many = (settings(count, model, 128, True, True, nothing) for count in (100, 10_000, 1_000_000))
+    assert (few["bs"], some["bs"], many["bs"]) == (32, 64, 128)
+    assert few["epochs"] > some["epochs"] >= many["epochs"] > 1
+    assert few["lr"] < some["lr"] < many["lr"]
+    scratch = settings(10_000, model, 128, False, True, nothing)
+    assert scratch["epochs"] > some["epochs"]
+    assert (scratch["probe"], scratch["layer_decay"]) == (False, 1.0)
+    given = {"bs": 8, "lr": 0.1, "layer_decay": 0.9, "epochs": 2}
+    told = settings(100, model, 128, True, True, given | {"train_sizes": []})
+    assert told == given | {"probe": True, "train_sizes": [128]}
+
+
+@pytest.mark.slow
+def test_rapid_learns_real_photos_from_real_weights(grocery, mobilenet_weights, tmp_path):
+    real = f"--arch mobilenetv2_100 --weights {mobilenet_weights} --image_size 128 --device cpu --epochs 5".split()
+    ended = command("--data", grocery, "--out", tmp_path / "run", *real)
+    assert ended.returncode == 0, ended.stderr
+    assert runs.load(tmp_path / "run").metrics["accuracy"] > 0.75

@@ -1,0 +1,155 @@
+"""Tests of pairs against scipy, worked examples and studies drawn again."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import ndtr, ndtri
+
+from toolkit.evaluation import paired
+
+
+def test_holm_is_the_worked_example():
+    "https://en.wikipedia.org/wiki/Holm%E2%80%93Bonferroni_method#Example: of these at 0.05 the 4th and the 1st hold."
+    corrected = paired.holm(np.array([0.01, 0.04, 0.03, 0.005]))
+    assert corrected == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert (corrected < 0.05).tolist() == [True, False, False, True]
+    assert paired.holm(np.array([0.6, 0.7])).tolist() == [1, 1]
+    assert paired.holm(np.array([])).tolist() == []
+    with pytest.raises(ValueError, match="accepted: numbers from 0 to 1"):
+        paired.holm(np.array([0.5, np.nan]))
+
+
+def test_models_judged_on_different_images_are_no_pair():
+    with pytest.raises(ValueError, match="3 and 2 images"):
+        paired.mcnemar_exact(np.ones(3), np.ones(2))
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "both"), [(10, 3, 80), (0, 0, 5), (0, 5, 3), (7, 7, 0), (400, 350, 9000)])
+def test_mcnemar_is_the_exact_binomial_test(only_a, only_b, both):
+    a = np.r_[np.ones(only_a), np.zeros(only_b), np.ones(both)]
+    b = np.r_[np.zeros(only_a), np.ones(only_b), np.ones(both)]
+    expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
+    assert paired.mcnemar_exact(a, b) == (only_a, only_b, pytest.approx(expected, rel=1e-9))
+
+
+def test_the_homeworks_three_losses_cannot_be_told_apart():
+    # 274 and 271 of 300 right: even if one were right wherever the other is, p = 2 * 0.5^3
+    a, b = np.arange(300) < 274, np.arange(300) < 271
+    assert paired.mcnemar_exact(a, b) == (3, 0, pytest.approx(0.25))
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 4])
+def test_an_image_votes_once_and_the_p_value_is_the_sign_tests(seeds):
+    draws = np.random.default_rng(seeds)
+    a, b = (draws.random((seeds, 60)) < rate for rate in (0.8, 0.6))
+    only_a, only_b, p = paired.votes(a.astype(float), b.astype(float))
+    assert only_a == sum(x.sum() > y.sum() for x, y in zip(a.T, b.T, strict=True))
+    assert only_a + only_b <= 60
+    assert p == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_seeds_that_repeat_each_other_make_no_difference_more_certain():
+    draws = np.random.default_rng(0)
+    a, b = (np.where(draws.random((1, 80)) < rate, 1.0, 0.0) for rate in (0.9, 0.8))
+    assert paired.votes(np.repeat(a, 9, 0), np.repeat(b, 9, 0)) == paired.votes(a, b)
+
+
+# Seeds and images
+
+
+def studies(times, seeds, images, deviation, gap=0.0, accuracy=0.8, noise=1.0, taste=0.0, pool=None):
+    """Differences float [seeds, images] of `times` studies of two variants, the first `gap` more accurate.
+
+    An image is more or less easy, for each variant apart with a deviation of `taste`; a run's accuracy has a
+    `deviation` of its own. noise 0: runs get an image right or wrong alike. pool: seeds draw their images from so many.
+    """
+    draws, unit = np.random.default_rng(0), np.sqrt(1 + taste**2 + noise**2)
+    middle = unit * ndtri([accuracy + gap, accuracy])[:, None, None]
+    for _ in range(times):
+        ease = middle + draws.standard_normal(pool or images) + taste * draws.standard_normal((2, 1, pool or images))
+        chance = ndtr(ease / noise) if noise else ease > 0
+        runs = deviation * draws.standard_normal((2, seeds, 1))
+        right = draws.random((2, seeds, pool or images), np.float32) < chance + runs
+        values = right[0] * 1.0 - right[1]
+        if pool:
+            seen = np.argsort(draws.random((seeds, pool)), axis=1) < images
+            values = np.where(seen, values, np.nan)[:, seen.any(0)]
+        yield values
+
+
+def told(*args, **options):
+    return np.mean([paired.crossed(paired.spread(values))[2] < 0.05 for values in studies(*args, **options)])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "deviation", "options"),
+    [
+        (3, 100, 0.0, {"accuracy": 0.97}),
+        (3, 2000, 0.023, {}),
+        (3, 2000, 0.03, {"taste": 1}),
+        (3, 10_000, 0.023, {"taste": 0.3}),
+        (4, 500, 0.01, {"accuracy": 0.9, "noise": 0.3, "taste": 0.3}),
+        (5, 100, 0.0, {"noise": 0, "taste": 0.5}),
+        (5, 400, 0.023, {"pool": 2000}),
+        (10, 100, 0.03, {"taste": 1}),
+        (10, 100, 0.0, {"noise": 0, "taste": 1}),
+        (10, 2000, 0.023, {}),
+    ],
+)
+def test_equally_good_variants_are_told_apart_in_one_study_of_twenty_at_most(seeds, images, deviation, options):
+    "0.071 is three standard errors of a share of 1,000 above 0.05. A percentile bootstrap had 0.13 to 0.24."
+    assert told(1000, seeds, images, deviation, **options) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "deviation", "gap"),
+    [(3, 1000, 0.005, 0.07), (5, 2000, 0.01, 0.035), (10, 1000, 0.023, 0.04), (10, 5000, 0.005, 0.0125)],
+)
+def test_a_difference_of_some_points_is_found_with_seeds_and_images_enough(seeds, images, deviation, gap):
+    assert told(200, seeds, images, deviation, gap) > 0.75
+
+
+@pytest.mark.parametrize("options", [{}, {"taste": 1}, {"pool": 600}, {"taste": 1, "pool": 600}])
+def test_the_variance_of_a_mean_is_at_least_that_of_studies_drawn_again(options):
+    "At most twice as much: it counts twice what is of seeds and images both."
+    found = [paired.spread(values) for values in studies(2000, 4, 300, 0.02, **options)]
+    variance = np.mean([one.of_seeds + one.of_images for one in found])
+    assert 0.95 < variance / np.var([one.mean for one in found]) < 2
+
+
+def test_on_many_images_p_is_the_t_tests_of_the_seeds_means():
+    draws, means = np.random.default_rng(0), np.array([0.1, 0.3, 0.5])
+    values = (draws.random((3, 200_000)) < means[:, None]) * 1.0
+    low, high, p = paired.crossed(paired.spread(values))
+    expected = stats.ttest_1samp(means, 0)
+    assert p == pytest.approx(expected.pvalue, rel=0.02)
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval()), rel=0.02)
+
+
+def test_seeds_that_repeat_each_other_leave_the_variance_over_images():
+    values = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (1, 1000), p=[0.1, 0.7, 0.2])
+    for seeds in (1, 6):
+        found = paired.spread(np.repeat(values, seeds, 0))
+        assert found.of_seeds == 0
+        assert found.of_images == pytest.approx(values.var() / 1000)
+
+
+def test_nothing_but_ties_is_no_difference():
+    assert paired.crossed(paired.spread(np.zeros((3, 9)))) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(("seeds", "gap"), [(5, 0.05), (10, 0.04), (1, 0.06)])
+def test_so_many_images_as_it_takes_tell_a_true_difference_four_times_out_of_five(seeds, gap):
+    deviation = 0.01 if seeds > 1 else 0.0
+    needed = np.median(
+        [paired.images_to_tell(paired.spread(values), gap, 2000) for values in studies(50, seeds, 2000, deviation)]
+    )
+    assert told(400, seeds, round(needed), deviation, gap) == pytest.approx(0.8, abs=0.1)
+
+
+def test_no_number_of_images_does_where_seeds_alone_hide_the_difference():
+    found = paired.Spread(mean=0.01, of_seeds=1e-4, of_images=1e-5, freedom=2)
+    assert paired.images_to_tell(found, 0.01, 500) == np.inf
+    assert paired.images_to_tell(found, 0.08, 500) < 500
+    with pytest.raises(ValueError, match="0 images"):
+        paired.images_to_tell(found, 0.01, 0)

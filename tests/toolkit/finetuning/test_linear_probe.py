@@ -1,0 +1,161 @@
+"""The linear probe against scikit-learn and timm, and as the first epoch of a fit."""
+
+import csv
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
+
+from recipes import digits
+from toolkit.finetuning.linear_probe import (
+    STRENGTHS,
+    Probe,
+    _strength,
+    features_of,
+    fit_linear,
+    linear_head,
+    linear_probe,
+)
+from toolkit.learner.schedule import OneCycle
+from toolkit.models.losses import make_loss
+from toolkit.training.fit import begin, fit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("digits") / "data"
+
+
+@pytest.fixture
+def learn(folder):
+    learn = digits.learner(folder, device="cpu")
+    learn.remove_cbs([learn.progress])
+    return learn
+
+
+def body_of(learn):
+    head = linear_head(learn.model)
+    return [
+        weight.clone() for weight in learn.model.parameters() if all(weight is not own for own in head.parameters())
+    ]
+
+
+def test_the_classifier_is_scikit_learns():
+    torch.manual_seed(0)
+    features, labels = torch.randn(300, 12), torch.randint(0, 4, (300,))
+    start = torch.zeros(4, 12), torch.randn(4)
+    weight, bias, loss = fit_linear(features, labels, F.cross_entropy, 0.02, start)
+    other = LogisticRegression(C=1 / (300 * 0.02), tol=1e-8, max_iter=1000).fit(features.numpy(), labels.numpy())
+    centred = bias - bias.mean()  # a constant added to all logits changes nothing
+    assert weight.numpy() == pytest.approx(other.coef_, abs=2e-3)
+    assert centred.numpy() == pytest.approx(other.intercept_ - other.intercept_.mean(), abs=2e-3)
+    assert loss == pytest.approx(F.cross_entropy(features @ weight.T + bias, labels).item(), rel=1e-6)
+
+
+def test_the_strongest_penalty_within_a_standard_error_of_the_best_is_chosen():
+    torch.manual_seed(0)
+    photos, classes, order = torch.randn(101, 60), torch.randint(0, 5, (101,)), torch.arange(500) % 101
+    features, labels = photos[order] + 0.3 * torch.randn(500, 60), classes[order]  # each photo about five times
+    held, right = torch.arange(500) % 5 == 0, {}
+    for l2 in STRENGTHS:
+        other = LogisticRegression(C=1 / (400 * l2), tol=1e-6, max_iter=5000).fit(features[~held], labels[~held])
+        right[l2] = other.score(features[held], labels[held])
+    best = max(right.values())
+    expected = max(l2 for l2 in STRENGTHS if right[l2] >= best - (best * (1 - best) / 100) ** 0.5)
+    assert expected != max(right, key=right.get)  # or the rule would not show
+
+    zero = torch.zeros(5, 60), torch.zeros(5)
+    l2, held_out, (weight, _) = _strength(features, labels, F.cross_entropy, zero)
+    assert (l2, held_out) == (expected, pytest.approx(right[expected]))
+    assert weight.shape == (5, 60)
+
+
+def test_features_are_what_timm_gives_before_the_classifier(learn):
+    features, labels = features_of(learn)
+    photos = learn.dls.data.train
+    images, expected = next(iter(learn.dls.test_dl(list(photos)[:64], with_labels=True)))
+    learn.model.eval()
+    with torch.no_grad():
+        before = learn.model.forward_head(learn.model.forward_features(images), pre_logits=True)
+    assert features.shape == (len(photos), before.shape[1])
+    assert features[:64].numpy() == pytest.approx(before.numpy(), abs=1e-5)
+    assert labels[:64].tolist() == expected.tolist()
+    assert [learn.dls.vocab[label] for label in labels.tolist()] == list(photos.values())
+
+
+def test_a_probe_changes_the_head_alone_and_is_what_the_model_then_says(learn):
+    before, mode = body_of(learn), learn.model.training
+    found = linear_probe(learn)
+    assert all(torch.equal(old, new) for old, new in zip(before, body_of(learn), strict=True))
+    assert learn.model.training is mode
+    features, labels = features_of(learn)
+    head = linear_head(learn.model)
+    logits = features @ head.weight.detach().T + head.bias.detach()
+    assert F.cross_entropy(logits, labels).item() == pytest.approx(found["loss"], rel=1e-3)
+    assert found["held_out"] > 0.5  # of ten digits, by a body that was never trained
+
+
+@pytest.mark.parametrize("name", ["ce", "focal", "smoothing"])
+def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch, name):
+    "Its loss is then the mean over classes of each class's mean loss."
+    features, digit = features_of(learn)
+    labels = digit // 4  # three classes: of four digits, of four and of two
+    monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", lambda learn: (features, labels))
+    monkeypatch.setattr(learn.dls.train.draws, "chances", {"any": 1.0})
+    monkeypatch.setattr(learn, "loss_func", make_loss(name))
+    found, head, each = linear_probe(learn), linear_head(learn.model), make_loss(name)
+    each.reduction = "none"
+    with torch.no_grad():
+        losses = each(head(features), labels)
+    means = [losses[labels == label].mean().item() for label in range(3)]
+    assert found["loss"] == pytest.approx(sum(means) / 3, rel=1e-3)
+    assert found["loss"] != pytest.approx(losses.mean().item(), rel=1e-3)
+    assert learn.loss_func.reduction == "mean"
+    monkeypatch.setattr(learn, "loss_func", lambda logits, labels: logits.sum())
+    with pytest.raises(ValueError, match="--sampler balanced: the probe can't weight the photos in function"):
+        linear_probe(learn)
+
+
+def test_a_model_without_one_linear_classifier_is_refused():
+    class Two(torch.nn.Module):
+        def get_classifier(self):
+            return torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+    with pytest.raises(ValueError, match="classifier of Two is tuple, not one linear layer.*--no-probe"):
+        linear_head(Two())
+
+
+def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_it(folder, tmp_path):
+    def learner():
+        learn = digits.learner(folder, device="cpu")
+        learn.remove_cb(learn.one_cycle)
+        learn.add_cbs([Probe(), OneCycle()])
+        return learn
+
+    options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 64, "accum": 1, "seed": 0}
+    learn = learner()
+    before = body_of(learn)
+    run = begin(tmp_path / "run", "digits", options, learn)
+    fit(learn, run, 1)
+    assert all(torch.equal(old, new) for old, new in zip(before, body_of(learn), strict=True))
+    (row,) = csv.DictReader(run.path("history.csv").open())
+    assert float(row["train_loss"]) == pytest.approx(learn.probe.found["loss"], rel=1e-5)
+    assert float(row["accuracy"]) == pytest.approx(float(learn.validate()[1]))
+    del run, learn
+    again = learner()
+    run = begin(tmp_path / "run", "digits", options | {"resume": True}, again)
+    fit(again, run, 3)
+    assert again.probe.found is None
+    rates = [float(row["lr"]) for row in csv.DictReader(run.path("history.csv").open())]
+    assert len(rates) == 3
+    assert rates[1] == pytest.approx(4e-3 / 25)  # the schedule begins with the training
+
+
+def test_a_second_fit_in_a_notebook_probes_no_more(learn):
+    learn.add_cb(Probe())
+    with learn.no_logging():
+        learn.fit(1)
+        probed = body_of(learn)
+        learn.fit(1)
+    assert not all(torch.equal(old, new) for old, new in zip(probed, body_of(learn), strict=True))

@@ -1,0 +1,198 @@
+"""Averaged weights against numpy's arithmetic, which of the two counts, and that training goes on as without them."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+
+from recipes import digits
+from toolkit.finetuning.weight_average import Average
+from toolkit.training.fit import begin, fit
+
+
+class Seen(Callback):
+    "The first weight after each optimiser step."
+
+    order = 90
+
+    def before_fit(self):
+        self.weights = []
+
+    def after_step(self):
+        self.weights.append(first(self.model))
+
+
+def first(model):
+    return next(model.parameters()).detach().numpy().copy()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("digits") / "data"
+
+
+def learner(folder, *cbs, bs=256):
+    learn = digits.learner(folder, device="cpu", bs=bs)
+    learn.remove_cb(learn.progress)
+    learn.add_cbs(cbs)
+    return learn
+
+
+def _by_accuracy(run):
+    return sorted(csv.DictReader(run.path("history.csv").open()), key=lambda row: float(row["accuracy"]))
+
+
+def fitted(folder, epochs, *cbs):
+    learn = learner(folder, *cbs)
+    with learn.no_logging():
+        learn.fit(epochs)
+    return learn
+
+
+def test_ema_is_the_sum_written_out(folder):
+    learn = fitted(folder, 2, Average("ema", share=0.4), Seen())
+    horizon = 0.4 * 2 * 5  # two epochs of five steps
+    expected = learn.seen.weights[0]
+    for weight in learn.seen.weights[1:]:
+        expected = expected + (weight - expected) / horizon
+    assert len(learn.seen.weights) == 10
+    assert first(learn.average.averaged.module) == pytest.approx(expected, abs=1e-6)
+
+
+def test_last_is_the_mean_over_the_last_steps(folder):
+    learn = fitted(folder, 2, Average("last", share=0.3), Seen())
+    expected = np.mean(learn.seen.weights[-3:], axis=0)
+    assert first(learn.average.averaged.module) == pytest.approx(expected, abs=1e-6)
+    assert not np.allclose(expected, learn.seen.weights[-1], atol=1e-6)
+
+
+def test_training_goes_on_as_without_an_average(folder):
+    plain, averaged = fitted(folder, 2, Seen()), fitted(folder, 2, Average("ema"), Seen())
+    assert len(plain.seen.weights) == 10
+    for one, other in zip(plain.seen.weights, averaged.seen.weights, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("spoilt", ["average", "weights"])
+def test_a_fit_in_a_notebook_leaves_what_it_reported(folder, spoilt):
+    "The last epoch's figures are those of what is left, by `validate` and by predictions."
+
+    class Spoil(Callback):
+        "Ruin one of the two in the last epoch, after its training."
+
+        order = 48
+
+        def before_validate(self):
+            if self.epoch == self.n_epoch - 1:
+                model = self.average.averaged.module if spoilt == "average" else self.model
+                with torch.no_grad():
+                    model.get_classifier().weight.zero_()
+
+    learn = learner(folder, Average("ema", share=0.1), Spoil(), bs=64)
+    with learn.no_logging():
+        learn.fit(2)
+    *_, loss, accuracy = learn.recorder.values[-1]
+    assert accuracy > 0.5
+    probabilities, labels = learn.get_preds()
+    assert float((probabilities.argmax(1) == labels).float().mean()) == pytest.approx(accuracy)
+    assert float(-probabilities.log().gather(1, labels[:, None]).mean()) == pytest.approx(loss, rel=1e-4)
+    average = learn.average.averaged.module.state_dict()
+    learn.remove_cb(learn.spoil)
+    assert list(learn.validate()) == pytest.approx([loss, accuracy], rel=1e-4)
+    left = learn.model.state_dict()
+    assert all(torch.equal(left[name], average[name]) for name in left) == (spoilt == "weights")
+
+
+def test_an_interrupted_fit_leaves_the_weights_it_was_training(folder):
+    class Interrupt(Callback):
+        order = 100
+
+        def after_step(self):
+            if self.epoch == 2:
+                self.learn.end_with(KeyboardInterrupt())
+
+    learn = learner(folder, Average("ema", share=1.0), Seen(), Interrupt())
+    with learn.no_logging(), pytest.raises(KeyboardInterrupt):
+        learn.fit(3)
+    assert np.array_equal(first(learn.model), learn.seen.weights[-1])
+
+
+@pytest.mark.parametrize("worse", ["average", "weights"])
+def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp_path, worse):
+    class Spoil(Callback):
+        order = 48  # before Average
+
+        def before_validate(self):
+            if self.epoch < 2:
+                return
+            model = self.average.averaged.module if worse == "average" else self.model
+            with torch.no_grad():
+                model.get_classifier().weight.zero_()
+
+    learn = learner(folder, Average("ema", share=0.1), Spoil(), bs=64)
+    options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0}
+    run = begin(tmp_path / "run", "digits", options, learn)
+    fit(learn, run, 3)  # the third epoch is the best, whichever of the two is spoilt in it
+    assert [row["epoch"] for row in _by_accuracy(run)][-1] == "3"
+    kept = learn.model.state_dict()
+    assert kept["fc.weight"].abs().sum() > 0
+    other = learn.average.averaged.module.state_dict()
+    name = next(iter(kept))
+    assert torch.equal(kept[name], other[name]) == (worse == "weights")
+    loss, accuracy = learn.validate()
+    *_, row = csv.DictReader(run.path("history.csv").open())
+    assert float(row["accuracy"]) == pytest.approx(float(accuracy))
+    assert float(row["valid_loss"]) == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_before_its_window_an_average_is_neither_validated_nor_kept(folder):
+    "Until then it is the network as the fit found it, which wins where nothing is learned."
+
+    class Kept(Callback):
+        order = 90
+
+        def before_fit(self):
+            self.own = []
+
+        def after_epoch(self):
+            self.own.append(self.average.better is self.model)
+
+    learn = learner(folder, Average("last", share=0.5), Kept())
+    with learn.no_logging():
+        learn.fit(4, lr=0.0)  # the average is never worse
+    assert learn.kept.own == [True, True, False, False]
+
+
+@pytest.mark.slow  # one with an average is killed in test_resume.py too
+@pytest.mark.parametrize("kind", ["ema", "last"])
+def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind):
+    class Stop(Callback):
+        "What Ctrl-C does, in the second epoch."
+
+        def after_batch(self):
+            if self.training and self.epoch == 1 and self.iter == 2:
+                self.learn.checkpoint.stop = True
+
+    def go(name, *cbs):
+        learn = learner(folder, Average(kind, share=0.4), *cbs)
+        options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0, "resume": True}
+        run = begin(tmp_path / name, "digits", options, learn)
+        fit(learn, run, 3)
+        return torch.load(run.path("last.pt"), weights_only=True)["callbacks"]["average"]
+
+    whole = go("whole")
+    with pytest.raises(KeyboardInterrupt):
+        go("broken", Stop())
+    resumed = go("broken")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "says"), [("sma", 0.1, "'sma'"), ("ema", 0, "over 0 "), ("last", 2, "over 2 ")]
+)
+def test_another_kind_or_share_is_refused(kind, share, says):
+    with pytest.raises(ValueError, match=says):
+        Average(kind, share)

@@ -1,0 +1,135 @@
+"""Files that are never half written, folders that are never overwritten, a recipe.json that is checked."""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+
+import pytest
+
+from export.predictions import journal
+from toolkit import run
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "metrics.json"
+    run.write_json(path, {"accuracy": 1})
+
+    def write_half():
+        with run.replacing(path) as beside:
+            beside.write_bytes(b"{")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    pytest.raises(OSError, write_half)
+    with pytest.raises(ValueError, match="Out of range float|not JSON compliant"):
+        run.write_json(path, {"accuracy": float("nan")})
+    assert json.loads(path.read_text()) == {"accuracy": 1}
+    assert os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    run.write_atomic(tmp_path / "atomic", "ä\r\n")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "atomic").read_bytes() == "ä\r\n".encode()
+
+
+def odd_ones(folder):
+    "Names of things that are no regular files."
+    os.mkfifo(folder / "pipe")
+    (folder / "to_pipe").symlink_to("pipe")
+    (folder / "loop").symlink_to("loop")
+    (folder / "folder").mkdir()
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound, contextlib.chdir(folder):
+        bound.bind("socket")  # a path of more than 100 bytes would not do
+    return ["pipe", "to_pipe", "loop", "folder", "socket"]
+
+
+def test_what_is_no_regular_file_is_refused_before_anything_is_written_and_stays(tmp_path):
+    names = odd_ones(tmp_path)
+    kinds = {name: (tmp_path / name).lstat() for name in names}
+    for name in names:
+        with pytest.raises((FileExistsError, IsADirectoryError), match=f"{name} is (no regular file|a folder)"):
+            with run.replacing(tmp_path / name):
+                pytest.fail("it was begun")
+    assert {name: (tmp_path / name).lstat() for name in names} == kinds
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_written_old_or_new(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "old").write_text("old")
+    (tmp_path / "link").symlink_to("link2")
+    (tmp_path / "link2").symlink_to(tmp_path / "there" / "old")
+    (tmp_path / "fresh").symlink_to("there/new")
+    for name in ("link", "fresh"):
+        run.write_atomic(tmp_path / name, "written")
+        assert (tmp_path / name).is_symlink()
+    assert {path.name: path.read_text() for path in (tmp_path / "there").iterdir()} == {
+        "old": "written",
+        "new": "written",
+    }
+    assert sorted(os.listdir(tmp_path)) == ["fresh", "link", "link2", "there"]
+
+
+def test_default_folders_are_named_by_time_and_loss_and_never_shared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = run.new_folder("hw1", "ce", None, False)
+    first.mkdir(parents=True)
+    second = run.new_folder("hw1", "ce", None, False)
+    assert first.parts[:2] == second.parts[:2] == ("runs", "hw1")
+    assert first.name.split("-")[2] == "ce"
+    assert first != second
+
+
+def test_a_folder_in_use_is_refused_unless_resumed(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="already holds a run: give another folder, or add --resume"):
+        run.new_folder("hw1", "ce", tmp_path, False)
+    with pytest.raises(ValueError, match="recipe.json lacks recipe, options"):  # to go on with, it is read
+        run.new_folder("hw1", "ce", tmp_path, True)
+    (tmp_path / "recipe.json").rename(tmp_path / "thesis.txt")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        run.new_folder("hw1", "ce", tmp_path, False)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        run.new_folder("hw1", "ce", tmp_path / "thesis.txt", False)
+
+
+def test_resume_needs_to_know_which_run():
+    with pytest.raises(ValueError, match="--resume without --out"):
+        run.new_folder("hw1", "ce", None, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is not valid JSON"), ("[]", "lacks recipe"), ('{"recipe": "hw1"}', "lacks options")]
+)
+def test_a_recipe_that_is_none_is_refused(tmp_path, content, message):
+    (tmp_path / "recipe.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        _ = run.load(tmp_path).recipe
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        run.load(tmp_path)
+
+
+def test_versions_are_those_installed():
+    import onnxruntime
+    import torch
+
+    found = run.versions()
+    assert found["torch"] == torch.__version__.partition("+")[0]
+    assert found["onnxruntime"] == onnxruntime.__version__
+
+
+def test_a_run_clears_what_was_half_written_in_its_folder_but_not_what_a_prediction_is_writing(tmp_path):
+    with journal.held(tmp_path / "p.csv.partial"), run.replacing(tmp_path / "p.csv") as table:
+        for name in (".p.json.abcd1234", ".last.pt.abcd1234"):
+            (tmp_path / name).write_bytes(b"half")
+        held = run.lock(tmp_path)
+        assert table.exists()
+        assert sorted(path.name for path in tmp_path.glob(".*.abcd1234")) == []
+        held.release()
+    assert (tmp_path / "p.csv").exists()

@@ -1,0 +1,1 @@
+"""Photos on disk -> batches: data sets, decoding, augmentation, preprocessing, data loaders, and their checks."""

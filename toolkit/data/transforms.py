@@ -1,0 +1,130 @@
+"""From a file to what the model sees: fastai transforms that read, label, augment or prepare, and normalise."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.data.transforms import Normalize
+from fastai.vision.core import TensorImage
+from fasttransform import Transform
+from PIL import Image, ImageOps
+
+from toolkit.data.augment import reseed
+from toolkit.data.cache import PhotoCache
+from toolkit.data.photo import read_photo, read_reduced, to_rgb
+from toolkit.data.preprocess import prepare, smallest_side
+
+
+class Photo(np.ndarray):
+    "A decoded photo, uint8 [height, width, 3] RGB; its own type, so that fastai's transforms tell it from a label."
+
+    whole: tuple[int, int] | None = None  # height and width, where this is a photo that `read_reduced` reduced
+
+
+SOURCES = (Path, str, bytes, Image.Image, np.ndarray)
+"""What `dls.test_dl` and `learn.predict` may be given; fastai looks for it under each transform's `input_types`."""
+
+
+class ReadReduced(Transform):
+    "Path or bytes of a file -> Photo, as large as `prepare` needs it: how validation, test and export read."
+
+    split_idx, input_types = 1, SOURCES
+
+    def __init__(self, preprocess: dict[str, Any], cache: PhotoCache | None = None):
+        self.shorter, self.cache = smallest_side(preprocess), cache
+
+    def encodes(self, source: Path | str | bytes) -> Photo:
+        kept = self.cache and self.cache.read(source, valid=True)
+        photo, whole = kept or read_reduced(source, self.shorter)
+        photo = photo.view(Photo)
+        photo.whole = whole
+        return photo
+
+
+class ReadPhoto(Transform):
+    """Path, bytes of a file, PIL image or uint8 RGB array -> Photo, whole, or as the cache has it to train on; one that
+    was read before stays what it is.
+    """
+
+    input_types = SOURCES
+
+    def __init__(self, cache: PhotoCache | None = None):
+        self.cache = cache
+
+    def encodes(self, source: Path | str | bytes | Image.Image | np.ndarray) -> Photo:
+        if isinstance(source, Photo):
+            return source
+        if isinstance(source, Image.Image):
+            source = photo_of(source)
+        if not isinstance(source, np.ndarray):
+            kept = self.cache and self.cache.read(source, valid=False)
+            source = kept[0] if kept else read_photo(source)
+        return source.view(Photo)
+
+
+def photo_of(image: Image.Image) -> np.ndarray:
+    "A PIL image as `read_photo` would read its file: uint8 [height, width, 3] RGB, upright, transparent over white."
+    return np.array(to_rgb(ImageOps.exif_transpose(image)))
+
+
+class Label(Transform):
+    "Path -> the name of its class."
+
+    def __init__(self, labels: dict[Path, str]):
+        self.labels = labels
+
+    def encodes(self, photo: Path) -> str:
+        if photo not in self.labels:
+            raise ValueError(f"{photo} is neither in train nor in valid: its label is not known; leave with_labels out")
+        return self.labels[photo]
+
+
+@dataclass
+class Draws:
+    "Which random draws come next; shared by the loaders of one DataLoaders, and copied into their workers."
+
+    seed: int
+    next_epoch: int = 0  # of the next pass over a training set; a callback may set it, and the next too
+    skip: int = 0  # photos at the beginning of that pass that are left out, as trained on before
+    epoch: int = 0
+    sample: int = 0
+    chances: dict[Path, float] | None = None  # of being drawn, with replacement; None: each photo once an epoch
+
+
+class Augment(Transform):
+    "The training transform: Photo -> TensorImage uint8 [3, size, size]."
+
+    split_idx = 0
+
+    def __init__(self, transform: Any, draws: Draws):
+        self.transform, self.draws = transform, draws
+
+    def encodes(self, photo: Photo) -> TensorImage:
+        reseed(self.transform, self.draws.seed, self.draws.epoch, self.draws.sample)
+        return _tensor(self.transform(image=np.asarray(photo))["image"])
+
+
+class Prepare(Transform):
+    "The validation and test transform, the one that export uses too: Photo -> TensorImage uint8 [3, crop, crop]."
+
+    split_idx = 1
+
+    def __init__(self, preprocess: dict[str, Any]):
+        self.preprocess = preprocess
+
+    def encodes(self, photo: Photo) -> TensorImage:
+        return _tensor(prepare(np.asarray(photo), self.preprocess, photo.whole))
+
+
+def _tensor(photo: np.ndarray) -> TensorImage:
+    return TensorImage(torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1))
+
+
+class NormalizeInPlace(Normalize):
+    "fastai's, to the bit, in a tenth of the time: no new memory, and mean and std laid out as the pixels are."
+
+    def encodes(self, batch: TensorImage) -> TensorImage:  # float and new, as IntToFloatTensor gives it
+        mean, std = (torch.empty_like(batch[:1]).copy_(value) for value in (self.mean, self.std))
+        return batch.sub_(mean).div_(std)

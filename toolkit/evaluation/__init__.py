@@ -1,0 +1,1 @@
+"""Metrics, statistics and the result files of a run."""

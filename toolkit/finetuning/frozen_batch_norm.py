@@ -1,0 +1,16 @@
+"""Batch norm layers that keep their pretrained statistics."""
+
+from fastai.callback.core import Callback
+from torch import nn
+
+
+class FixedStatistics(Callback):
+    """Batch norms keep the mean and variance they were pretrained with; their weights and biases are trained.
+
+    A few hundred steps are too few to find new ones in, and the probed head fits the old ones.
+    """
+
+    def before_train(self) -> None:
+        for layer in self.model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()

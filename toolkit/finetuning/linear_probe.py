@@ -1,0 +1,177 @@
+"""A linear probe: the frozen body's features, computed once, and the best linear classifier of them, in the head."""
+
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastcore.foundation import L
+from torch import Tensor, nn
+
+from toolkit import ranks
+from toolkit.learner.mixup_cutmix import own_loss
+from toolkit.learner.performance import at_speed, whole_batches
+from toolkit.learner.schedule import is_plain_fit
+
+STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
+
+
+def linear_probe(learn: Learner) -> dict[str, Any]:
+    """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
+
+    The features are of the photos as validation sees them, by one pass of the model in the learner's precision. The
+    classifier is what `fit_linear` finds for the learner's own loss, with the strongest penalty of STRENGTHS whose
+    accuracy on a fifth of the photos held out is within a standard error of the best; in the end it is fitted to all.
+    Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
+    Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
+    Regression Trees, 1984 (the one-standard-error rule)
+
+    Raises ValueError for a model whose classifier is not one linear layer.
+    """
+    begun, head = time.perf_counter(), linear_head(learn.model)
+    features, labels = features_of(learn)
+    mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
+    features = (features - mean) / deviation
+    zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
+    criterion = _as_sampled(own_loss(learn), learn, labels)
+    l2, held_out, start = _strength(features, labels, criterion, zero)
+    weight, bias, loss = fit_linear(features, labels, criterion, l2, start)
+    with torch.no_grad():
+        head.weight.copy_((weight / deviation).view_as(head.weight))
+        head.bias.copy_(bias - weight @ (mean / deviation))
+    return {"l2": l2, "held_out": held_out, "loss": loss, "seconds": time.perf_counter() - begun}
+
+
+def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """`loss`, or where the sampler draws classes equally often its mean over photos so weighted: each is seen once.
+
+    Raises ValueError for a loss without a `reduction`, which can't be had photo by photo.
+    """
+    if learn.dls.train.draws.chances is None:
+        return loss
+    if not hasattr(loss, "reduction"):
+        raise ValueError(f"--sampler balanced: the probe can't weight the photos in {type(loss).__name__}")
+    each, chances = deepcopy(loss), 1 / labels.bincount().clamp_min(1).float()
+    each.reduction = "none"
+
+    def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+        return (each(logits, labels) * chances[labels]).sum() / chances[labels].sum()
+
+    return weighted
+
+
+def linear_head(model: nn.Module) -> nn.Module:
+    "The layer that makes logits of features. Raises ValueError where it is not one linear layer with a bias."
+    head = model.get_classifier()
+    if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
+        raise ValueError(
+            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: it can't be "
+            "probed; give --no-probe, or another --arch"
+        )
+    return head
+
+
+@torch.no_grad()
+def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
+    "The head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
+    caught: list[Tensor] = []
+    model, train = learn.model, learn.dls.train
+    loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=train.fake_l.num_workers)
+    watch = linear_head(model).register_forward_pre_hook(lambda head, inputs: caught.append(inputs[0].flatten(1)))
+    mode = model.training
+    try:
+        model.eval()
+        with at_speed(learn.dls.device, learn.exact), whole_batches(learn.dls.device, learn.exact):
+            labels = [(model(images), label)[1] for images, label in loader]
+    finally:
+        watch.remove()
+        model.train(mode)
+    caught = [features[: len(label)] for features, label in zip(caught, labels, strict=True)]  # without what fills up
+    return torch.cat(caught).as_subclass(Tensor).float(), torch.cat(labels).as_subclass(Tensor)
+
+
+def fit_linear(
+    features: Tensor,
+    labels: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    l2: float,
+    start: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, float]:
+    """The linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from `start`.
+
+    features: float32 [photos, features]; labels: int64 [photos]; start: weight [classes, features] and bias [classes].
+    Returns weight, bias, and the loss without the penalty.
+    """
+    weight, bias = (part.clone().requires_grad_() for part in start)
+    search = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def penalised() -> Tensor:
+        search.zero_grad()
+        total = loss(features @ weight.T + bias, labels) + l2 / 2 * weight.square().sum()
+        total.backward()
+        return total
+
+    search.step(penalised)
+    weight, bias = weight.detach(), bias.detach()
+    return weight, bias, float(loss(features @ weight.T + bias, labels))
+
+
+def _strength(
+    features: Tensor, labels: Tensor, loss: Callable, start: tuple[Tensor, Tensor]
+) -> tuple[float, float, tuple[Tensor, Tensor]]:
+    """The strongest penalty of STRENGTHS whose classifier of four fifths is as often right on the rest as the best one,
+    but for a standard error (photos may be nearly the same, and weak ones look good then); how often; that classifier.
+    Each one sets out from the one before it.
+    """
+    fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: the photos are in its order
+    found = []
+    for l2 in STRENGTHS:
+        *start, _ = fit_linear(features[~fifth], labels[~fifth], loss, l2, start)
+        predicted = (features[fifth] @ start[0].T + start[1]).argmax(1)
+        found.append((l2, float((predicted == labels[fifth]).float().mean()), start))
+    best = max(accuracy for _, accuracy, _ in found)
+    enough = best - math.sqrt(best * (1 - best) / int(fifth.sum()))
+    return next(result for result in found if result[1] >= enough)
+
+
+class Probe(Callback):
+    "The first epoch of a fit is a linear probe instead of training: `linear_probe`, then the validation as ever."
+
+    order = 80  # after Checkpoint, which has an epoch begin
+
+    def __init__(self):
+        self.found: dict[str, Any] | None = None
+        self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned, if it is done
+
+    @property
+    def epochs(self) -> int:
+        "How many of the fit's epochs, those a resumed run has finished included, train nothing."
+        return int(self.found is None or hasattr(self.learn, "checkpoint"))
+
+    def before_fit(self) -> None:
+        resumed = hasattr(self.learn, "checkpoint") and (self.checkpoint.finished or self.checkpoint.inside["seen"])
+        self.run = is_plain_fit(self) and self.found is None and not resumed
+        if hasattr(self.learn, "param_scheduler"):  # fine_tune, fit_one_cycle: another body than it was probed with
+            self.ready = None
+
+    def before_train(self) -> None:
+        if self.found is not None:
+            return
+        self.found, head = self.ready or ranks.from_first(self.probed)
+        linear_head(self.model).load_state_dict(head)
+        photos, loss = len(self.dls.data.train), torch.tensor(self.found["loss"])
+        self.learn.dl = L()  # no mini-batches: nothing else is trained on
+        smooth = self.recorder.smooth_loss
+        smooth.count, smooth.val = 1, loss * (1 - smooth.beta)
+        if hasattr(self.learn, "checkpoint"):
+            self.checkpoint.seen, self.checkpoint.total = photos, 0 * loss if ranks.rank() else loss * photos
+
+    def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        "What `linear_probe` returns, and the head that it made."
+        found = linear_probe(self.learn)
+        head = linear_head(self.model).state_dict()
+        return found, {name: tensor.to("cpu", copy=True) for name, tensor in head.items()}

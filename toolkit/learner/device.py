@@ -1,0 +1,132 @@
+"""The device and the number format that a model computes in: those asked for, or an error, never others in silence."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+
+from toolkit import ranks
+from toolkit.learner.performance import in_whole_batches
+from toolkit.ranges import check_ranges
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def pick_device(name: str) -> torch.device:
+    """`cpu`, `cuda` (or `cuda:1`), or `auto`: CUDA where there is one, else the CPU.
+
+    Raises ValueError for another name and for a CUDA device that torch does not see.
+    """
+    if name == "auto":
+        return _own_gpu() if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise ValueError(f"unknown device {name!r}: choose auto, cuda or cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
+            "choose cpu or auto, or run `python -m toolkit.doctor` to see what is missing"
+        )
+    if kind == "cuda" and not number:
+        return _own_gpu()
+    return torch.device(name)
+
+
+def _own_gpu() -> torch.device:
+    "The current GPU; of several processes on this machine each has its own."
+    if ranks.count() > 1:
+        if ranks.local_rank() >= torch.cuda.device_count():
+            raise ValueError(
+                f"{ranks.local_count()} processes on this machine, where torch sees {torch.cuda.device_count()} CUDA "
+                "devices: give each its own by fewer --num_processes, or choose --device cpu"
+            )
+        torch.cuda.set_device(ranks.local_rank())
+    return torch.device("cuda")
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """The number format of the forward pass: fp32, fp16 or bf16.
+
+    `auto` is fp16 on CUDA (the homework's `to_fp16`), bf16 on a CPU that multiplies it in hardware, else fp32.
+    Raises ValueError for another name, and for bf16 on a GPU that lacks it.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if cpu_has_bf16() else "fp32"
+    if name not in DTYPES:
+        raise ValueError(f"unknown precision {name!r}: choose one of auto, {', '.join(DTYPES)}")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16; choose fp16 or fp32")
+    return name
+
+
+def cpu_has_bf16() -> bool:
+    "Whether this CPU multiplies bf16 in hardware (avx512_bf16, amx_bf16, Arm's); elsewhere bf16 is slower than fp32."
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 knows only this one
+        return torch.cpu._is_avx512_bf16_supported()
+    found = torch.cpu.get_capabilities()
+    return any(found.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
+    """`model` itself, its forward pass from now on under autocast to `precision`, its output float32; fp32 ends that.
+
+    The context is entered and left inside the call, so neither an exception nor Ctrl-C leaves autocast on, as fastai's
+    MixedPrecision callback does; and it holds for training, validation and prediction alike, on any device.
+    """
+    if precision != "fp32":
+        model.autocast = device.type, DTYPES[precision]
+        model.forward = MethodType(_autocast_forward, model)
+    elif getattr(vars(model).get("forward"), "__func__", None) is _autocast_forward:
+        del model.forward, model.autocast
+    return model
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    "Within it the forward pass of a model under `mixed_precision` is in float32, as in its exported file."
+    if not hasattr(model, "autocast"):
+        yield
+        return
+    before = model.autocast
+    model.autocast = before[0], torch.float32
+    try:
+        yield
+    finally:
+        model.autocast = before
+
+
+def _autocast_forward(model: nn.Module, *inputs: Tensor) -> Tensor:
+    device_type, dtype = model.autocast
+    with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
+        if len(inputs) == 1 and inputs[0].ndim == 4:
+            return in_whole_batches(model, partial(type(model).forward, model), *inputs).float()
+        return type(model).forward(model, *inputs).float()
+
+
+def pick_workers(count: int | None) -> int:
+    "`count` processes to read photos in, or, for None, one for each core this process may use, at most 8."
+    if count is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, max(1, cores // ranks.local_count()))
+    check_ranges({"workers": count})
+    return count
+
+
+def peak_memory(device: torch.device) -> int:
+    "Bytes at most held so far: on the GPU where that is the device, else by this process (workers not counted)."
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; its ru_maxrss would begin with the peak of the process that started this one
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,1 @@
+"""Models from timm with their pretrained weights, and the losses that train them."""

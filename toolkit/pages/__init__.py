@@ -1,0 +1,1 @@
+"""Pages and plots: the report of a run, the report of a study."""

@@ -1,0 +1,114 @@
+"""Seconds that an epoch of a learner will take, measured on a few mini-batches."""
+
+from time import perf_counter
+
+import torch
+from fastai.callback.core import Callback, CancelFitException, CancelTrainException, CancelValidException
+
+from toolkit.learner.learner import Learner
+from toolkit.search.snapshot import unchanged
+
+
+def seconds_per_epoch(learn: Learner, batches: int = 8, at_most: float = 30.0) -> float:
+    "Seconds that an epoch of `learn.fit` will take: the sum of `epoch_seconds`."
+    return sum(epoch_seconds(learn, batches, at_most))
+
+
+def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tuple[float, float]:
+    """Seconds that training and validation of an epoch will take, by a few mini-batches that are done and then undone.
+
+    Counted are the wait for photos, copying, forward, backward, optimiser steps, what the learner's callbacks do in
+    training, and validation. Timed are at least `batches` mini-batches (rounded up to whole optimiser steps) after
+    those that are left out: the first step, in which buffers are made and the GPU's libraries loaded, and as many as
+    the workers read ahead meanwhile. A pass not much longer than that is timed whole, in a second epoch, for which the
+    workers are there already; so this takes two short epochs at most. A longer pass includes their start.
+    If steps are slow, a pass is cut as soon as it has taken `at_most` seconds and timed one step after the first.
+
+    Not counted: what `training.fit.fit` writes after an epoch, and photos that are slower to read because the system
+    has not read them before. On a machine that others use too it is as true as their load is steady.
+    """
+    if batches < 1:
+        raise ValueError(f"cannot time {batches} mini-batches: give 1 or more")
+    clock = EpochClock(batches, at_most)
+    with unchanged(learn), learn.no_logging(), learn.no_bar():
+        if hasattr(learn, "grow"):
+            learn.grow.sizes = learn.grow.sizes[-1:]  # both epochs on squares of one size, the largest
+        learn.fit(2, cbs=clock)
+    return clock.seconds["train"], clock.seconds["valid"]
+
+
+class EpochClock(Callback):
+    "The `seconds` of an epoch's training and validation, after a fit that it cuts short."
+
+    order = 100  # after all others, so that what they do is timed too
+
+    def __init__(self, batches: int, at_most: float):
+        self.batches, self.at_most = batches, at_most
+        self.seconds: dict[str, float] = {}
+
+    def before_train(self) -> None:
+        self._begin(self.accumulate.n if hasattr(self.learn, "accumulate") else 1)
+
+    def before_validate(self) -> None:
+        self._begin(1)
+
+    def _begin(self, group: int) -> None:
+        ahead = 2 * self.dl.fake_l.num_workers  # torch's prefetch_factor
+        self.group, self.ready = group, group * -(-(ahead + 1) // group)
+        self.enough = self.ready + group * -(-self.batches // group)
+        self.done, self.waited, self.first, self.begun = 0, 0.0, None, perf_counter()
+        self.ended = self.begun
+
+    def before_batch(self) -> None:
+        wait = perf_counter() - self.ended
+        self.waited += wait
+        self.first = wait if self.first is None else self.first
+
+    def after_batch(self) -> None:
+        self.done += 1
+        if self.done % self.group == 0 and self.done < len(self.dl):
+            self._at_step(self.done)
+        self.ended = perf_counter()
+
+    def _at_step(self, done: int) -> None:
+        slow = perf_counter() - self.begun > self.at_most and done > self.group
+        if slow or done == self.enough:
+            self._end(done)
+        if done in (self.group, self.ready):
+            self.since, self.waited = (done, self._now()), 0.0
+
+    def _end(self, done: int) -> None:
+        "The whole pass by the batches since `since`: their mean, and what the first one was waited for beyond that."
+        batches = done - self.since[0]
+        each, wait = (self._now() - self.since[1]) / batches, self.waited / batches
+        share = self.dl.n / self.dl.bs  # batches of the pass, the short last one by its photos
+        self.seconds[self._part] = each * share + max(0.0, self.first - wait)
+        raise CancelTrainException if self.training else CancelValidException
+
+    def after_epoch(self) -> None:
+        if not self.trained_whole:  # else the second epoch is the one that is timed
+            raise CancelFitException
+
+    def after_train(self) -> None:
+        self._whole()
+
+    def after_validate(self) -> None:
+        self._whole()
+
+    def _whole(self) -> None:
+        "If the pass came to its end, its own seconds are the answer."
+        whole = self.done >= len(self.dl)
+        if self._part == "train":
+            self.trained_whole = whole
+        if whole:
+            self.seconds[self._part] = self._now() - self.begun
+
+    @property
+    def _part(self) -> str:
+        return "train" if self.training else "valid"
+
+    def _now(self) -> float:
+        "The time when the device has done what it was given."
+        if self.dls.device.type == "cuda":
+            torch.cuda.synchronize(self.dls.device)
+        return perf_counter()

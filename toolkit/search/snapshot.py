@@ -1,0 +1,120 @@
+"""Training that leaves no trace: a learner put back as it was, and from a few such steps the seconds of an epoch."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from fastai.callback.core import Callback
+from fastai.learner import Metric
+from fastai.optimizer import _BaseOptimizer
+from fastcore.foundation import L
+from torch import Tensor, nn
+
+from toolkit.learner.learner import Learner
+from toolkit.learner.random_state import random_state, set_random_state
+
+# A learner put back
+
+
+@contextlib.contextmanager
+def unchanged(learn: Learner) -> Iterator[Learner]:
+    """`learn`, to be trained or changed inside; afterwards, an error or Ctrl-C too, it is bit for bit what it was.
+
+    Put back are weights, buffers, gradients, what is frozen and which mode each module is in; the optimiser (none,
+    where there was none) with its state and rates; the generators of random numbers; order, draws, batch size and
+    number of workers of the loaders; the learner's own attributes and its callbacks, with the tensors, lists, metrics,
+    schedulers and averaged models that these hold. Objects stay the same ones. The copies lie in the host's memory.
+    """
+    undo: list[Callable[[], object]] = [partial(set_random_state, random_state())]
+    seen: set[int] = set()
+    for part in (learn.model, learn.opt, learn.dls.loaders, learn.cbs, learn.metrics):
+        _keep(part, undo, seen)
+    for thing in (learn, learn.dls, *learn.dls.loaders):
+        _keep_attributes(thing, undo)
+    for loader in learn.dls.loaders:
+        undo.append(partial(loader.rng.setstate, loader.rng.getstate()))
+        _keep_attributes(loader.fake_l, undo)
+        _keep_attributes(loader.draws, undo)
+    try:
+        yield learn
+    finally:
+        with _undisturbed():
+            for put_back in undo:
+                put_back()
+
+
+def _keep(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:
+    "Add to `undo` what puts the contents of `value` back, where it is a thing that training changes, or holds some."
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        undo.append(partial(_fill, value, value.detach().to("cpu", copy=True)))
+    elif isinstance(value, nn.Module):
+        _keep_module(value, undo, seen)
+    elif isinstance(value, L):
+        _keep(value.items, undo, seen)
+    elif isinstance(value, list):
+        undo.append(partial(value.__setitem__, slice(None), list(value)))
+        _keep_all(value, undo, seen)
+    elif isinstance(value, dict):
+        undo.append(partial(_refill, value, dict(value)))
+        _keep_all(value.values(), undo, seen)
+    elif isinstance(value, (Callback, Metric, _BaseOptimizer, torch.optim.Optimizer)):
+        _keep(vars(value), undo, seen)
+    elif hasattr(value, "load_state_dict"):  # a scheduler, a gradient scaler
+        _keep(state := value.state_dict(), undo, seen)
+        undo.append(partial(value.load_state_dict, state))
+
+
+def _keep_all(values: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:
+    for value in values:
+        _keep(value, undo, seen)
+
+
+def _keep_module(model: nn.Module, undo: list[Callable[[], object]], seen: set[int]) -> None:
+    for module in model.modules():
+        undo.append(partial(setattr, module, "training", module.training))
+        for tensors in (module._parameters, module._buffers):  # the dicts: a layer's weight may be replaced
+            _keep(tensors, undo, seen)
+    for weight in model.parameters():
+        undo.append(partial(weight.requires_grad_, weight.requires_grad))
+        undo.append(partial(setattr, weight, "grad", weight.grad))
+        _keep(weight.grad, undo, seen)
+
+
+def _keep_attributes(thing: Any, undo: list[Callable[[], object]]) -> None:
+    undo.append(partial(_refill, vars(thing), dict(vars(thing))))
+
+
+@torch.no_grad()
+def _fill(tensor: Tensor, kept: Tensor) -> None:
+    tensor.copy_(kept)
+
+
+def _refill(contents: dict, kept: dict) -> None:
+    contents.clear()
+    contents.update(kept)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    "A Ctrl-C meanwhile is raised at the end: an impatient second one would leave the learner half put back."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
+# The seconds of an epoch

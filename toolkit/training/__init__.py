@@ -1,0 +1,1 @@
+"""Training a Learner into a run folder: fit, checkpoints, resuming, signals."""

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM during training: saved at the next optimizer step."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from toolkit import ranks
+
+if TYPE_CHECKING:
+    from toolkit.training.checkpoint import Checkpoint
+
+
+@contextmanager
+def stopping_at_a_step(checkpoint: "Checkpoint") -> Iterator[None]:
+    """A signal to end makes `checkpoint` save and stop at the next step; a second one raises KeyboardInterrupt at once.
+
+    Of several processes, which stop together, any may get it; a second one soon after is the same, from the launcher.
+    """
+    asked, soon = 0.0, 5 if ranks.count() > 1 else 0
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if checkpoint.stop:
+            if time.monotonic() - asked < soon:
+                return
+            raise KeyboardInterrupt
+        checkpoint.stop, asked = True, time.monotonic()
+        if ranks.rank() == 0:
+            os.write(2, b"stopping after this optimiser step; once more to stop at once\n")  # a print may be under way
+
+    handlers = _to_replace() if threading.current_thread() is threading.main_thread() else {}
+    for number in handlers:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _to_replace() -> dict[int, Any]:
+    "Handlers of Ctrl-C, of a system's or cluster's request, of a closed terminal; not what is ignored, as under nohup."
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    return {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
