@@ -27,6 +27,7 @@ from export.parity.certificate import faults
 from export.parity.measure import measured
 from export.parity.reference import reference_of
 from export.to_onnx import _writing, to_onnx
+from toolkit import files
 from toolkit import run as runs
 from toolkit.data.dataset import find_data
 from toolkit.data.preprocess import for_size
@@ -185,7 +186,7 @@ def colour(run, folder):
         cv2.imwrite(str(path), cv2.imread(str(path)) * np.array([0, 0, 1], np.uint8))
     recipe = json.loads((folder / "run/recipe.json").read_text())
     recipe["data"] |= {"path": str(data), "fingerprint": find_data(data).fingerprint}
-    runs.write_json(folder / "run/recipe.json", recipe)
+    files.write_json(folder / "run/recipe.json", recipe)
     learn = runs.load(folder / "run").learner("cpu")
     evaluate(learn, runs.load(folder / "run"))  # so that the labels recorded are those of the red photos
     return runs.load(folder / "run")
@@ -214,7 +215,7 @@ def test_no_photos_to_verify_on_is_an_error_and_no_file(run, tmp_path):
     (other / "model.onnx").unlink()
     recipe = json.loads((other / "recipe.json").read_text())
     recipe["data"]["path"] = str(tmp_path / "gone")
-    runs.write_json(other / "recipe.json", recipe)
+    files.write_json(other / "recipe.json", recipe)
     with pytest.raises(FileNotFoundError, match="bring them back"):
         to_onnx(other, device="cpu")
     assert not (other / "model.onnx").exists()

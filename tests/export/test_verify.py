@@ -23,7 +23,7 @@ from export.session import Classifier, scores
 from export.to_onnx import to_onnx
 from export.verify import verify
 from recipes import digits, hw1
-from toolkit import run as runs
+from toolkit import files
 from toolkit.data.dataset import labelled
 from toolkit.evaluation import metrics
 from toolkit.models.timm_model import make_model
@@ -146,7 +146,7 @@ def test_a_run_of_other_classes_is_refused(digits_run, model, tmp_path):
     shutil.copytree(digits_run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("model.onnx"))
     recipe = json.loads((tmp_path / "run/recipe.json").read_text())
     renamed = [f"digit {name}" for name in recipe["classes"]]
-    runs.write_json(tmp_path / "run/recipe.json", recipe | {"classes": renamed})
+    files.write_json(tmp_path / "run/recipe.json", recipe | {"classes": renamed})
     photos = Path(digits_run.recipe["data"]["path"]) / "val"
     with pytest.raises(ValueError, match="has other classes than .*: give the run it was exported from"):
         verify(model, photos, tmp_path / "run", "cpu", 20)

@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from export.session import Classifier
 from recipes import hw1
+from toolkit import files
 from toolkit import run as runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +167,7 @@ def test_a_run_is_rebuilt_without_its_photos_to_predict(trained, photos, tmp_pat
     shutil.copytree(run.folder, tmp_path / "run")
     recipe = json.loads((tmp_path / "run/recipe.json").read_text())
     recipe["data"]["path"] = str(tmp_path / "gone")
-    runs.write_json(tmp_path / "run/recipe.json", recipe)
+    files.write_json(tmp_path / "run/recipe.json", recipe)
     with pytest.warns(UserWarning, match="this learner predicts, but has none to train on"):
         learn = runs.load(tmp_path / "run").learner("cpu")
     with learn.no_bar():

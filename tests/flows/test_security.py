@@ -31,8 +31,8 @@ from export.session import Classifier
 from export.to_onnx import to_onnx
 from recipes import hw1
 from toolkit import run as runs
-from toolkit import schema
 from toolkit.errors import user_message
+from toolkit.evaluation import results
 from toolkit.models.timm_model import make_model
 from toolkit.pages.run_page import read_certificate, write_report
 
@@ -451,7 +451,7 @@ def test_photos_named_in_a_run_folder_are_read_as_photos_or_not_at_all(copy):
         (f"{name}", "con", "con", "0.5") for name in ("/etc/passwd", "../../x", "\udcff", "a" * 5000, "/proc/kcore")
     ]
     with (copy / "valid_predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows([schema.PREDICTIONS, *rows])
+        csv.writer(file).writerows([results.PREDICTIONS, *rows])
     page = write_report(runs.load(copy)).read_text(encoding="utf-8")
     assert "root:" not in page
     assert "<img " not in page

@@ -9,28 +9,28 @@ import socket
 import pytest
 
 from export.predictions import journal
-from toolkit import run
+from toolkit import files, run
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "metrics.json"
-    run.write_json(path, {"accuracy": 1})
+    files.write_json(path, {"accuracy": 1})
 
     def write_half():
-        with run.replacing(path) as beside:
+        with files.replacing(path) as beside:
             beside.write_bytes(b"{")
             raise OSError(errno.ENOSPC, "No space left on device")
 
     pytest.raises(OSError, write_half)
     with pytest.raises(ValueError, match="Out of range float|not JSON compliant"):
-        run.write_json(path, {"accuracy": float("nan")})
+        files.write_json(path, {"accuracy": float("nan")})
     assert json.loads(path.read_text()) == {"accuracy": 1}
     assert os.listdir(tmp_path) == ["metrics.json"]
 
 
 def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("")
-    run.write_atomic(tmp_path / "atomic", "ä\r\n")
+    files.write_atomic(tmp_path / "atomic", "ä\r\n")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "atomic").read_bytes() == "ä\r\n".encode()
 
@@ -51,7 +51,7 @@ def test_what_is_no_regular_file_is_refused_before_anything_is_written_and_stays
     kinds = {name: (tmp_path / name).lstat() for name in names}
     for name in names:
         with pytest.raises((FileExistsError, IsADirectoryError), match=f"{name} is (no regular file|a folder)"):
-            with run.replacing(tmp_path / name):
+            with files.replacing(tmp_path / name):
                 pytest.fail("it was begun")
     assert {name: (tmp_path / name).lstat() for name in names} == kinds
     assert sorted(os.listdir(tmp_path)) == sorted(names)
@@ -64,7 +64,7 @@ def test_a_link_stays_and_the_file_that_it_leads_to_is_written_old_or_new(tmp_pa
     (tmp_path / "link2").symlink_to(tmp_path / "there" / "old")
     (tmp_path / "fresh").symlink_to("there/new")
     for name in ("link", "fresh"):
-        run.write_atomic(tmp_path / name, "written")
+        files.write_atomic(tmp_path / name, "written")
         assert (tmp_path / name).is_symlink()
     assert {path.name: path.read_text() for path in (tmp_path / "there").iterdir()} == {
         "old": "written",
@@ -125,7 +125,7 @@ def test_versions_are_those_installed():
 
 
 def test_a_run_clears_what_was_half_written_in_its_folder_but_not_what_a_prediction_is_writing(tmp_path):
-    with journal.held(tmp_path / "p.csv.partial"), run.replacing(tmp_path / "p.csv") as table:
+    with journal.held(tmp_path / "p.csv.partial"), files.replacing(tmp_path / "p.csv") as table:
         for name in (".p.json.abcd1234", ".last.pt.abcd1234"):
             (tmp_path / name).write_bytes(b"half")
         held = run.lock(tmp_path)

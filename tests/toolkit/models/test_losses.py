@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes import digits, hw1
+from toolkit import files
 from toolkit import run as runs
 from toolkit.models.losses import LOSSES, cross_entropy, focal, make_loss, smoothing, weights_by_class
 from toolkit.training.fit import begin
@@ -210,7 +211,7 @@ def test_a_recipe_json_whose_loss_or_sampler_cant_be_followed_is_refused(uneven,
     run, learn = begun(uneven, tmp_path / "run")
     save_model(learn.model, run.path("best.safetensors"))
     run.recipe["options"][name] = value
-    runs.write_json(run.path("recipe.json"), run.recipe)
+    files.write_json(run.path("recipe.json"), run.recipe)
     with pytest.raises(ValueError, match=said):
         runs.load(run.folder).learner("cpu")
 
@@ -220,7 +221,7 @@ def test_a_run_of_before_these_options_is_rebuilt_with_their_defaults(uneven, tm
     save_model(learn.model, run.path("best.safetensors"))
     for name in ("gamma", "smoothing", "class_weights", "sampler"):
         del run.recipe["options"][name]
-    runs.write_json(run.path("recipe.json"), run.recipe)
+    files.write_json(run.path("recipe.json"), run.recipe)
     again = runs.load(run.folder).learner("cpu")
     assert (again.loss_func.options, again.loss_func.weight) == ({"gamma": 2.0}, None)
     assert again.dls.train.draws.chances is None
