@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.convert.model_card import MARK, last_part, model_card
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.files import replacing, write_atomic
 from toolkit.run import Run, load
 
@@ -119,7 +119,6 @@ def _measured(run: Run) -> dict[str, Any]:
     return figures
 
 
-@command
 def hub(
     run: Path,  # run folder with its best.safetensors and metrics.json
     folder: Path,  # folder to write: new, empty, or one that this command wrote
@@ -147,3 +146,7 @@ def hub(
                     shutil.copyfile(made / file, beside)
     print(f"model {folder}\nload it: timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)", flush=True)
     return folder
+
+
+if __name__ == "__main__":
+    run_script(hub)

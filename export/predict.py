@@ -18,7 +18,7 @@ from export.predictions import formats
 from export.predictions.local import predict_here
 from export.runtime.providers import DEVICES
 from export.session import TTA
-from toolkit.command import command
+from toolkit.command import run_script
 
 
 def _check_engine(engine: str, images, out, format: str, of_ray: list, of_one_file: dict) -> None:
@@ -41,7 +41,6 @@ def exit_status(unread: list) -> int:
     return 2 if unread else 0
 
 
-@command(status=exit_status)
 def predict(
     model: Path,  # model.onnx; nothing else is needed
     images: str,  # a folder, a photo, a quoted glob, a .txt file of paths; of --engine ray also URIs
@@ -92,3 +91,7 @@ def predict(
         )
     out = Path(out or f"predictions.{'csv' if format == 'auto' else format}")
     return predict_here(Path(model), images, out, **common, format=format, sample=sample, zipped=zip, profile=profile)
+
+
+if __name__ == "__main__":
+    run_script(predict, status=exit_status)

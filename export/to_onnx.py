@@ -21,7 +21,7 @@ from export.parity.measure import measured
 from export.parity.reference import Reference, reference_of, training_reference
 from export.predictions.journal import clear_half_written, held
 from export.runtime.providers import DEVICES, choose_device
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.files import replacing, target_of
 from toolkit.run import Run, load
 
@@ -87,7 +87,6 @@ def _writing(out: Path) -> Iterator[Path]:
             yield beside
 
 
-@command
 def to_onnx(
     run: Path,  # run folder with its best.safetensors
     out: Path | None = None,  # file to write (default: model.onnx in the run folder)
@@ -115,3 +114,7 @@ def to_onnx(
     print(f"{table(certificate)}\n{temperature_line(fitted)}" if details else brief(certificate), flush=True)
     print(f"model {out}", flush=True)
     return out
+
+
+if __name__ == "__main__":
+    run_script(to_onnx)

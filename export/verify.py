@@ -14,7 +14,7 @@ from export.parity.measure import measured
 from export.parity.reference import Reference, evenly, prepared_all, torch_logits
 from export.runtime.providers import DEVICES
 from export.session import Classifier
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.run import Run, load
 
 # The certificate again
@@ -68,7 +68,6 @@ def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier,
     return Reference(names, images, list(labels.values()), classes, logits, validation=own)
 
 
-@command
 def verify(
     model: Path,  # model.onnx
     data: Path,  # labelled photos: a folder of class folders, a folder with val/, or a CSV with columns path,label
@@ -90,3 +89,7 @@ def verify(
     if wrong := faults(certificate):
         raise ValueError(f"{model} is not what it is to be: {'; '.join(wrong)}")
     return certificate
+
+
+if __name__ == "__main__":
+    run_script(verify)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
 from toolkit.data.dataset import find_data, keep_apart
 from toolkit.data.digits import write_digits
@@ -75,7 +75,6 @@ def learner(
     return settle(learn, lr, bs, workers)
 
 
-@command(status=exit_status)
 def main(
     data: Path = Path("data/digits"),  # where the digits are, or will be written, in the homework's layout
     loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
@@ -127,3 +126,7 @@ def main(
     unread = predict(run.path("model.onnx"), learn.dls.data.test, run.path("predictions.csv"), device)
     tell_results(run)
     return unread
+
+
+if __name__ == "__main__":
+    run_script(main, status=exit_status)

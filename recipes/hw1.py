@@ -15,7 +15,7 @@ from typing import Annotated
 
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
 from toolkit.data.dataset import find_data, keep_apart
 from toolkit.data.preprocess import for_size
@@ -89,7 +89,6 @@ def learner(
     return settle(learn, lr, bs, workers)
 
 
-@command(status=exit_status)
 def main(
     data: Path = Path("data"),  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
     loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
@@ -140,3 +139,7 @@ def main(
     unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
     tell_results(run)
     return unread
+
+
+if __name__ == "__main__":
+    run_script(main, status=exit_status)

@@ -20,7 +20,7 @@ from typing import Annotated
 import torch
 
 from recipes import digits, hw1, rapid
-from toolkit.command import command, parsed
+from toolkit.command import parsed, run_script
 from toolkit.evaluation.study import pairs, read_study
 from toolkit.learner.device import pick_device, pick_precision
 from toolkit.models.losses import LOSSES, make_loss
@@ -124,7 +124,6 @@ def words(given: dict) -> list[str]:
     return line
 
 
-@command
 def main(
     recipe: Annotated[str | None, {"choices": list(RECIPES)}] = None,  # default: digits, or hw1 where --data is given
     data: Path | None = None,  # as the recipe takes it; from here to --precision the default is the recipe's own
@@ -162,3 +161,7 @@ def main(
     page = write_study(out, study, words(given | {"recipe": recipe, "out": out}))
     print(*verdict(study, pairs(study)), f"study        {page}", sep="\n")
     return page
+
+
+if __name__ == "__main__":
+    run_script(main)

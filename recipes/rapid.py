@@ -16,7 +16,7 @@ from typing import Annotated
 
 from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
 from toolkit.data.dataset import find_data, keep_apart
 from toolkit.data.preprocess import for_size
@@ -107,7 +107,6 @@ def learner(
     return learn
 
 
-@command(status=exit_status)
 def main(
     data: Path = Path("data"),  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
     loss: Annotated[str, {"choices": list(LOSSES)}] = "ce",  # what is minimised
@@ -167,3 +166,7 @@ def main(
     unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
     tell_results(run)
     return unread
+
+
+if __name__ == "__main__":
+    run_script(main, status=exit_status)

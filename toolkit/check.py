@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.findings import STATES, Finding, _width, find_faults, judged, printable
 from toolkit.data.readable import _verdicts
@@ -89,7 +89,6 @@ def _more(items: list) -> Iterable[str]:
         yield f"... and {len(items) - LISTED} more"
 
 
-@command(status=lambda report: 0 if report.sound else 2)
 def main(
     data: Path,  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
     json: bool = False,  # one JSON object on stdout, with every file, for programs
@@ -100,3 +99,7 @@ def main(
     report = check(data, seed, workers)
     print(as_json(report) if json else "\n".join(as_text(report)))
     return report
+
+
+if __name__ == "__main__":
+    run_script(main, status=lambda report: 0 if report.sound else 2)

@@ -1,6 +1,5 @@
 """A function's signature is its command line, its help and its Python API: fastcore's `call_parse`, with manners.
 
-    @command
     def main(
         data: Path,                                                  # no default: a positional argument
         loss: Annotated[str, {"choices": ["ce", "focal"]}] = "ce",   # this comment is the flag's help
@@ -11,8 +10,10 @@
     ):
         "What the command does."
 
-Imported, `main` is the plain function. Where its file is started (`python -m pkg.module`), the decorator reads sys.argv
-and runs it: so the decorated function comes last in its file. Exit status:
+    if __name__ == "__main__":
+        run_script(main)
+
+Exit status:
     0    done
     1    a bug of ours: the traceback is shown
     2    the user's input or machine is wrong: one or two lines on stderr
@@ -30,35 +31,19 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from toolkit import ranks
 from toolkit.errors import user_message
 from toolkit.startup import end_at_once
 
 
-def command(function: Callable | None = None, *, status: Callable[[object], int] = lambda result: 0) -> Callable:
-    """`function` itself; where its file is being run as a script, the run happens here and ends the process.
+def run_script(function: Callable, status: Callable[[object], int] = lambda result: 0) -> NoReturn:
+    """Call `function` with the arguments in sys.argv, and end the process with an exit status.
 
-    status: the exit status that a result stands for, e.g. `@command(status=lambda unread: 2 if unread else 0)`.
+    status: the exit status that a result stands for, e.g. `lambda unread: 2 if unread else 0`.
     """
-    frame = inspect.currentframe().f_back
-    if function is None:
-        return lambda decorated: _command(decorated, status, frame)
-    return _command(function, status, frame)
-
-
-def _command(function, status, frame):
-    if _runs_as_script(frame):
-        frame.f_globals[function.__name__] = function  # the name its own body knows is bound only after the decorator
-        sys.exit(run(function, sys.argv[1:], status))
-    return function
-
-
-def _runs_as_script(frame) -> bool:
-    "Whether `frame` is the top level of the file that was started: not an import, a notebook cell, a worker process."
-    names = frame.f_globals
-    return frame.f_locals is names and names.get("__name__") == "__main__" and bool(names.get("__file__"))
+    sys.exit(run(function, sys.argv[1:], status))
 
 
 def run(function: Callable, arguments: list[str], status: Callable[[object], int] = lambda result: 0) -> int:

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.machine import gpus, missing_cudnn
 
 DISTRIBUTION = "rapid-finetune"
@@ -298,7 +298,10 @@ if __name__ == "__main__" and examine(lambda: importable("fastcore.script")):
     sys.exit(exit_status(doctor()))  # the command line is read by fastcore, which is what is broken
 
 
-@command(status=exit_status)
 def main() -> list[Finding]:
     "Say what is wrong with this installation, and the line that mends it."
     return doctor()
+
+
+if __name__ == "__main__":
+    run_script(main, status=exit_status)

@@ -9,14 +9,17 @@ what there is.
 
 from pathlib import Path
 
-from toolkit.command import command
+from toolkit.command import run_script
 from toolkit.pages.run_page import write_report
 from toolkit.run import load
 
 
-@command
 def main(
     run: Path,  # the run folder
 ):
     "Make the report page of a run again."
     print(write_report(load(run)))
+
+
+if __name__ == "__main__":
+    run_script(main)
