@@ -280,7 +280,7 @@ def _outcome(data: bytes, lenient: bool, name: str) -> str:
 
 
 def searched(
-    seed: int, count: int, folder: Path, formats: list[str], program: tuple = ("-m", "tests.test_photo_fuzz")
+    seed: int, count: int, folder: Path, formats: list[str], program: tuple = ("-m", "tests.toolkit.data.test_photo_fuzz")
 ) -> dict:
     "The search in a process of its own, so that a crash is a return code and a hang a traceback."
     progress = folder / "progress"
