@@ -20,7 +20,8 @@ from noise import write_noise
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional as F
 
-from toolkit.data.augment import reseed, train_transform
+from toolkit.data.augment import reseed
+from toolkit.data.augmentation import train_transform
 from toolkit.data.cache import HEADER, TRAINED, open_cache
 from toolkit.data.dataloaders import make_loaders
 from toolkit.data.dataset import find_data
