@@ -14,8 +14,9 @@ from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
-from toolkit.data.dataset import find_data, keep_apart
+from toolkit.data.dataset import find_data
 from toolkit.data.digits import write_digits
+from toolkit.data.layouts import check_outside_data
 from toolkit.data.preprocess import for_size
 from toolkit.data.readable import readable
 from toolkit.learner.callbacks import Accumulate
@@ -111,7 +112,7 @@ def main(
     folder = new_folder("digits", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
-    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
+    check_outside_data(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
         image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,

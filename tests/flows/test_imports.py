@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recipes", "toolkit", "export")
 
 ORDER = (  # from the bottom; a family imports itself and what stands above its own line here
-    "toolkit.ranks toolkit.errors toolkit.machine toolkit.ranges",
+    "toolkit.ranks toolkit.errors toolkit.machine toolkit.ranges toolkit.threads",
     "toolkit.startup toolkit.files",
     "toolkit.command",
     "toolkit.data",

@@ -17,7 +17,8 @@ from toolkit.check import check, main
 from toolkit.data.dataset import find_data
 from toolkit.data.decode_check import verdict, verdicts
 from toolkit.data.findings import printable
-from toolkit.data.photo import find_photos, read_photo
+from toolkit.data.photo import read_photo
+from toolkit.data.photo_files import find_photos
 from toolkit.data.readable import readable
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,8 +29,9 @@ from filelock import Timeout
 from tqdm import tqdm
 
 import toolkit.data.photo
-from toolkit.data.dataset import DataSet, keep_apart
+from toolkit.data.dataset import DataSet
 from toolkit.data.decode_check import cores
+from toolkit.data.layouts import check_outside_data
 from toolkit.data.photo import likely_size, read_reduced
 from toolkit.data.preprocess import smallest_side
 from toolkit.files import file_lock, replacing, target_of
@@ -87,7 +88,7 @@ def open_cache(folder: str | Path, data: DataSet, preprocess: dict[str, Any], wo
     folder, paths = Path(folder), sorted({*data.train, *data.valid})
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--cache {folder} is a file: give a folder, on a fast disk of this machine")
-    keep_apart(data.path, {"--cache": folder})
+    check_outside_data(data.path, {"--cache": folder})
     sides = TRAINED * preprocess["crop"], smallest_side(preprocess)
     name = hashlib.sha256(f"{data.path.resolve()} {sides}".encode(errors="surrogatepass")).hexdigest()[:16]
     file, state = target_of(folder / f"{name}.photos"), _state(paths, sides)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from toolkit import ranks
-from toolkit.data.dataset import keep_apart
+from toolkit.data.layouts import check_outside_data
 from toolkit.evaluation import metrics
 from toolkit.evaluation.results import PREDICTIONS, write_curve
 from toolkit.files import write_csv, write_json
@@ -44,7 +44,7 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
     """
     if ranks.rank():
         return Run(folder)
-    keep_apart(learn.dls.data.path, {"--out": folder})
+    check_outside_data(learn.dls.data.path, {"--out": folder})
     if learn.dls.train.bs < ranks.count():
         raise ValueError(
             f"--bs {learn.dls.train.bs} on {ranks.count()} processes, which share each mini-batch: give "
