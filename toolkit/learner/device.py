@@ -84,7 +84,7 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
     if precision != "fp32":
         model.autocast = device.type, DTYPES[precision]
         model.forward = MethodType(_autocast_forward, model)
-    elif getattr(vars(model).get("forward"), "__func__", None) is _autocast_forward:
+    elif "autocast" in vars(model):
         del model.forward, model.autocast
     return model
 
@@ -92,7 +92,7 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
     "Within it the forward pass of a model under `mixed_precision` is in float32, as in its exported file."
-    if not hasattr(model, "autocast"):
+    if "autocast" not in vars(model):
         yield
         return
     before = model.autocast

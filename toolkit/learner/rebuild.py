@@ -11,8 +11,8 @@ from toolkit.data.dataloaders import make_loaders
 from toolkit.data.dataset import recorded_dataset
 from toolkit.learner.device import pick_device
 from toolkit.learner.learner import Learner, make_learner
-from toolkit.models.losses import make_loss, weights_by_class
-from toolkit.models.timm_model import load_weights, make_model
+from toolkit.models.losses import create_loss, weights_by_class
+from toolkit.models.timm_model import create_model, load_weights
 
 
 class PredictsOnly(Callback):
@@ -39,7 +39,9 @@ def rebuild(recipe: dict[str, Any], weights: Path, device: str = "auto") -> Lear
     """
     options, folder = recipe["options"], weights.parent
     place = pick_device(device)
-    model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=recipe["preprocess"]["crop"])
+    model = create_model(
+        recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=recipe["preprocess"]["crop"]
+    )
     load_weights(model, weights)
     data, fault = recorded_dataset(recipe)
     if fault:
@@ -70,4 +72,4 @@ def _loss(recipe: dict[str, Any]) -> nn.Module:
     weight = weights_by_class(
         options.get("class_weights", "none"), {name: counts.get(name, 0) for name in recipe["classes"]}
     )
-    return make_loss(options["loss"], weight, options.get("gamma"), options.get("smoothing"))
+    return create_loss(options["loss"], weight, options.get("gamma"), options.get("smoothing"))

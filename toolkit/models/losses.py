@@ -112,7 +112,7 @@ class ClassificationLoss(nn.Module):
         return probabilities.argmax(dim=-1)
 
 
-def make_loss(
+def create_loss(
     name: str, weight: Tensor | None = None, gamma: float | None = None, smoothing: float | None = None
 ) -> ClassificationLoss:
     """The loss called `name`; its `options` say what None came to: gamma 2 of focal, smoothing 0.1 of smoothing.

@@ -18,7 +18,7 @@ from toolkit.errors import reason_of
 from toolkit.schema import read_recipe
 
 
-def make_model(
+def create_model(
     arch: str, classes: int, weights: str = "imagenet", dropout: float = 0.0, image_size: int = 224
 ) -> nn.Module:
     """timm's `arch` with a new head, Dropout(dropout) then Linear(classes): float [batch, 3, image_size, image_size] ->
@@ -144,7 +144,7 @@ def _known_of(path: Path, model: nn.Module) -> dict[str, Any]:
     return {"license": (recipe.get("weights") or {}).get("license"), "made_for": made_for | own}
 
 
-def normalisation(model: nn.Module) -> dict[str, tuple[float, ...]]:
+def normalization_of(model: nn.Module) -> dict[str, tuple[float, ...]]:
     "mean and std for `toolkit.data.preprocess.for_size`, as the model's weights know photos; none for random weights."
     made_for = model.origin["made_for"]
     return {name: tuple(made_for[name]) for name in ("mean", "std")} if made_for else {}

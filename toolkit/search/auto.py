@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple, TypeVar
 from toolkit import ranks
 from toolkit.learner.learner import Learner
 from toolkit.run import load
-from toolkit.search.batch_size import largest_fitting
+from toolkit.search.batch_size import largest_batch_size
 from toolkit.search.epoch_time import seconds_per_epoch
 from toolkit.search.lr_finder import find_lr
-from toolkit.search.snapshot import unchanged
+from toolkit.search.snapshot import restoring_state
 
 Auto = Literal["auto"]
 Number = TypeVar("Number", int, float, None)
@@ -82,12 +82,12 @@ def _say(name: str, chosen: object, why: str) -> None:
 
 
 def settle_bs(learn: Learner) -> None:
-    """The largest mini-batch that `largest_fitting` finds room for, and as many of them accumulated as make up the same
+    """The mini-batch that `largest_batch_size` finds room for, and as many of them accumulated as make up the same
     photos to an optimiser step as before. To the gradient that is the same; batch norm sees other mini-batches.
     """
     accum = learn.accumulate.n
     photos = learn.dls.train.bs * accum
-    bs, memory = largest_fitting(learn, photos)
+    bs, memory = largest_batch_size(learn, photos)
     for loader in learn.dls.loaders:
         loader.bs = bs
     learn.accumulate.n = photos // bs
@@ -120,7 +120,7 @@ def _numbers_of_workers() -> list[int]:
 
 
 def _seconds(learn: Learner, workers: int) -> float:
-    with unchanged(learn):
+    with restoring_state(learn):
         _work(learn, workers)
         return seconds_per_epoch(learn, batches=4, at_most=10.0)
 
