@@ -1,6 +1,6 @@
 """All options that recipes share, once: type, choices, default, help, and whether `--resume` may change them.
 
-A trailing comment is an option's help. A recipe states defaults of its own, and options of its own, by `recipes.recipe`.
+A trailing comment is an option's help. A recipe states its own defaults, and options of its own, by `recipes.recipe`.
 The ranges of numbers are in toolkit/ranges.py.
 """
 
