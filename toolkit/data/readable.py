@@ -15,10 +15,19 @@ from tqdm import tqdm
 
 import toolkit.data.photo
 from toolkit import ranks
-from toolkit.data.dataset import DataSet
+from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.decode_check import Verdict, verdicts
 from toolkit.data.findings import counted, judged, printable, same_content
 from toolkit.files import write_atomic
+from toolkit.options import Options
+
+
+def open_dataset(options: Options) -> DataSet:
+    """The data set at `options.data`, all its training and validation photos readable.
+
+    Raises ValueError and FileNotFoundError as `find_data` and `readable` do.
+    """
+    return readable(find_data(options.data, options.seed), options.skip_unreadable)
 
 
 def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None = None) -> DataSet:
