@@ -1,6 +1,5 @@
 """The device and the number format that a model computes in: those asked for, or an error, never others in silence."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from toolkit import ranks
 from toolkit.learner.performance import in_whole_batches
+from toolkit.machine import cores
 from toolkit.ranges import check_ranges
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -114,8 +114,7 @@ def _autocast_forward(model: nn.Module, *inputs: Tensor) -> Tensor:
 def pick_workers(count: int | None) -> int:
     "`count` processes to read photos in, or, for None, one for each core this process may use, at most 8."
     if count is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, max(1, cores // ranks.local_count()))
+        return min(8, max(1, cores() // ranks.local_count()))
     check_ranges({"workers": count})
     return count
 

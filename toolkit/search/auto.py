@@ -1,12 +1,12 @@
 """`--workers auto`, `--bs auto`, `--lr auto`: numbers found by trying them on the learner, which stays as it was."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 from toolkit import ranks
 from toolkit.learner.learner import Learner
+from toolkit.machine import cores
 from toolkit.run import load
 from toolkit.search.batch_size import largest_fitting
 from toolkit.search.epoch_time import seconds_per_epoch
@@ -115,8 +115,8 @@ def _numbers_of_workers() -> list[int]:
     "From the smallest; on macOS none but 0, where fastai uses no other."
     if sys.platform == "darwin":
         return [0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return sorted({0, min(max(1, cores // 2), MOST_WORKERS), min(cores, MOST_WORKERS)})
+    count = cores()
+    return sorted({0, min(max(1, count // 2), MOST_WORKERS), min(count, MOST_WORKERS)})
 
 
 def _seconds(learn: Learner, workers: int) -> float:
