@@ -1,11 +1,11 @@
 """`--workers auto`, `--bs auto`, `--lr auto`: numbers found by trying them on the learner, which stays as it was."""
 
-import os
 import sys
 from dataclasses import replace
 
 from toolkit import ranks
 from toolkit.learner.learner import Learner
+from toolkit.machine import cores
 from toolkit.options import Options
 from toolkit.search.batch_size import largest_batch_size
 from toolkit.search.epoch_time import seconds_per_epoch
@@ -74,8 +74,8 @@ def _numbers_of_workers() -> list[int]:
     "From the smallest; on macOS none but 0, where fastai uses no other."
     if sys.platform == "darwin":
         return [0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return sorted({0, min(max(1, cores // 2), MOST_WORKERS), min(cores, MOST_WORKERS)})
+    count = cores()
+    return sorted({0, min(max(1, count // 2), MOST_WORKERS), min(count, MOST_WORKERS)})
 
 
 def _seconds(learn: Learner, workers: int) -> float:
