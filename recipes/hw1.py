@@ -24,7 +24,7 @@ from toolkit.learner.callbacks import Accumulate
 from toolkit.learner.device import pick_device, pick_precision, pick_workers
 from toolkit.learner.learner import Learner, make_learner, set_seed
 from toolkit.learner.schedule import Plateau
-from toolkit.loggers.base import LOGGERS, folders, logged, loggers
+from toolkit.loggers.log import LOGGERS, folders, logged, loggers
 from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
 from toolkit.models.timm_model import make_model, normalisation
 from toolkit.pages.run_page import write_report

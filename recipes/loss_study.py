@@ -21,11 +21,12 @@ import torch
 
 from recipes import digits, hw1, rapid
 from toolkit.command import parsed, run_script
-from toolkit.evaluation.study import pairs, read_study
+from toolkit.evaluation.comparisons import pairs
+from toolkit.evaluation.study import read_study
 from toolkit.learner.device import pick_device, pick_precision
 from toolkit.models.losses import LOSSES, make_loss
 from toolkit.pages.study_page import write_study
-from toolkit.pages.study_text import verdict
+from toolkit.pages.study_text import findings
 from toolkit.ranges import check_ranges
 from toolkit.run import Run, load
 from toolkit.search.auto import Auto
@@ -159,7 +160,7 @@ def main(
         runs.setdefault(name, []).append(load(wanted["out"]))
     study = read_study(runs)
     page = write_study(out, study, words(given | {"recipe": recipe, "out": out}))
-    print(*verdict(study, pairs(study)), f"study        {page}", sep="\n")
+    print(*findings(study, pairs(study)), f"study        {page}", sep="\n")
     return page
 
 

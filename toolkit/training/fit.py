@@ -10,8 +10,9 @@ import torch
 
 from toolkit import ranks
 from toolkit.data.dataset import keep_apart
-from toolkit.evaluation import metrics
+from toolkit.evaluation.formatting import optimism_note
 from toolkit.evaluation.results import PREDICTIONS, write_curve
+from toolkit.evaluation.summary import summary
 from toolkit.files import write_csv, write_json
 from toolkit.learner.callbacks import FiniteLoss
 from toolkit.learner.device import in_float32, peak_memory
@@ -20,7 +21,6 @@ from toolkit.learner.learner import Learner
 from toolkit.learner.performance import uncompiled, whole_batches
 from toolkit.learner.profiler import EpochParts, Profile
 from toolkit.models.timm_model import load_weights
-from toolkit.pages.formatting import chosen_among
 from toolkit.ranges import check_ranges
 from toolkit.run import Run, git_revision, load, lock, same_recipe, versions
 from toolkit.schema import recipe_fault
@@ -233,7 +233,7 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     found = {
         "best_epoch": state["best"]["epoch"],
         "epochs": state["epoch"],
-        **metrics.summary(probabilities, labels),
+        **summary(probabilities, labels),
         "seconds": sum(seconds),
         "bs": state["bs"],
         "accum": state["accum"],
@@ -254,7 +254,7 @@ def tell_results(run: Run) -> None:
         f"validation accuracy {found['accuracy']:.2%} ({interval}, {found['images']} photos), "
         f"epoch {found['best_epoch']} of {found['epochs']}"
     )
-    if flattered := chosen_among(found["epochs"]):
+    if flattered := optimism_note(found["epochs"]):
         model = shlex.quote(str(run.path("model.onnx")))
         print(f"             {flattered}; an honest figure needs labelled photos that chose nothing:")
         print(f"             python -m export.verify {model} PHOTOS")

@@ -13,7 +13,7 @@ from noise import write_noise
 
 from recipes import hw1
 from toolkit.files import write_json
-from toolkit.loggers.base import LOGGERS, folders, logged, loggers
+from toolkit.loggers.log import LOGGERS, folders, logged, loggers
 from toolkit.run import load
 from toolkit.training.fit import begin, evaluate, fit
 
@@ -225,7 +225,7 @@ def test_no_library_is_imported_unless_asked_for_and_wandb_without_a_login_says_
     code = f"""
 import sys
 from pathlib import Path
-from toolkit.loggers.base import loggers
+from toolkit.loggers.log import loggers
 from toolkit.run import Run
 loggers([])
 print(sorted({set(LOGGERS)} & set(sys.modules)))

@@ -225,17 +225,6 @@ def test_galleries_hold_the_most_confident_mistakes_and_the_least_certain(tmp_pa
     assert [photo["file"] for photo in shown["uncertain"]] == ["1", "5", "2", "3", "4"]
 
 
-def test_joined_bins_hold_enough_images_and_keep_the_means():
-    random = np.random.default_rng(0)
-    curve = metrics.reliability_curve(random.random(95), random.random(95) > 0.5)
-    joined = report.merged(curve)
-    assert len(joined) < len(curve)
-    assert min(b["count"] for b in joined) >= 10
-    for key in ("confidence", "accuracy"):
-        assert sum(b[key] * b["count"] for b in joined) == pytest.approx(sum(b[key] * b["count"] for b in curve))
-    assert report.merged([{"low": 0, "high": 1, "confidence": 0.5, "accuracy": 1.0, "count": 3}])[0]["count"] == 3
-
-
 def test_two_runs_of_the_homeworks_figures_cannot_be_told_apart(tmp_path):
     small_run(tmp_path)
     write_predictions(tmp_path, [(str(i), "a", "a" if i < 274 else "b", 0.9) for i in range(300)])
