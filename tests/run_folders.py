@@ -13,6 +13,9 @@ from toolkit.evaluation.summary import summary
 from toolkit.files import write_json
 from toolkit.run import Run, load
 
+NASTY = ['<script>alert("1")</script>', "$\\frac{$", "a \"b\" & 'c'", "日本語", "_hidden", "x" * 200]
+"Class names that break HTML, mathematics, fonts or layouts."
+
 
 def make_run(folder: Path, classes: list[str], each: int = 6, photos: Path | None = None, seed: int = 0) -> Path:
     """Write a finished run: `each` validation images per class, most of them right.
