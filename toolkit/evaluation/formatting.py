@@ -46,8 +46,8 @@ def points(share: float) -> str:
 
 
 def p_value(p: float) -> str:
-    "A p-value with one digit, or two if it is close to 0.1 or above."
-    return f"{p:.1g}" if p < 0.095 else f"{p:.2g}"
+    "A p-value with one digit below 0.01, else two, so that 0.049 and 0.051 differ."
+    return f"{p:.1g}" if p < 0.01 else f"{p:.2g}"
 
 
 def rounded_count(count: float) -> str:

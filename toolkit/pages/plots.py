@@ -104,14 +104,14 @@ def reliability(curve: list[dict], title: str, interval: Callable[[int, int], tu
     axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=9, frameon=False, labelcolor=INK, loc="upper left")
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK)  # placed where fewest points are
     return figure
 
 
 def counts(numbers: list[int]) -> Figure:
     "Bar chart of training images per class, from the most frequent class to the rarest."
     figure = Figure(figsize=(4.0, 2.2), layout="constrained")
-    axes = add_axes(figure, 1, 1, "", "classes, from frequent to rare")
+    axes = add_axes(figure, 1, 1, "Training images per class", "classes, from frequent to rare")
     axes.bar(range(1, len(numbers) + 1), sorted(numbers, reverse=True), color=BLUE, width=0.8)
     axes.set_xlim(0.4, len(numbers) + 0.6)
     for axis in (axes.xaxis, axes.yaxis):

@@ -45,13 +45,15 @@ def recall_table(thirds: list[dict]) -> list[list[str]]:
     "Recall of each variant in each third of the classes, with the interval of its difference to the first variant."
     if not thirds:
         return []
-    headings = [
-        f"{third['name']}: {third['classes']} classes with {third['fewest']} to {third['most']} training images"
-        for third in thirds
-    ]
     names = [recall["name"] for recall in thirds[0]["recalls"]]
     rows = ([name, *(_recall(third["recalls"][i], i) for third in thirds)] for i, name in enumerate(names))
-    return [["", *headings], *rows]
+    return [["", *map(_third_heading, thirds)], *rows]
+
+
+def _third_heading(third: dict) -> str:
+    counts = f"{third['fewest']}" if third["fewest"] == third["most"] else f"{third['fewest']} to {third['most']}"
+    classes = f"{third['classes']} class{'' if third['classes'] == 1 else 'es'}"
+    return f"{third['name']}: {classes} with {counts} training image{'' if counts == '1' else 's'}"
 
 
 def _recall(recall: dict, variant: int) -> str:

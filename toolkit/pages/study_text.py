@@ -22,10 +22,11 @@ def findings(study: Study, compared: list[dict]) -> list[str]:
 
 def _overall(names: list[str], compared: list[dict], seeds: int) -> str:
     different = [row for row in compared if row["verdict"] in ("differ", "suggests")]
-    if not different and len(names) > 2:
-        return f"no two of {_listed(names)} differ significantly"
     if not different:
-        return f"{_listed(names)} do not differ significantly"
+        none = f"no two of {_listed(names)}" if len(names) > 2 else f"{_listed(names)} do not"
+        undecided = sum(row["verdict"] == "seeds" for row in compared)
+        of_pairs = f" for {undecided} of {len(compared)} pairs" if len(names) > 2 else ""
+        return f"{none} differ significantly{f', but more seeds are needed{of_pairs}' if undecided else ''}"
     which = f"{len(different)} of {len(compared)} pairs" if len(names) > 2 else _listed(names)
     return f"{which} differ significantly" if seeds >= SEEDS else f"the runs suggest that {which} differ"
 
@@ -66,13 +67,16 @@ def images_sentence(row: dict, largest: float) -> str:
     "The number of images needed to detect the difference. largest: the largest that the interval allows."
     least, seen = row["images_least"], row["images_seen"]
     if math.isinf(least):
-        return "With so few seeds no number of images would be enough to detect it; more seeds might be."
-    start = f"To detect it takes about {rounded_count(least)} validation images if it is {points(largest)} points"
+        return "With so few seeds no number of images is enough to detect it; more seeds might be."
+    start = (
+        f"A difference of {points(largest)} points, the largest in the interval, takes about {rounded_count(least)} "
+        "validation images to detect"
+    )
     if math.isclose(row["difference"], 0, abs_tol=1e-9):
-        return f"{start}, and more if it is smaller; the measured difference is 0."
+        return f"{start}; a smaller one takes more. The measured difference is 0."
     if math.isinf(seen):
-        return f"{start}. If it is as measured, no number of images is enough with so few seeds; more seeds might be."
-    return f"{start}, {rounded_count(seen)} if it is as measured, and more if it is smaller."
+        return f"{start}. For the measured one no number of images is enough with so few seeds; more seeds might be."
+    return f"{start}, the measured one about {rounded_count(seen)}; a smaller one takes more."
 
 
 def recall_sentences(study: Study, thirds: list[dict]) -> str:

@@ -10,6 +10,7 @@ from run_folders import first_right, make_study_runs
 from toolkit.evaluation.comparisons import pairs, recall_by_frequency
 from toolkit.evaluation.study import read_study
 from toolkit.pages.study_page import write_study
+from toolkit.pages.study_tables import recall_table
 from toolkit.pages.study_text import findings, images_sentence, method, recall_sentences
 
 
@@ -41,8 +42,8 @@ def test_the_homeworks_accuracies_do_not_differ_significantly_and_the_text_says_
     )
     assert re.search(
         r"ce and smoothing do not differ significantly: the difference is 1.0 points .*, which is within chance; .* "
-        r"To detect it takes about [\d\u202f]+ validation images if it is [\d.]+ points, [\d\u202f]+ if it is as "
-        r"measured, and more if it is smaller",
+        r"A difference of [\d.]+ points, the largest in the interval, takes about [\d\u202f]+ validation images to "
+        r"detect, the measured one about [\d\u202f]+; a smaller one takes more",
         sentences[2],
     )
     assert sentences[-1].startswith("One seed")
@@ -78,7 +79,17 @@ def test_more_seeds_are_asked_for_if_the_sign_of_the_difference_depends_on_the_s
     b = np.stack([first_right(200, 300), first_right(270, 300), first_right(270, 300)])
     _, compared, page, _ = written(tmp_path, {"a": a, "b": b})
     assert compared[0]["mcnemar_holm"] < 0.05 < compared[0]["p_holm"]
+    assert "a and b do not differ significantly, but more seeds are needed." in page
     assert "More seeds would help, more images would not." in page
+
+
+def test_a_third_with_one_class_and_one_image_has_a_heading_in_the_singular():
+    third = {"name": "rare", "classes": 1, "fewest": 1, "most": 1, "recalls": []}
+    assert recall_table([third, third | {"classes": 3, "most": 9}])[0] == [
+        "",
+        "rare: 1 class with 1 training image",
+        "rare: 3 classes with 1 to 9 training images",
+    ]
 
 
 def test_with_one_seed_mcnemars_test_decides_even_if_the_interval_excludes_0(tmp_path):
@@ -98,8 +109,7 @@ def test_a_measured_difference_of_0_has_no_number_of_images(tmp_path):
     assert compared[0]["difference"] == 0
     sentences = findings(found, compared)[1]
     assert re.search(
-        "takes about [0-9]+ validation images if it is [0-9.]+ points, and more if it is smaller; the measured "
-        "difference is 0",
+        r"takes about [0-9]+ validation images to detect; a smaller one takes more. The measured difference is 0\.$",
         sentences,
     )
 
@@ -107,10 +117,10 @@ def test_a_measured_difference_of_0_has_no_number_of_images(tmp_path):
 def test_no_number_of_images_is_given_if_the_spread_over_seeds_hides_the_difference():
     row = {"difference": 0.01, "images_least": 700.0, "images_seen": float("inf")}
     assert images_sentence(row, 0.05) == (
-        "To detect it takes about 700 validation images if it is 5.0 points. If it is as measured, no number of images "
-        "is enough with so few seeds; more seeds might be."
+        "A difference of 5.0 points, the largest in the interval, takes about 700 validation images to detect. For the "
+        "measured one no number of images is enough with so few seeds; more seeds might be."
     )
-    assert "no number of images would be enough" in images_sentence(row | {"images_least": float("inf")}, 0.05)
+    assert "no number of images is enough to detect it" in images_sentence(row | {"images_least": float("inf")}, 0.05)
 
 
 def test_the_difference_on_rare_classes_is_a_sentence(tmp_path):
