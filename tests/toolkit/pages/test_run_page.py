@@ -1,7 +1,9 @@
 """The report page of a run: its files and content, for complete, incomplete and damaged runs."""
 
+import base64
 import csv
 import html
+import io
 import json
 import re
 import shlex
@@ -21,7 +23,7 @@ from toolkit.evaluation.results import read_predictions
 from toolkit.evaluation.statistics import macro_f1_interval, wilson_interval
 from toolkit.files import write_json
 from toolkit.pages import plots
-from toolkit.pages.drawing import short
+from toolkit.pages.drawing import data_uri, short
 from toolkit.pages.run_again import command_line
 from toolkit.pages.run_page import render, write_report
 from toolkit.pages.run_text import chance_difference
@@ -162,6 +164,19 @@ def test_an_unreadable_photo_has_no_thumbnail(tmp_path):
     found = mistakes.thumbnails(tmp_path / "photos", {"valid/0/0.png", "valid/0/1.png"})
     assert list(found) == ["valid/0/1.png"]
     assert "<img" in page_of(tmp_path)
+
+
+def test_thumbnails_are_those_of_pillow_and_the_page_has_them_as_jpeg(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    expected = Image.fromarray(noise)
+    expected.thumbnail((160, 160))
+    (pixels,) = mistakes.thumbnails(tmp_path, {"a.png", "missing.png"}).values()
+    assert (pixels == np.asarray(expected)).all()
+    kind, _, content = data_uri(pixels).partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert (image.format, image.size) == ("JPEG", (160, 120))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
