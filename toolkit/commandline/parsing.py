@@ -39,14 +39,9 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
 
 def _without_defaults(arguments: list[str], parameters: list[Parameter]) -> list[str]:
     "Leave out flags that say a default, such as `--probe` if `--no-probe` turns it off."
-    names = {each.name for each in parameters if each.kind is bool}
-    says = {f"--no-{name}" for name in names} | {f"--{name}" for name in names}
-    says -= {each.flag for each in parameters}
-    return [
-        each
-        for each in arguments
-        if each.replace("-", "_").replace("__", "--", 1).replace("--no_", "--no-") not in says
-    ]
+    flags = {f"--{word}{each.name}" for each in parameters if each.kind is bool for word in ("", "no-")}
+    defaults = {flag.replace("_", "-") for flag in flags - {each.flag for each in parameters}}
+    return [each for each in arguments if each.replace("_", "-") not in defaults]
 
 
 def _flags(arguments: list[str], parameters: list[Parameter]) -> set[str]:
