@@ -39,6 +39,13 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "atomic").read_bytes() == "ä\r\n".encode()
 
 
+def test_a_csv_comes_back_cell_by_cell_whatever_is_in_it(tmp_path):
+    rows = [["a,b", 'quo"te'], ["new\nline", "a lone\rreturn"], ["\r", ""], [os.fsdecode(b"\xff"), "☃"]]
+    files.write_csv(tmp_path / "t.csv", ["x", "y"], rows)
+    assert files.read_csv(tmp_path / "t.csv", ["x", "y"]) == [["x", "y"], *rows]
+    assert files.csv_text(["x", "y"], [[1, 0.5], ["a,b", ""]]) == 'x,y\n1,0.5\n"a,b",\n'
+
+
 def odd_ones(folder):
     "Names of things that are no regular files."
     os.mkfifo(folder / "pipe")

@@ -264,10 +264,11 @@ def command(data, cache, *more):
 def test_a_disk_that_fills_up_ends_with_status_2_and_leaves_nothing(small, tmp_path):
     script = tmp_path / "fill.py"
     script.write_text(
-        "import resource\nfrom toolkit.data.cache import open_cache\nfrom toolkit.command import command\n"
+        "import resource\nfrom toolkit.data.cache import open_cache\nfrom toolkit.command import run_script\n"
         "from toolkit.data.dataset import find_data\nfrom toolkit.data.preprocess import for_size\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "@command\ndef main(data: str, folder: str):\n    open_cache(folder, find_data(data), for_size(32))\n"
+        "def main(data: str, folder: str):\n    open_cache(folder, find_data(data), for_size(32))\n"
+        "run_script(main)\n"
     )
     arguments = [sys.executable, str(script), str(small.path), str(tmp_path / "c")]
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

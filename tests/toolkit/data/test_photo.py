@@ -1,6 +1,8 @@
+import ast
 import io
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -612,6 +614,37 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match="file"):
         find_photos(tmp_path / "file")
+
+
+def modules_of(name: str) -> set[str]:
+    "The module, and all modules of toolkit.data that it imports, directly or not."
+    root, found, waiting = Path(photo.__file__).parents[2], set(), [name]
+    while waiting:
+        found.add(module := waiting.pop())
+        for node in ast.walk(ast.parse((root / f"{module.replace('.', '/')}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("toolkit.data"):
+                more = (
+                    [node.module] if node.module != "toolkit.data" else [f"toolkit.data.{n.name}" for n in node.names]
+                )
+                waiting += set(more) - found
+    return found
+
+
+def test_the_digest_of_the_decoder_changes_with_every_file_that_decoding_depends_on(tmp_path):
+    "By it a cache is built again, and photos are checked again."
+    shutil.copytree(Path(photo.__file__).parents[1], tmp_path / "toolkit")
+    files = [f"{module.replace('.', '/')}.py" for module in sorted(modules_of("toolkit.data.photo"))]
+    code = (
+        "import sys; from pathlib import Path; from toolkit.data.photo import decoder_digest as d\n"
+        "print(d())\n"
+        "for name in sys.argv[1:]: Path(name).open('a').write('#'); print(d())\n"
+        "import PIL; PIL.__version__ = '0.1'; print(d())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert len(files) == 3
+    assert len(set(done.stdout.split())) == 1 + len(files) + 1
 
 
 def test_reading_photos_needs_no_torch():
