@@ -105,8 +105,8 @@ def test_decoding_in_processes_gives_the_result_of_read_photo_for_damaged_jpegs(
         content = bytearray(encoded(number % 7))
         if number % 3 == 0:
             content = content[: draw.integers(len(content))]
-        for place in draw.integers(0, len(content), number % 5) if content else ():
-            content[place] = draw.integers(256)
+        for index in draw.integers(0, len(content), number % 5) if content else ():
+            content[index] = draw.integers(256)
         paths.append(put(tmp_path / f"{number}.jpg", bytes(content)))
     answers = dict(decode_all(paths, 2))
     assert {path: answers[path][:3] for path in paths} == {path: result_of_read_photo(path) for path in paths}
@@ -219,16 +219,16 @@ def test_the_grocery_photos_are_sound(grocery):
     assert "all well" in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("place", "kind", "state"), [
+@pytest.mark.parametrize(("file", "kind", "state"), [
     ("train/a/1.jpg", "unreadable", "wrong"),
     ("val/b/v1.jpg", "unreadable", "wrong"),
     ("test/t1.jpg", "unreadable_test", "warning"),
 ])  # fmt: skip
-def test_an_unreadable_photo_is_wrong_in_training_and_validation_and_a_warning_in_test(sound, place, kind, state):
-    (sound / place).write_bytes(encoded(9)[:500])
+def test_an_unreadable_photo_is_wrong_in_training_and_validation_and_a_warning_in_test(sound, file, kind, state):
+    (sound / file).write_bytes(encoded(9)[:500])
     (finding,) = check(sound).findings
     assert (finding.kind, finding.state, len(finding.items)) == (kind, state, 1)
-    assert finding.items[0]["file"] == place
+    assert finding.items[0]["file"] == file
     assert "truncated" in finding.items[0]["reason"].lower()
 
 
@@ -246,13 +246,13 @@ def test_the_same_content_twice_is_wrong_across_splits_or_classes_and_else_a_not
     report = check(sound)
     assert {finding.kind: finding.state for finding in report.findings} == found
     for finding in report.findings:
-        assert {place["file"] for place in finding.items[0]} == {one, other}
+        assert {item["file"] for item in finding.items[0]} == {one, other}
     assert report.sound == ("note" in found.values())
 
 
 def test_empty_files_are_unreadable_and_no_copies_of_each_other(sound):
-    for place in ("train/a/1.jpg", "val/b/v1.jpg"):
-        (sound / place).write_bytes(b"")
+    for file in ("train/a/1.jpg", "val/b/v1.jpg"):
+        (sound / file).write_bytes(b"")
     assert kinds(check(sound)).keys() == {"unreadable"}
 
 
@@ -401,8 +401,8 @@ def test_readable_returns_a_sound_data_set_unchanged_and_prints_nothing(sound, c
 
 
 def broken(sound):
-    for place in ("train/a/1.jpg", "train/b/2.jpg", "val/a/v1.jpg", "train/a/5.jpg", "test/t0.jpg"):
-        (sound / place).write_bytes(b"no photo")
+    for file in ("train/a/1.jpg", "train/b/2.jpg", "val/a/v1.jpg", "train/a/5.jpg", "test/t0.jpg"):
+        (sound / file).write_bytes(b"no photo")
     return find_data(sound)
 
 

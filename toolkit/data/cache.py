@@ -69,7 +69,7 @@ class PhotoCache:
         return self.pixels[offset : offset + height * width * 3].reshape(height, width, 3), (row[6], row[7])
 
     def reduces(self, paths: Iterable[Path]) -> bool:
-        "Whether any of these photos is reduced for training."
+        "True if any of these photos is reduced for training."
         rows = self.index[[self.numbers[path] for path in paths]]
         return bool((rows[:, 1:3] != rows[:, 6:8]).any())
 

@@ -139,7 +139,7 @@ def _read(data: bytes, lenient: bool, shorter: float) -> tuple[np.ndarray, tuple
 
 
 def _is_ordinary(header: JpegHeader, data: bytes) -> bool:
-    """Whether it is baseline, extended or progressive, with 8 bits, 1 or 3 components, and at most MAX_PIXELS.
+    """True if it is baseline, extended or progressive, with 8 bits, 1 or 3 components, and at most MAX_PIXELS.
 
     Raises _Unreadable if it has too many scans.
     """
@@ -151,7 +151,7 @@ def _is_ordinary(header: JpegHeader, data: bytes) -> bool:
 
 
 def _check_scans(data: bytes, at: int, pixels: int) -> None:
-    "Raise _Unreadable if a JPEG with this many pixels has more than MAX_SCANNED; `at`: where to count from."
+    "Raise _Unreadable if a JPEG with this many pixels has more than MAX_SCANNED; `at`: the offset to count from."
     if pixels * data.count(b"\xff\xda") <= MAX_SCANNED:  # this quick count includes what only looks like a scan
         return
     scans = count_scans(data, at)

@@ -182,18 +182,18 @@ def test_leaving_out_a_whole_class_or_the_whole_validation_set_is_refused(homewo
         data.without(dict.fromkeys(data.train, ""))
 
 
-@pytest.mark.parametrize("place", ["train/runs", "train", "train/1/run", "val/x", "valid/x", "test", "linked/x"])
-def test_an_output_folder_among_the_photos_is_refused(homework, place, tmp_path_factory):
+@pytest.mark.parametrize("output", ["train/runs", "train", "train/1/run", "val/x", "valid/x", "test", "linked/x"])
+def test_an_output_folder_among_the_photos_is_refused(homework, output, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (homework / "train" / "13").symlink_to(elsewhere)
-    place = elsewhere / "x" if place == "linked/x" else homework / place
+    output = elsewhere / "x" if output == "linked/x" else homework / output
     with pytest.raises(ValueError, match=r"^--out .*, where photos are looked for, .*: give --out a folder outside"):
-        check_outside_data(homework, {"--cache": None, "--out": place})
+        check_outside_data(homework, {"--cache": None, "--out": output})
 
 
 def test_an_output_folder_beside_the_photos_is_accepted(homework, tmp_path_factory):
-    for place in ("runs/x", "trained", "train/.cache/x", "train/1/.x", "../x"):
-        check_outside_data(homework, {"--out": homework / place})
+    for output in ("runs/x", "trained", "train/.cache/x", "train/1/.x", "../x"):
+        check_outside_data(homework, {"--out": homework / output})
     classes = put(tmp_path_factory.mktemp("classes"), "a/1.png", "b/1.png")
     check_outside_data(
         write_csv(classes / "photos.csv", ["path", "label"], ["a/1.png", "a"]), {"--out": classes / "runs"}
