@@ -90,10 +90,10 @@ def model_bytes(arch: str, size: int, precision: str) -> bytes:
 def torch_model(arch: str, size: int):
     import torch
 
-    from toolkit.models.timm_model import make_model
+    from toolkit.models.timm_model import create_model
 
     torch.manual_seed(0)
-    return make_model(arch, CLASSES, "none", image_size=size).eval()
+    return create_model(arch, CLASSES, "none", image_size=size).eval()
 
 
 def jpegs(folder: Path, source: Path, count: int, width: int, height: int) -> Path:

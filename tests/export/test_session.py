@@ -100,7 +100,7 @@ def test_a_missing_library_is_named_with_the_line_that_brings_it():
 CUDNN_ABSENT = """
 import functools
 import onnxruntime
-from export import device
+from export.runtime import providers
 from toolkit import doctor
 onnxruntime.preload_dlls = functools.partial(onnxruntime.preload_dlls, cudnn=False)  # as if it was not installed
 providers.gpus = doctor.gpus = lambda: 1

@@ -26,7 +26,7 @@ from recipes import digits, hw1
 from toolkit import files
 from toolkit.data.layouts import labelled_photos
 from toolkit.evaluation import metrics
-from toolkit.models.timm_model import make_model
+from toolkit.models.timm_model import create_model
 from toolkit.training.fit import begin, evaluate, fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def verified(model, data, *options):
 def test_a_file_that_is_not_what_the_run_trained_exits_with_2_and_by_how_much(digits_run, model, tmp_path):
     shutil.copytree(digits_run.folder, tmp_path / "run")
     torch.manual_seed(9)
-    save_file(make_model("test_resnet", 10, "none", image_size=32).state_dict(), tmp_path / "run/best.safetensors")
+    save_file(create_model("test_resnet", 10, "none", image_size=32).state_dict(), tmp_path / "run/best.safetensors")
     done = verified(tmp_path / "run/model.onnx", digits_run.recipe["data"]["path"], "--images", "50")
     assert done.returncode == 2
     assert "same label on" in done.stderr

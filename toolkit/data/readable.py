@@ -13,11 +13,20 @@ from fastcore.xdg import xdg_cache_home
 from toolkit import ranks
 from toolkit.data.checks.decode import decode_all, decode_with_progress
 from toolkit.data.checks.findings import checked_photos, counted, printable, same_content
-from toolkit.data.dataset import DataSet
+from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.photo import decoder_digest
 from toolkit.data.photo_files import file_states
 from toolkit.errors import first_few
 from toolkit.files import write_atomic
+from toolkit.options import Options
+
+
+def open_dataset(options: Options) -> DataSet:
+    """The data set at `options.data`, all its training and validation photos readable.
+
+    Raises ValueError and FileNotFoundError as `find_data` and `readable` do.
+    """
+    return readable(find_data(options.data, options.seed), options.skip_unreadable)
 
 
 def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None = None) -> DataSet:

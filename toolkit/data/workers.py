@@ -17,7 +17,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from toolkit.data.transforms import Draws
+from toolkit.data.transforms import SamplerState
 
 START_METHOD = "fork" if sys.platform == "linux" else None
 """How workers are started. On a machine with an H100, fork has 16 of them ready in 0.3 s and spawn in 5 s. forkserver
@@ -179,9 +179,9 @@ def _start_worker(on_start: Callable[[], None], collect: bool, number: int) -> N
 
 
 class _Pickler(pickle.Pickler):
-    "A pickler that takes only the seed of Draws: a ticket says the epoch."
+    "A pickler that takes only the seed of SamplerState: a ticket says the epoch."
 
-    dispatch_table = copyreg.dispatch_table | {Draws: lambda draws: (Draws, (draws.seed,))}
+    dispatch_table = copyreg.dispatch_table | {SamplerState: lambda draws: (SamplerState, (draws.seed,))}
 
 
 def _digest(value: Any) -> bytes | None:

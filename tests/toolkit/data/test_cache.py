@@ -20,7 +20,8 @@ from noise import write_noise
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional as F
 
-from toolkit.data.augment import reseed, train_transform
+from toolkit.data.augment import reseed
+from toolkit.data.augmentation import train_transform
 from toolkit.data.cache import HEADER, TRAINED, open_cache
 from toolkit.data.dataloaders import make_loaders
 from toolkit.data.dataset import find_data
@@ -268,7 +269,7 @@ def test_a_disk_that_fills_up_ends_with_status_2_and_leaves_nothing(small, tmp_p
         "from toolkit.data.dataset import find_data\nfrom toolkit.data.preprocess import for_size\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "def main(data: str, folder: str):\n    open_cache(folder, find_data(data), for_size(32))\n"
-        "run_script(main)\n"
+        "if __name__ == '__main__':\n    run_script(main)\n"
     )
     arguments = [sys.executable, str(script), str(small.path), str(tmp_path / "c")]
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
