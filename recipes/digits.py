@@ -16,7 +16,7 @@ from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
 from toolkit.data.dataset import find_data
 from toolkit.data.digits import write_digits
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
 from toolkit.data.preprocess import for_size
 from toolkit.data.readable import readable
 from toolkit.learner.accumulate import AccumulateGradients

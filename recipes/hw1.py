@@ -18,7 +18,7 @@ from export.to_onnx import to_onnx
 from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
 from toolkit.data.dataset import find_data
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
 from toolkit.data.preprocess import for_size
 from toolkit.data.readable import readable
 from toolkit.learner.accumulate import AccumulateGradients

@@ -17,8 +17,8 @@ from toolkit.check import check, main
 from toolkit.data.checks.decode import decode, decode_all
 from toolkit.data.checks.findings import printable
 from toolkit.data.dataset import find_data
+from toolkit.data.on_disk.photo_files import find_photos
 from toolkit.data.photo import read_photo
-from toolkit.data.photo_files import find_photos
 from toolkit.data.readable import readable
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,9 +25,9 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from toolkit.data.dataset import DataSet
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
+from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest, likely_size, read_reduced
-from toolkit.data.photo_files import file_states
 from toolkit.data.preprocess import smallest_side
 from toolkit.files import check_disk_space, file_lock, replacing, size_text, target_of
 from toolkit.machine import cores

@@ -18,8 +18,8 @@ import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError
 
-from toolkit.data import headers, photo_files
-from toolkit.data.headers import (
+from toolkit.data.on_disk import headers, photo_files
+from toolkit.data.on_disk.headers import (
     REDUCED,
     JpegHeader,
     count_scans,
@@ -29,7 +29,7 @@ from toolkit.data.headers import (
     upright,
     upright_size,
 )
-from toolkit.data.photo_files import MAX_PIXELS, file_bytes
+from toolkit.data.on_disk.photo_files import MAX_PIXELS, file_bytes
 from toolkit.threads import IgnoredWarnings
 
 MAX_SCANNED = 10 * MAX_PIXELS

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from toolkit import ranks
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
 from toolkit.evaluation import metrics
 from toolkit.evaluation.results import PREDICTIONS, write_curve
 from toolkit.files import write_csv, write_json

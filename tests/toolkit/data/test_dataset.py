@@ -11,7 +11,7 @@ from here import here
 
 from recipes import rapid
 from toolkit.data.dataset import find_data
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
 
 
 def put(folder, *names):

@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 from test_photo_fuzz import SEEDS, mutated
 
 from toolkit.data import photo
+from toolkit.data.on_disk.photo_files import find_photos, natural_key
 from toolkit.data.photo import pillow_quiet, read_photo, read_reduced
-from toolkit.data.photo_files import find_photos, natural_key
 
 UNREADABLE = ("identified_but_fails_to_load", "not_identified", "made_here_truncated_jpeg")
 
@@ -625,10 +625,9 @@ def modules_of(name: str) -> set[str]:
         found.add(module := waiting.pop())
         for node in ast.walk(ast.parse((root / f"{module.replace('.', '/')}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("toolkit.data"):
-                more = (
-                    [node.module] if node.module != "toolkit.data" else [f"toolkit.data.{n.name}" for n in node.names]
-                )
-                waiting += set(more) - found
+                is_folder = (root / node.module.replace(".", "/")).is_dir()
+                more = {f"{node.module}.{each.name}" for each in node.names} if is_folder else {node.module}
+                waiting += more - found
     return found
 
 

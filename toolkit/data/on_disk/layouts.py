@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from toolkit.data.photo_files import find_photos, natural_key
+from toolkit.data.on_disk.photo_files import find_photos, natural_key
 
 VALID_FRACTION = 0.2  # of each class, if the data does not come split
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}  # by the name of a folder or in a CSV
