@@ -115,6 +115,8 @@ def typed_name() -> str:
     "Return what the user typed to start this: `python -m recipes.hw1`, `rapid-finetune hw1` or `python mine.py`."
     if len(sys.orig_argv) > 2 and Path(sys.orig_argv[1]).stem == COMMAND:
         return f"{COMMAND} {sys.orig_argv[2]}"
+    if sys.argv[:1] == ["-m"]:  # `python -m` is still looking for its module
+        return f"python -m {sys.orig_argv[sys.orig_argv.index('-m') + 1]}"
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
 
