@@ -20,17 +20,17 @@ from noise import write_noise
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional as F
 
-from toolkit.data.augment import reseed
+from toolkit.data.augment import homework, reseed
 from toolkit.data.augmentation import train_transform
 from toolkit.data.cache import HEADER, TRAINED, open_cache
-from toolkit.data.dataloaders import make_loaders
+from toolkit.data.dataloaders import make_dataloaders
 from toolkit.data.dataset import find_data
 from toolkit.data.photo import read_photo, read_reduced
-from toolkit.data.preprocess import for_size, smallest_side
+from toolkit.data.preprocess import for_size, resize_center_crop, smallest_side
+from toolkit.options import Options
 from toolkit.run import load
 
 ROOT = Path(__file__).resolve().parents[3]
-AUGMENT = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
 SIZE = 32  # photos are reduced from a shorter side of 2 * 128 pixels for training, of 2 * 102 for validation
 SIDES = {"whole": (150, 190), "valid_only": (220, 300), "both": (300, 400), "quarter": (520, 701)}
 
@@ -57,7 +57,8 @@ def small(tmp_path):
 
 
 def loaders(data, cache=None, workers=0):
-    return make_loaders(data, for_size(SIZE), AUGMENT, bs=4, workers=workers, cache=cache)
+    options = Options(data.path, bs=4, image_size=SIZE, workers=workers, device="cpu", cache=cache)
+    return make_dataloaders(options, data, homework(), resize_center_crop(SIZE), normalize={})
 
 
 def same(one, other):
