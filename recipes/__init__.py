@@ -82,7 +82,7 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     "Run a recipe into its run folder, or resume the run there."
     from export.predict import predict
     from export.to_onnx import to_onnx
-    from toolkit.data.layouts import check_outside_data
+    from toolkit.data.on_disk.layouts import check_outside_data
     from toolkit.loggers.log import folders, logged, loggers
     from toolkit.pages.run_page import write_report
     from toolkit.run import new_folder

@@ -24,7 +24,7 @@ from export.to_onnx import to_onnx
 from export.verify import verify
 from recipes import digits, hw1
 from toolkit import files
-from toolkit.data.layouts import labelled_photos
+from toolkit.data.on_disk.layouts import labelled_photos
 from toolkit.evaluation import metrics
 from toolkit.evaluation.calibration import calibration_error, reliability_curve, scaled_by_other_half
 from toolkit.models.timm_model import create_model

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolkit import ranks
 from toolkit.data.augmentation import Augmentation
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
 from toolkit.evaluation.results import write_curve
 from toolkit.files import write_json
 from toolkit.learner.learner import Learner
