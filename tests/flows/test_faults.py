@@ -27,7 +27,7 @@ from export.convert.model_card import literal, model_card
 from export.to_onnx import to_onnx
 from recipes import hw1, rapid
 from toolkit.files import write_csv, write_json
-from toolkit.models.timm_model import load_weights
+from toolkit.models.pretrained import load_weights
 from toolkit.run import load
 from toolkit.training.fit import begin as begin_run
 from toolkit.training.fit import evaluate, fit

@@ -19,7 +19,7 @@ from toolkit.learner.guards import NaNGuard
 from toolkit.learner.learner import Learner
 from toolkit.learner.performance import uncompiled, whole_batches
 from toolkit.learner.profiler import EpochTimer, Profile
-from toolkit.models.timm_model import load_weights
+from toolkit.models.pretrained import load_weights
 from toolkit.pages.formatting import chosen_among
 from toolkit.ranges import check_ranges
 from toolkit.run import Run, git_revision, load, lock, same_recipe, versions
