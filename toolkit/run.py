@@ -97,7 +97,8 @@ class Run:
         It takes normalised float32 [batch, 3, crop, crop] and returns logits [batch, classes]. Nothing is unpickled.
         Raises FileNotFoundError if there are no weights yet, ValueError if they do not fit.
         """
-        from toolkit.models.timm_model import create_model, load_weights
+        from toolkit.models.pretrained import load_weights
+        from toolkit.models.timm_model import create_model
 
         arch, size = self.recipe["model"]["arch"], self.recipe["preprocess"]["crop"]
         model = create_model(arch, len(self.recipe["classes"]), "none", image_size=size)

@@ -9,7 +9,7 @@ from toolkit.learner.distributed import distributed_gradients
 from toolkit.learner.guards import NaNGuard
 from toolkit.learner.learner import Learner
 from toolkit.learner.profiler import EpochTimer, Profile
-from toolkit.models.timm_model import load_weights
+from toolkit.models.pretrained import load_weights
 from toolkit.ranges import check_ranges
 from toolkit.run import Run
 from toolkit.training.checkpoint import Checkpoint
