@@ -110,8 +110,3 @@ def normalization_of(model: nn.Module) -> dict[str, tuple[float, ...]]:
     """
     made_for = model.origin["made_for"]
     return {name: tuple(made_for[name]) for name in ("mean", "std")} if made_for else {}
-
-
-def make_model(options: Options, classes: Collection[str], dropout: float = 0.0) -> nn.Module:
-    "The model by --arch, --weights and --image_size, with a new head for `classes`: see `create_model`."
-    return create_model(options.arch, len(classes), options.weights, dropout, options.image_size)

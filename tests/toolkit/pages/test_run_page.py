@@ -1,9 +1,7 @@
 """The report page of a run: its files and content, for complete, incomplete and damaged runs."""
 
-import base64
 import csv
 import html
-import io
 import json
 import re
 import shlex
@@ -22,8 +20,6 @@ from toolkit.evaluation.formatting import optimism_note
 from toolkit.evaluation.results import read_predictions
 from toolkit.evaluation.statistics import macro_f1_interval, wilson_interval
 from toolkit.files import write_json
-from toolkit.pages import plots
-from toolkit.pages.drawing import data_uri, short
 from toolkit.pages.run_again import command_line
 from toolkit.pages.run_page import render, write_report
 from toolkit.pages.run_text import chance_difference
@@ -166,19 +162,6 @@ def test_an_unreadable_photo_has_no_thumbnail(tmp_path):
     assert "<img" in page_of(tmp_path)
 
 
-def test_thumbnails_are_those_of_pillow_and_the_page_has_them_as_jpeg(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png")
-    expected = Image.fromarray(noise)
-    expected.thumbnail((160, 160))
-    (pixels,) = mistakes.thumbnails(tmp_path, {"a.png", "missing.png"}).values()
-    assert (pixels == np.asarray(expected)).all()
-    kind, _, content = data_uri(pixels).partition(",")
-    assert kind == "data:image/jpeg;base64"
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-        assert (image.format, image.size) == ("JPEG", (160, 120))
-
-
 @pytest.mark.parametrize("classes", [1, 2, 3])
 def test_any_number_of_classes_has_a_page(tmp_path, classes):
     page = page_of(make_run(tmp_path, [f"class {i}" for i in range(classes)], each=4, photos=tmp_path / "photos"))
@@ -215,38 +198,6 @@ def test_predictions_of_another_run_are_refused(tmp_path):
 
 
 # Content
-
-
-def test_confused_classes_are_side_by_side():
-    confusion = np.diag([9] * 6)
-    for a, b in ((0, 3), (1, 5), (2, 4)):
-        confusion[a, b] = confusion[b, a] = 4
-    order = mistakes.similarity_order(confusion)
-    assert sorted(order) == list(range(6))
-    assert {frozenset(order[i : i + 2]) for i in (0, 2, 4)} == {frozenset(p) for p in ((0, 3), (1, 5), (2, 4))}
-
-
-def test_confused_pairs_are_the_most_frequent_mistakes_first():
-    confusion = np.array([[9, 2, 0], [5, 9, 1], [0, 0, 9]])
-    pairs = mistakes.confused_pairs(confusion - np.diag(np.diag(confusion)), 10)
-    assert pairs == [(1, 0), (0, 1), (1, 2)]
-
-
-def test_galleries_hold_the_most_confident_mistakes_and_the_least_certain_images(tmp_path):
-    small_run(tmp_path)
-    write_predictions(
-        tmp_path,
-        [
-            ("1", "a", "a", 0.3),
-            ("2", "a", "b", 0.9),
-            ("3", "b", "a", 0.95),
-            ("4", "b", "b", 0.99),
-            ("5", "c", "b", 0.4),
-        ],
-    )
-    shown = mistakes.examples(read_predictions(load(tmp_path)), tmp_path)
-    assert [photo["file"] for photo in shown["mistakes"]] == ["3", "2", "5"]
-    assert [photo["file"] for photo in shown["uncertain"]] == ["1", "5", "2", "3", "4"]
 
 
 def test_the_difference_of_the_homeworks_accuracies_is_within_chance(tmp_path):
@@ -293,21 +244,6 @@ def test_confusion_csv_equals_the_confusion_matrix_of_scikit_learn(tmp_path):
         [row["label"] for row in predicted], [row["prediction"] for row in predicted], labels=columns
     )
     assert np.array([counts for _, *counts in rows], int).tolist() == expected.tolist()
-
-
-def test_a_long_name_keeps_its_start_and_end():
-    assert short("a rather long class name number 28", 24) == "a rather lon…e number 28"
-    assert [len(short("x" * n, 24)) for n in (23, 24, 25, 200)] == [23, 24, 24, 24]
-    assert short("a\nb\rc\td") == "a b c d"
-
-
-@pytest.mark.parametrize(("low", "high"), [(1.6e-4, 3e-3), (2e-4, 1e-3), (1e-9, 1e-3)])
-def test_the_learning_rate_axis_has_2_to_9_ticks(low, high):
-    history = {"epoch": np.arange(1.0, 4), "lr": np.array([low, high, low])}
-    (axes,) = plots.curves(history, None, ("Learning rate",)).axes
-    axes.figure.draw_without_rendering()
-    bottom, top = axes.get_ylim()
-    assert 2 <= sum(bottom <= mark <= top for mark in axes.get_yticks()) <= 9
 
 
 def test_the_certificate_of_the_export_is_shown(tmp_path):
@@ -370,15 +306,3 @@ def test_the_command_refuses_a_folder_that_is_no_run(tmp_path):
     assert done.returncode == 2
     assert "is not a run folder" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_plots_neither_import_pyplot_nor_change_its_settings(tmp_path):
-    small_run(tmp_path)
-    code = (
-        "import sys, matplotlib; before = matplotlib.rcParams.copy();"
-        "from toolkit import run; from toolkit.pages.run_page import write_report;"
-        f"write_report(run.load({str(tmp_path)!r}));"
-        "print('matplotlib.pyplot' in sys.modules, matplotlib.rcParams.copy() == before)"
-    )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.stdout == "False True\n", done.stderr
