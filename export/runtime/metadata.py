@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def check_there(model: Path) -> None:
+def check_exists(model: Path) -> None:
     "Raises OSError, with what to give instead, where there is no such file."
     if model.is_dir():
         raise IsADirectoryError(f"{model} is a folder: give the model file, as in {model / 'model.onnx'}")
@@ -27,7 +27,7 @@ def check_there(model: Path) -> None:
 
 def content(model: Path) -> bytes:
     "The file's bytes. Raises OSError where there is none, ValueError where its weights stand in other files."
-    check_there(model)
+    check_exists(model)
     data = model.read_bytes()
     # An external tensor names its file under the key "location", so most files need no parsing to be cleared.
     if b"location" in data and _has_external_data(model, data):

@@ -395,7 +395,7 @@ def test_help_says_what_each_flag_does():
     for said in (
         "--device {auto,cuda,tensorrt,cpu}",
         "a folder, a photo, a quoted glob",
-        "add confidence and a column",
+        "add the confidence and one column",
     ):
         assert said in done.stdout
 
