@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import subprocess
 import time
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from toolkit import ranks
+from toolkit.data.dataset import DataSet, recorded_dataset
 from toolkit.files import file_lock, read_json
 from toolkit.schema import metrics_fault, read_recipe
 
 if TYPE_CHECKING:
+    import torch
     from fastai.learner import Learner
+    from torch import nn
 
 LIBRARIES = "torch torchvision timm fastai albumentations opencv-python numpy onnx onnxruntime".split()
 
@@ -79,6 +83,26 @@ class Run:
         from toolkit.learner.rebuild import rebuild
 
         return rebuild(self.recipe, self.path("best.safetensors"), device)
+
+    def dataset(self) -> DataSet:
+        "The data set this run was trained on. Warns and returns one without photos if they are gone or have changed."
+        data, fault = recorded_dataset(self.recipe)
+        if fault:
+            warnings.warn(f"the photos of {self.folder} {fault}: its data set is without photos", stacklevel=2)
+        return data
+
+    def model(self, device: "str | torch.device" = "cpu") -> "nn.Module":
+        """timm's model with this run's best weights, on `device`, in evaluation mode.
+
+        It takes normalised float32 [batch, 3, crop, crop] and returns logits [batch, classes]. Nothing is unpickled.
+        Raises FileNotFoundError if there are no weights yet, ValueError if they do not fit.
+        """
+        from toolkit.models.timm_model import load_weights, make_model
+
+        arch, size = self.recipe["model"]["arch"], self.recipe["preprocess"]["crop"]
+        model = make_model(arch, len(self.recipe["classes"]), "none", image_size=size)
+        load_weights(model, self.path("best.safetensors"))
+        return model.to(device).eval()
 
 
 def load(folder: str | Path) -> Run:

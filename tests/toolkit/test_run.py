@@ -4,9 +4,13 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
+from safetensors.torch import load_file
 
 from export.predictions import journal
 from toolkit import files, run
@@ -133,3 +137,70 @@ def test_a_run_clears_what_was_half_written_in_its_folder_but_not_what_a_predict
         assert sorted(path.name for path in tmp_path.glob(".*.abcd1234")) == []
         held.release()
     assert (tmp_path / "p.csv").exists()
+
+
+@pytest.fixture
+def copied_run(digits_run, tmp_path):
+    "A copy of the digits run, with photos of its own to change."
+    folder = shutil.copytree(digits_run.folder, tmp_path / "run")
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["data"]["path"] = str(shutil.copytree(recipe["data"]["path"], tmp_path / "photos"))
+    files.write_json(folder / "recipe.json", recipe)
+    return run.load(folder)
+
+
+def test_the_data_set_of_a_run_is_the_one_it_was_trained_on(copied_run):
+    data, here = copied_run.dataset(), copied_run.learner("cpu").dls.data
+    assert (data, data.fingerprint) == (here, copied_run.recipe["data"]["fingerprint"])
+    on_disk = sorted(copied_run.folder.with_name("photos").glob("train/*/*.png"))
+    assert sorted(data.train) == on_disk
+    assert {label == photo.parent.name for photo, label in data.train.items()} == {True}
+
+
+def test_photos_that_the_run_left_out_are_left_out_of_its_data_set(copied_run):
+    data = copied_run.dataset()
+    gone = next(iter(data.train))
+    copied_run.recipe["data"] |= {
+        "left_out": {data.relative(gone): "cut short"},
+        "fingerprint": data.without({gone: ""}).fingerprint,
+    }
+    assert copied_run.dataset().left_out == {gone: "cut short"}
+    assert gone not in copied_run.dataset().train
+
+
+@pytest.mark.parametrize(("change", "reason"), [("relabel", "have changed since"), ("remove", "can't be used .*exist")])
+def test_the_data_set_of_a_run_whose_photos_changed_has_none_and_warns(copied_run, change, reason):
+    photos = copied_run.folder.with_name("photos")
+    if change == "remove":
+        shutil.rmtree(photos)
+    else:
+        photo = next((photos / "train/1").iterdir())
+        photo.rename(photos / "train/2/relabelled.png")
+    with pytest.warns(UserWarning, match=f"the photos of .*run {reason}.*: its data set is without photos") as warned:
+        data = copied_run.dataset()
+    assert (data.path, data.train, data.valid, data.test) == (photos, {}, {}, {})
+    assert warned[0].filename == __file__
+
+
+def test_the_model_of_a_run_says_what_its_learner_says(digits_run):
+    import torch
+
+    learn, model = digits_run.learner("cpu"), digits_run.model()
+    photos = learn.dls.valid.one_batch()[0]
+    assert not model.training
+    with torch.inference_mode():
+        assert torch.equal(model(photos), learn.model.eval()(photos))
+    weights = load_file(digits_run.path("best.safetensors"))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_model_of_a_run_without_weights_is_refused(copied_run):
+    copied_run.path("best.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="the run has not finished its first epoch"):
+        copied_run.model()
+
+
+def test_the_data_set_of_a_run_needs_no_torch(copied_run):
+    code = f"import sys, toolkit.run as r; r.load({str(copied_run.folder)!r}).dataset(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"

@@ -93,6 +93,24 @@ def find_data(data: str | Path, seed: int = 0, lone: bool = False) -> DataSet:
     return _checked(DataSet(root, *_stratified(labels, seed, lone)))
 
 
+def recorded_dataset(recipe: dict[str, Any]) -> tuple[DataSet, str | None]:
+    """Return the data set that a run was trained on, and None, if its photos are still as they were.
+
+    recipe: the run's recipe.json. If the photos are gone or have changed, return a DataSet without photos, and the
+    reason, in words that go on from "the photos".
+    """
+    recorded = recipe["data"]
+    try:
+        data = find_data(recorded["path"], recipe["options"]["seed"])
+        reasons = recorded.get("left_out", {})
+        photos = {data.relative(photo): photo for photo in (*data.train, *data.valid)}
+        data = data.without({photo: reasons[name] for name, photo in photos.items() if name in reasons})
+        fault = None if data.fingerprint == recorded["fingerprint"] else "have changed since"
+    except (OSError, ValueError) as error:
+        fault = f"can't be used ({error})"
+    return (DataSet(Path(recorded["path"]), {}, {}), fault) if fault else (data, None)
+
+
 def keep_apart(data: str | Path, places: Mapping[str, str | Path | None]) -> None:
     """Raises ValueError for a place to write to, by the option that names it, that lies where `find_data` looks for
     photos: pictures, and folders, that are written there would be photos and classes the next time. None is no place.

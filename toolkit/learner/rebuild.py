@@ -8,7 +8,7 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from toolkit.data.dataloaders import make_loaders
-from toolkit.data.dataset import DataSet, find_data
+from toolkit.data.dataset import recorded_dataset
 from toolkit.learner.device import pick_device
 from toolkit.learner.learner import Learner, make_learner
 from toolkit.models.losses import make_loss, weights_by_class
@@ -37,12 +37,15 @@ def rebuild(recipe: dict[str, Any], weights: Path, device: str = "auto") -> Lear
     longer those it was trained on, it warns and has none.
     Raises ValueError for a recipe.json or weights that do not fit, FileNotFoundError where there are no weights yet.
     """
-    options = recipe["options"]
+    options, folder = recipe["options"], weights.parent
     place = pick_device(device)
     model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=recipe["preprocess"]["crop"])
     load_weights(model, weights)
+    data, fault = recorded_dataset(recipe)
+    if fault:
+        warnings.warn(f"the photos of {folder} {fault}: this learner predicts, but has none to train on", stacklevel=3)
     dls = make_loaders(
-        _photos(recipe, weights.parent),
+        data,
         recipe["preprocess"],
         recipe["augment"],
         bs=options["bs"],
@@ -52,7 +55,7 @@ def rebuild(recipe: dict[str, Any], weights: Path, device: str = "auto") -> Lear
         classes=recipe["classes"],
         sampler=options.get("sampler", "shuffle"),
     )
-    exact, folder = options.get("exact", False), weights.parent
+    exact = options.get("exact", False)
     instead = (
         f"the learner of {folder} predicts only, for the folder does not keep all that it was trained by: train "
         f"further by the recipe's command with --out {folder} --resume and more --epochs, or make a new learner by "
@@ -68,20 +71,3 @@ def _loss(recipe: dict[str, Any]) -> nn.Module:
         options.get("class_weights", "none"), {name: counts.get(name, 0) for name in recipe["classes"]}
     )
     return make_loss(options["loss"], weight, options.get("gamma"), options.get("smoothing"))
-
-
-def _photos(recipe: dict[str, Any], folder: Path) -> DataSet:
-    "The data set the run was trained on, or none of its photos."
-    said = recipe["data"]
-    try:
-        data = find_data(said["path"], recipe["options"]["seed"])
-        reasons = said.get("left_out", {})
-        photos = {data.relative(photo): photo for photo in (*data.train, *data.valid)}
-        data = data.without({photo: reasons[name] for name, photo in photos.items() if name in reasons})
-        trouble = None if data.fingerprint == said["fingerprint"] else "have changed since"
-    except (OSError, ValueError) as error:
-        trouble = f"can't be used ({error})"
-    if trouble is None:
-        return data
-    warnings.warn(f"the photos of {folder} {trouble}: this learner predicts, but has none to train on", stacklevel=4)
-    return DataSet(Path(said["path"]), {}, {})
