@@ -5,12 +5,12 @@ outputs than the contract's, or carries metadata that is missing, no JSON or at 
 """
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.data.dataset import classes_fault
-from toolkit.data.preprocess import check
+from toolkit.data.preprocess import check, upgraded
 from toolkit.files import parse_json
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
     fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
     if fault:
         raise ValueError(f"{model}: {fault}; export it again with `python -m export.to_onnx RUN`")
-    return card
+    return replace(card, preprocess=upgraded(card.preprocess))
 
 
 def _json(found: dict, name: str, model):

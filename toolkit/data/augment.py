@@ -27,7 +27,7 @@ class RandomResizedCrop(A.RandomResizedCrop):
 def resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     """The photo, uint8 [any, any, 3], at another size: PIL's antialiased BILINEAR, to a rounding.
 
-    Where it shrinks, torch's takes a fraction of the time of `toolkit.data.preprocess.resize`, which needs no torch.
+    Where it shrinks, torch's takes a fraction of the time of `toolkit.data.preprocess.scaled`, which needs no torch.
     """
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
     return interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
