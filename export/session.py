@@ -16,12 +16,14 @@ import numpy as np
 from export.reading.prepare import Photo, fill
 from export.reading.readers import Readers
 from export.runtime.batch_size import choose_bs
-from export.runtime.batching import in_batches, threads
+from export.runtime.batching import in_batches
 from export.runtime.buffers import OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
 from export.runtime.metadata import content, first_line, read_card
 from export.runtime.open_session import device_of, opened
 from export.runtime.profiler import Stopwatch, Watch, unwatched
-from export.runtime.providers import choose_device, cores
+from export.runtime.providers import choose_device
+from toolkit.machine import cores
+from toolkit.threads import threads
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -33,10 +33,10 @@ CALIBRATED_ON = 256  # training photos, of which 8 bits have their ranges
 
 def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> dict[str, Any]:
     "The run's weights as a file with all that it says about itself, but for its certificate. Returns its calibration."
-    from toolkit.models.timm_model import load_weights, make_model
+    from toolkit.models.timm_model import create_model, load_weights
 
     recipe, preprocess = run.recipe, run.recipe["preprocess"]
-    model = make_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])
+    model = create_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])
     load_weights(model, run.path("best.safetensors"))
     labels = np.array([recipe["classes"].index(label) for label in reference.labels])
     fitted = calibration(reference.logits, labels) if calibrate else {"temperature": 1.0}

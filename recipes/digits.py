@@ -14,17 +14,18 @@ from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
-from toolkit.data.dataset import find_data, keep_apart
+from toolkit.data.dataset import find_data
 from toolkit.data.digits import write_digits
+from toolkit.data.layouts import check_outside_data
 from toolkit.data.preprocess import for_size
 from toolkit.data.readable import readable
-from toolkit.learner.callbacks import Accumulate
+from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import pick_device, pick_precision, pick_workers
 from toolkit.learner.learner import Learner, make_learner, set_seed
 from toolkit.learner.schedule import OneCycle
 from toolkit.loggers.base import LOGGERS, folders, logged, loggers
-from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
-from toolkit.models.timm_model import make_model, normalisation
+from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, create_loss, weights_by_class
+from toolkit.models.timm_model import create_model, normalization_of
 from toolkit.pages.run_page import write_report
 from toolkit.ranges import check_ranges
 from toolkit.run import new_folder
@@ -63,14 +64,14 @@ def learner(
     check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(write_digits(Path(data)), seed), skip_unreadable)
-    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
+    criterion = create_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
     set_seed(seed)
-    model = make_model(arch, len(photos.classes), weights, dropout=0.1, image_size=image_size)
-    preprocess = for_size(image_size, **(normalisation(model) or {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}))
+    model = create_model(arch, len(photos.classes), weights, dropout=0.1, image_size=image_size)
+    preprocess = for_size(image_size, **(normalization_of(model) or {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}))
     augment = {"scale": [0.6, 1.0], "flip": 0.0, "degrees": 10}
     readers = pick_workers(number(workers, 0))
     dls = make_loaders(photos, preprocess, augment, number(bs, BS), readers, place, seed, sampler=sampler, cache=cache)
-    cbs = [Accumulate(accum), OneCycle()]
+    cbs = [AccumulateGradients(accum), OneCycle()]
     learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact, compile)
     return settle(learn, lr, bs, workers)
 
@@ -111,7 +112,7 @@ def main(
     folder = new_folder("digits", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
-    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
+    check_outside_data(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
         image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,

@@ -17,16 +17,17 @@ from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
-from toolkit.data.dataset import find_data, keep_apart
+from toolkit.data.dataset import find_data
+from toolkit.data.layouts import check_outside_data
 from toolkit.data.preprocess import for_size
 from toolkit.data.readable import readable
-from toolkit.learner.callbacks import Accumulate
+from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import pick_device, pick_precision, pick_workers
 from toolkit.learner.learner import Learner, make_learner, set_seed
-from toolkit.learner.schedule import Plateau
+from toolkit.learner.schedule import ReduceLROnPlateau
 from toolkit.loggers.base import LOGGERS, folders, logged, loggers
-from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
-from toolkit.models.timm_model import make_model, normalisation
+from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, create_loss, weights_by_class
+from toolkit.models.timm_model import create_model, normalization_of
 from toolkit.pages.run_page import write_report
 from toolkit.ranges import check_ranges
 from toolkit.run import new_folder
@@ -67,14 +68,14 @@ def learner(
     check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
-    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
+    criterion = create_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
     set_seed(seed)
-    model = make_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
+    model = create_model(arch, len(photos.classes), weights, dropout=0.5, image_size=image_size)
     augment = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
     readers = pick_workers(number(workers, None))
     dls = make_loaders(
         photos,
-        for_size(image_size, **normalisation(model)),
+        for_size(image_size, **normalization_of(model)),
         augment,
         number(bs, BS),
         readers,
@@ -83,8 +84,8 @@ def learner(
         sampler=sampler,
         cache=cache,
     )
-    schedule = Plateau(factor=0.2, patience=3)
-    cbs = [Accumulate(accum), schedule]
+    schedule = ReduceLROnPlateau(factor=0.2, patience=3)
+    cbs = [AccumulateGradients(accum), schedule]
     learn = make_learner(dls, model, criterion, number(lr, LR), pick_precision(precision, place), cbs, exact, compile)
     return settle(learn, lr, bs, workers)
 
@@ -123,7 +124,7 @@ def main(
     folder = new_folder("hw1", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
-    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
+    check_outside_data(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, begun.lr, begun.bs, begun.accum,
         image_size, begun.workers, device, precision, exact, compile, seed, skip_unreadable, cache,

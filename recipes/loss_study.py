@@ -23,7 +23,7 @@ from recipes import digits, hw1, rapid
 from toolkit.command import parsed, run_script
 from toolkit.evaluation.study import pairs, read_study
 from toolkit.learner.device import pick_device, pick_precision
-from toolkit.models.losses import LOSSES, make_loss
+from toolkit.models.losses import LOSSES, create_loss
 from toolkit.pages.study_page import write_study
 from toolkit.pages.study_text import verdict
 from toolkit.ranges import check_ranges
@@ -69,7 +69,7 @@ def plan(
 def settled(wanted: dict) -> dict:
     "The arguments as the run will record them, what it would choose put in its place. Raises ValueError out of range."
     check_ranges(wanted)
-    loss = make_loss(wanted["loss"], gamma=wanted["gamma"], smoothing=wanted["smoothing"])
+    loss = create_loss(wanted["loss"], gamma=wanted["gamma"], smoothing=wanted["smoothing"])
     return wanted | {"precision": pick_precision(wanted["precision"], pick_device(wanted["device"])), **loss.options}
 
 

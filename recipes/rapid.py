@@ -18,27 +18,28 @@ from export.predict import exit_status, predict
 from export.to_onnx import to_onnx
 from toolkit.command import run_script
 from toolkit.data.dataloaders import SAMPLERS, make_loaders
-from toolkit.data.dataset import find_data, keep_apart
+from toolkit.data.dataset import find_data
+from toolkit.data.layouts import check_outside_data
 from toolkit.data.preprocess import for_size
 from toolkit.data.readable import readable
-from toolkit.finetuning.frozen_batch_norm import FixedStatistics
+from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import layer_groups
-from toolkit.finetuning.linear_probe import Probe
-from toolkit.finetuning.plan import plan_epochs, settings
-from toolkit.finetuning.progressive_resizing import Grow
-from toolkit.finetuning.weight_average import AVERAGES, Average
-from toolkit.learner.callbacks import Accumulate
+from toolkit.finetuning.linear_probe import LinearProbe
+from toolkit.finetuning.progressive_resizing import ProgressiveResizing
+from toolkit.finetuning.weight_average import AVERAGES, WeightAverage
+from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import pick_device, pick_precision, pick_workers
 from toolkit.learner.learner import Learner, make_learner, set_seed
-from toolkit.learner.mixup_cutmix import mixes
+from toolkit.learner.mixup_cutmix import mixup_cutmix
 from toolkit.learner.schedule import OneCycle
 from toolkit.loggers.base import LOGGERS, folders, logged, loggers
-from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, make_loss, weights_by_class
-from toolkit.models.timm_model import check_size, make_model, normalisation
+from toolkit.models.losses import CLASS_WEIGHTS, LOSSES, create_loss, weights_by_class
+from toolkit.models.timm_model import check_size, create_model, normalization_of
 from toolkit.pages.run_page import write_report
 from toolkit.ranges import check_ranges
 from toolkit.run import new_folder
 from toolkit.search.auto import Auto, Begun, as_begun, number, settle
+from toolkit.search.plan import plan_epochs, settings
 from toolkit.training.fit import begin, evaluate, fit, tell_results
 
 LR, BS = 6e-4, 32  # where `auto` sets out from
@@ -75,7 +76,7 @@ def learner(
     cache: str | Path | None = None,
 ) -> Learner:
     """A fastai Learner that fine-tunes gently and fast: parameters as `main` has them; what is None is chosen by
-    `toolkit.finetuning.plan.settings` and told.
+    `toolkit.search.plan.settings` and told.
 
     `learn.fit(5)` fits a linear classifier to the frozen body's features in its first epoch, then trains all layers,
     earlier ones slower, by a one-cycle schedule, batch norms' statistics fixed; after each epoch the weights or their
@@ -84,22 +85,22 @@ def learner(
     check_ranges(locals())
     place = pick_device(device)
     photos = readable(find_data(data, seed), skip_unreadable)
-    criterion = make_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
+    criterion = create_loss(loss, weights_by_class(class_weights, photos.counts, sampler), gamma, smoothing)
     set_seed(seed)
-    model = make_model(arch, len(photos.classes), weights, dropout=0.2, image_size=image_size)
+    model = create_model(arch, len(photos.classes), weights, dropout=0.2, image_size=image_size)
     told = {"lr": lr, "bs": bs, "layer_decay": layer_decay, "epochs": epochs, "train_sizes": list(train_sizes)}
     plan = settings(len(photos.train), model, image_size, weights != "none", probe, told)
     for size in plan["train_sizes"]:
         check_size(model, size, "train_sizes")
     augment = {"scale": [0.25, 1.0], "flip": 0.5, "degrees": 15}
     readers, batch, rate = pick_workers(number(workers, None)), number(plan["bs"], BS), number(plan["lr"], LR)
-    preprocess = for_size(image_size, **normalisation(model))
+    preprocess = for_size(image_size, **normalization_of(model))
     dls = make_loaders(photos, preprocess, augment, batch, readers, place, seed, sampler=sampler, cache=cache)
-    cbs = [Accumulate(accum), OneCycle(), Grow(plan["train_sizes"])]
-    cbs += [FixedStatistics()] if weights != "none" else []
-    cbs += [Probe()] if plan["probe"] else []
-    cbs += [Average(average, AVERAGED)] if average != "none" else []
-    cbs += mixes(mixup, cutmix)
+    cbs = [AccumulateGradients(accum), OneCycle(), ProgressiveResizing(plan["train_sizes"])]
+    cbs += [FrozenBatchNorm()] if weights != "none" else []
+    cbs += [LinearProbe()] if plan["probe"] else []
+    cbs += [WeightAverage(average, AVERAGED)] if average != "none" else []
+    cbs += mixup_cutmix(mixup, cutmix)
     groups = layer_groups(plan["layer_decay"])
     learn = make_learner(dls, model, criterion, rate, pick_precision(precision, place), cbs, exact, compile, groups)
     learn = settle(learn, plan["lr"], plan["bs"], workers)
@@ -148,7 +149,7 @@ def main(
     folder = new_folder("rapid", loss, out, resume)
     begun = as_begun(folder, BS, Begun(lr, bs, accum, workers))
     chosen = loggers(log)
-    keep_apart(data, {"--out": folder, "--cache": cache} | folders(chosen))
+    check_outside_data(data, {"--out": folder, "--cache": cache} | folders(chosen))
     learn = learner(
         data, loss, gamma, smoothing, class_weights, sampler, arch, weights, epochs, begun.lr, begun.bs, begun.accum,
         image_size, train_sizes, probe, layer_decay, average, mixup, cutmix, begun.workers, device, precision, exact,

@@ -1,4 +1,4 @@
-"""What recipes are made of. Imports nothing from recipes or export."""
+"""The parts that recipes are made of. Imports nothing from recipes or export."""
 
 import sys
 import warnings
@@ -9,7 +9,7 @@ warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", ca
 
 if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:  # while `python -m` looks for its module, which takes seconds
     _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-    if _module.partition(".")[0] in ("recipes", "toolkit", "export"):  # others have an end of their own to tidy up
-        from toolkit.startup import while_starting
+    if _module.partition(".")[0] in ("recipes", "toolkit", "export"):  # others tidy up in their own way
+        from toolkit.commandline.startup import while_starting
 
         while_starting()

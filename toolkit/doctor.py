@@ -30,7 +30,7 @@ ROOM = 10**9  # bytes free that a run should find: last.pt of resnet152 is 0.7 G
 MODULES = {  # where the name to import is not the distribution's, or its top is empty
     "albumentations": "toolkit.data.augment",  # which keeps it from asking the network for updates
     "fastai": "fastai.vision.core",
-    "fastcore": "fastcore.script",
+    "fastcore": "fastcore.foundation",
     "onnxruntime-gpu": "onnxruntime",
     "opencv-python": "cv2",
     "opencv-python-headless": "cv2",
@@ -294,8 +294,9 @@ def doctor() -> list[Finding]:
     return found
 
 
-if __name__ == "__main__" and examine(lambda: importable("fastcore.script")):
-    sys.exit(exit_status(doctor()))  # the command line is read by fastcore, which is what is broken
+if __name__ == "__main__" and (broken := examine(lambda: importable("tyro"))):  # it reads the command line
+    show(broken)
+    sys.exit(exit_status([*broken, *doctor()]))
 
 
 def main() -> list[Finding]:

@@ -16,9 +16,9 @@ from export.cluster.shards import run_of, shard_file
 from export.predictions.columns import Columns, columns_for
 from export.predictions.formats import cells_of, write_parquet
 from export.predictions.journal import Row, packed
-from export.runtime.batching import in_order
 from export.session import Classifier
 from toolkit.errors import user_message
+from toolkit.threads import in_order
 
 
 class Job(NamedTuple):

@@ -22,8 +22,8 @@ from export.reading.readers import Readers, worthwhile
 from export.runtime.batch_size import checked_bs
 from export.runtime.profiler import Stopwatch, Watch, unwatched
 from export.runtime.progress import print_line, with_bar
-from export.runtime.providers import cores
 from export.session import Classifier
+from toolkit.machine import cores
 
 
 def predict_here(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typing_extensions import Doc
 
@@ -19,9 +19,9 @@ from export.session import TTA
 class PredictOptions:
     "How photos are labelled and what is written. The comment after an option is its help."
 
-    out: str | Path | None = None  # file to write (predictions.csv); with --engine ray a folder or URI (predictions)
+    out: str | Path | None = None  # file to write (default: predictions.csv); for ray a folder or URI (predictions)
     device: Annotated[str, {"choices": DEVICES}] = "auto"  # where the model runs; auto prints its choice
-    bs: int | str = "auto"  # images a batch; auto chooses by the model and the free memory, and prints its choice
+    bs: int | Literal["auto"] = "auto"  # batch size; auto chooses by model and free memory, and prints its choice
     workers: int | None = None  # threads (with a GPU: processes) that read photos; one per core unless given
     probabilities: bool = False  # add the confidence and one column per class
     fallback: str = ""  # pred_label of a photo that can't be read
@@ -32,9 +32,9 @@ class PredictOptions:
     sample: Path | None = None  # sample_submission.csv: the table gets its ids, their order and its columns
     zip: bool = False  # also write the file into a .zip beside it
     engine: Annotated[str, {"choices": ["local", "ray"]}] = "local"  # ray: on a cluster, into a folder
-    address: str | None = None  # of the cluster, HOST:PORT (default: RAY_ADDRESS, else this machine alone)
-    share: float | None = None  # per actor: CPUs (4), or with a GPU device GPUs (1), also a fraction of one
-    actors: int | None = None  # actors at most (default: as many as the nodes hold)
+    address: str | None = None  # address of the cluster, HOST:PORT (default: RAY_ADDRESS, else this machine alone)
+    share: float | None = None  # CPUs of an actor (default: 4); on GPUs its GPUs (default: 1), also a fraction of one
+    actors: int | None = None  # the largest number of actors (default: as many as the nodes hold)
     profile: bool = False  # print the seconds of each stage, and which stage limits the speed
 
 
@@ -74,7 +74,7 @@ def with_keywords(function: Callable) -> Callable:
 
 
 def _parameters() -> list[inspect.Parameter]:
-    "A parameter for each option, annotated with its help: `Annotated[int, 'help', Doc('help')]`."
+    "A parameter for each option, annotated with its help: `Annotated[int, Doc('help')]`."
     help_texts = dict(re.findall(r"^    (\w+): .*  # (.*)$", inspect.getsource(PredictOptions), re.MULTILINE))
     assert all(field.default is not MISSING for field in fields(PredictOptions))
     return [
@@ -82,7 +82,7 @@ def _parameters() -> list[inspect.Parameter]:
             field.name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=field.default,
-            annotation=Annotated[field.type, help_texts[field.name], Doc(help_texts[field.name])],
+            annotation=Annotated[field.type, Doc(help_texts[field.name])],
         )
         for field in fields(PredictOptions)
     ]

@@ -14,8 +14,9 @@ from export.predictions.resume import recorded_bs
 from export.predictions.sample_submission import in_order, read_sample
 from export.runtime.batch_size import checked_bs
 from export.runtime.metadata import check_exists
-from export.runtime.providers import choose_device, cores
+from export.runtime.providers import choose_device
 from export.session import Classifier
+from toolkit.machine import cores
 
 
 @dataclass(frozen=True)

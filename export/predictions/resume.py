@@ -10,6 +10,7 @@ from pathlib import Path
 from export.predictions import formats, journal
 from export.predictions.inputs import Named
 from export.runtime.progress import print_line
+from toolkit.errors import first_few
 from toolkit.files import write_atomic
 
 START_ANEW = "leave out --resume to start anew"
@@ -70,7 +71,7 @@ def finished(out: Path, kind: str, settings: dict, photos: Named) -> formats.Unr
     check_same_settings(made, settings, out)
     names = formats.read_names(out, kind)
     if new := set(dict(photos)) - set(names):
-        raise ValueError(f"{out} is finished, but of other images: it lacks {some(sorted(new))}; {START_ANEW}")
+        raise ValueError(f"{out} is finished, but of other images: it lacks {first_few(sorted(new))}; {START_ANEW}")
     if made["images"] != _digest_of(photos):
         raise ValueError(f"{out} is finished, but of other images, in part or all, under these names; {START_ANEW}")
     print(f"{out} is already finished, {len(names)} images: nothing is left to do ({START_ANEW})")
@@ -113,7 +114,7 @@ def same_photos(recorded: Named, found: Named, partial: Path) -> Named:
         return recorded
     known, here = {path for _, path in recorded}, {path for _, path in found}
     if new := [str(path) for _, path in found if path not in known]:
-        raise ValueError(f"{partial} is of other images: it lacks {some(new)}; {START_ANEW}")
+        raise ValueError(f"{partial} is of other images: it lacks {first_few(new)}; {START_ANEW}")
     if known == here:
         renamed = next(f"{old[0]}, now {new[0]}" for old, new in zip(recorded, found, strict=True) if old != new)
         raise ValueError(f"{partial} has other names for its images ({renamed}); {START_ANEW}")
@@ -133,7 +134,9 @@ def check_unchanged(photos: Named, partial: Path) -> None:
     rows = zip(photos, journal.rows(partial), strict=False)
     changed = [str(path) for (_, path), row in rows if row.reason is None and _changed(path, row.size)]
     if changed:
-        raise ValueError(f"{partial} is of other images: these files have changed since: {some(changed)}; {START_ANEW}")
+        raise ValueError(
+            f"{partial} is of other images: these files have changed since: {first_few(changed)}; {START_ANEW}"
+        )
 
 
 def file_size(path: Path) -> int | None:
@@ -142,12 +145,6 @@ def file_size(path: Path) -> int | None:
         return os.stat(path).st_size
     except OSError:
         return None
-
-
-def some(names: list[str]) -> str:
-    "Up to three names, and the number of others."
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _changed(path: Path, size: int | None) -> bool:

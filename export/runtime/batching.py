@@ -6,23 +6,17 @@ buffer is free, whichever of filling and working up takes longer. If none is fre
 of the buffers, however many items there are.
 """
 
-import contextlib
 import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
+
+from toolkit.threads import call_now, threads
 
 PIECE = 16
 "Items a piece, at most: a thread costs a future and a few locks a piece, and ends with its piece if interrupted."
-
-
-def at_once(function: Callable, *given: Any) -> Future:
-    "function(*given), called by whoever asks; its result as a Future."
-    done = Future()
-    done.set_result(function(*given))
-    return done
 
 
 class _Batch:
@@ -47,7 +41,7 @@ def in_batches(
     work_up: Callable[[Any, list], Any],
     workers: int,
     break_off: Callable[[], None] = lambda: None,
-    run: Callable[..., Future] = at_once,
+    run: Callable[..., Future] = call_now,
 ) -> Iterator[Any]:
     """work_up(buffer, outcomes) of `size` items at a time, of fewer at the end.
 
@@ -89,28 +83,3 @@ def _pieces(chunk: list, workers: int) -> Iterator[tuple[int, list]]:
     "(start, items) of each piece: one for each worker at least, if there are as many items."
     step = max(1, min(PIECE, len(chunk) // max(workers, 1)))
     return ((start, chunk[start : start + step]) for start in range(0, len(chunk), step))
-
-
-def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator[Any]:
-    "function(item) for each item, by `workers` threads (0: this one), at most `ahead` of them early."
-    waiting = deque()
-    with threads(workers) as submit:
-        for item in items:
-            waiting.append(submit(function, item))
-            if len(waiting) > (ahead if workers else 0):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[Callable[..., Future]]:
-    "A function that has one of `count` threads call a function with arguments; for 0 it calls it at once."
-    if count == 0:
-        yield at_once
-        return
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool.submit
-    finally:
-        pool.shutdown(cancel_futures=True)

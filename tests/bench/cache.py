@@ -28,7 +28,7 @@ from training import BS, WORKERS, Apart, in_turn, our_epoch, their_epoch  # noqa
 
 from toolkit.data.dataloaders import make_loaders  # noqa: E402
 from toolkit.data.dataset import find_data  # noqa: E402
-from toolkit.data.photo import find_photos  # noqa: E402
+from toolkit.data.photo_files import find_photos  # noqa: E402
 from toolkit.data.preprocess import for_size  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "grocery20"

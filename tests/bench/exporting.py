@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from export.convert.graph import export_graph, write_metadata  # noqa: E402
 from export.convert.mixed_precision import lower  # noqa: E402
 from toolkit.data.preprocess import for_size  # noqa: E402
-from toolkit.models.timm_model import make_model  # noqa: E402
+from toolkit.models.timm_model import create_model  # noqa: E402
 
 SIZES = {"resnet152": 224, "swin_tiny_patch4_window7_224": 224, "vit_small_patch16_224": 224, "convnext_tiny": 224}
 
@@ -32,7 +32,7 @@ SIZES = {"resnet152": 224, "swin_tiny_patch4_window7_224": 224, "vit_small_patch
 def exported(folder: Path, arch: str, size: int) -> Path:
     torch.manual_seed(0)
     path = folder / f"{arch}.onnx"
-    export_graph(make_model(arch, 100, "none", image_size=size).eval(), for_size(size), path)
+    export_graph(create_model(arch, 100, "none", image_size=size).eval(), for_size(size), path)
     write_metadata(path, {"classes": [str(index) for index in range(100)], "preprocess": for_size(size)})
     return path
 

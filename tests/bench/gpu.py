@@ -38,7 +38,7 @@ from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
 from toolkit.learner.profiler import Profile  # noqa: E402
-from toolkit.models.timm_model import make_model  # noqa: E402
+from toolkit.models.timm_model import create_model  # noqa: E402
 
 ARCH, SIZE, BS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 8, 40, 10, 3
 WORKERS = len(os.sched_getaffinity(0))
@@ -104,7 +104,7 @@ def learner(root, options, search=False):
 def by_hand(root, tricks, files):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = tricks
     layout, fused = (torch.channels_last, {"fused": True}) if tricks else (torch.contiguous_format, {})
-    model = make_model(ARCH, CLASSES, "none", dropout=0.5).to("cuda", memory_format=layout).train()
+    model = create_model(ARCH, CLASSES, "none", dropout=0.5).to("cuda", memory_format=layout).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, **fused)
     scaler, batches = torch.amp.GradScaler("cuda"), file_batches(root) if files else memory_batches(layout)
 

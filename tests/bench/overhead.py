@@ -15,12 +15,13 @@ from fastai.data.core import DataLoaders
 from torch.nn import functional as F
 
 from toolkit.data.transforms import Draws
-from toolkit.learner.callbacks import Accumulate, FiniteLoss
+from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import DTYPES, pick_precision
+from toolkit.learner.guards import NaNGuard
 from toolkit.learner.learner import make_learner
-from toolkit.learner.profiler import EpochParts
-from toolkit.models.losses import make_loss
-from toolkit.models.timm_model import make_model
+from toolkit.learner.profiler import EpochTimer
+from toolkit.models.losses import create_loss
+from toolkit.models.timm_model import create_model
 from toolkit.run import Run
 from toolkit.training.checkpoint import Checkpoint
 
@@ -34,7 +35,7 @@ class Batches:
     drop_last, device, bs = False, CPU, BS
 
     def __init__(self, groups, between=lambda: None):
-        self.groups, self.between, self.n, self.draws, self.seconds = groups, between, groups * 2 * BS, Draws(0), []
+        self.groups, self.between, self.n, self.sampler_state, self.seconds = groups, between, groups * 2 * BS, Draws(0), []
         images = torch.randn(2, BS, 3, SIZE, SIZE)
         self.batches = [(x.contiguous(memory_format=torch.channels_last), torch.randint(0, 10, (BS,))) for x in images]
 
@@ -51,7 +52,7 @@ class Batches:
 
 def hand_written(batches, precision):
     "One optimiser step after another: (do one, list of their seconds)."
-    model = make_model(ARCH, 10, "none", dropout=0.5).to(memory_format=torch.channels_last).train()
+    model = create_model(ARCH, 10, "none", dropout=0.5).to(memory_format=torch.channels_last).train()
     optimiser, seconds = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), []
 
     def step():
@@ -71,11 +72,11 @@ def steps():
     torch.manual_seed(0)
     precision, train = pick_precision("auto", CPU), Batches(GROUPS + WARM)
     train.between, by_hand = hand_written(train.batches, precision)
-    model = make_model(ARCH, 10, "none", dropout=0.5)
+    model = create_model(ARCH, 10, "none", dropout=0.5)
     dls = DataLoaders(train, Batches(1))
-    learn = make_learner(dls, model, make_loss("ce"), 1e-3, precision, [Accumulate(2)])
+    learn = make_learner(dls, model, create_loss("ce"), 1e-3, precision, [AccumulateGradients(2)])
     with learn.no_bar(), learn.no_logging(), tempfile.TemporaryDirectory() as folder:
-        learn.fit(1, cbs=[FiniteLoss(), Checkpoint(Run(Path(folder)), 1), EpochParts()])
+        learn.fit(1, cbs=[NaNGuard(), Checkpoint(Run(Path(folder)), 1), EpochTimer()])
     ours, theirs = train.seconds[WARM:], by_hand[WARM:]
     ratio = statistics.median(hand / own for hand, own in zip(theirs, ours, strict=True))
     print(

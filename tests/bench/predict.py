@@ -44,8 +44,8 @@ import tiny_onnx  # noqa: E402
 from export.predictions.local import predict_here  # noqa: E402
 from export.predictions.options import PredictOptions  # noqa: E402
 from export.reading.prepare import prepared  # noqa: E402
-from export.runtime.providers import cores, gpus  # noqa: E402
 from export.session import Classifier  # noqa: E402
+from toolkit.machine import cores, gpus  # noqa: E402
 
 PHOTOS = ROOT.parent / "shared" / "data" / "grocery20"
 CLASSES = 100
@@ -91,10 +91,10 @@ def model_bytes(arch: str, size: int, precision: str) -> bytes:
 def torch_model(arch: str, size: int):
     import torch
 
-    from toolkit.models.timm_model import make_model
+    from toolkit.models.timm_model import create_model
 
     torch.manual_seed(0)
-    return make_model(arch, CLASSES, "none", image_size=size).eval()
+    return create_model(arch, CLASSES, "none", image_size=size).eval()
 
 
 def jpegs(folder: Path, source: Path, count: int, width: int, height: int) -> Path:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from recipes import hw1, rapid  # noqa: E402
 from toolkit.data.digits import write_digits  # noqa: E402
 from toolkit.evaluation.paired import crossed, spread, votes  # noqa: E402
-from toolkit.finetuning.plan import plan_epochs  # noqa: E402
+from toolkit.search.plan import plan_epochs  # noqa: E402
 from toolkit.training.fit import begin, evaluate, fit  # noqa: E402
 
 SHARED = ROOT.parent / "shared"

@@ -32,8 +32,8 @@ from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
 from toolkit.learner.device import DTYPES, peak_memory, pick_precision  # noqa: E402
-from toolkit.learner.performance import kept_memory  # noqa: E402
-from toolkit.models.timm_model import make_model  # noqa: E402
+from toolkit.learner.performance import retaining_freed_memory  # noqa: E402
+from toolkit.models.timm_model import create_model  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "grocery20"
 ARCH, SIZE, BS, WORKERS = "resnet18", 128, 32, 2
@@ -101,7 +101,7 @@ def our_epoch(data, arch, size, precision="auto", cache=None):
 
 def their_epoch(data, arch, size):
     torch.manual_seed(0)
-    model = make_model(arch, 20, "none", dropout=0.5, image_size=size)
+    model = create_model(arch, 20, "none", dropout=0.5, image_size=size)
     optimiser, (train, valid) = torch.optim.AdamW(model.parameters(), lr=1e-3), plain_loaders(data, size)
 
     def run():
@@ -118,7 +118,7 @@ def epoch():
 
 def ten_steps(arch, size, context):
     torch.manual_seed(0)
-    model = make_model(arch, 20, "none", dropout=0.5, image_size=size).to(memory_format=torch.channels_last).train()
+    model = create_model(arch, 20, "none", dropout=0.5, image_size=size).to(memory_format=torch.channels_last).train()
     images = torch.randn(BS, 3, size, size).contiguous(memory_format=torch.channels_last)
     optimiser, labels = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True), torch.randint(0, 20, (BS,))
     precision = pick_precision("auto", CPU)
@@ -138,7 +138,7 @@ def ten_steps(arch, size, context):
 def kept():
     for arch, size in (("resnet10t", 96), ("resnet18", 128), ("mobilenetv2_100", 128)):
         print(f"steps of {BS}, {arch} at {size} px, memory kept over given back: ", end="", flush=True)
-        in_turn(ten_steps(arch, size, kept_memory), Apart(ten_steps, arch, size, nullcontext), 5)
+        in_turn(ten_steps(arch, size, retaining_freed_memory), Apart(ten_steps, arch, size, nullcontext), 5)
 
 
 def memory():

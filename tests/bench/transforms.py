@@ -30,8 +30,10 @@ from torchvision.datasets.folder import default_loader
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from toolkit.data.augment import reseed, train_transform  # noqa: E402
-from toolkit.data.photo import find_photos, read_photo, read_reduced  # noqa: E402
+from toolkit.data.augment import reseed  # noqa: E402
+from toolkit.data.augmentation import train_transform  # noqa: E402
+from toolkit.data.photo import read_photo, read_reduced  # noqa: E402
+from toolkit.data.photo_files import find_photos  # noqa: E402
 from toolkit.data.preprocess import for_size, prepare, smallest_side  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "grocery20" / "train"

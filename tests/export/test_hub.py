@@ -126,10 +126,10 @@ def test_timm_resizes_to_what_we_resize_to(crop, resize):
 def test_a_transformer_keeps_the_size_it_was_trained_at(digits_run, tmp_path):
     from safetensors.torch import save_file
 
-    from toolkit.models.timm_model import make_model
+    from toolkit.models.timm_model import create_model
 
     run = copied(digits_run, tmp_path)
-    model = make_model("test_vit", 10, "none", image_size=32).eval()
+    model = create_model("test_vit", 10, "none", image_size=32).eval()
     save_file(model.state_dict(), run / "best.safetensors")
     (run / "model.onnx").unlink()
     rewrite(run / "recipe.json", lambda recipe: recipe["model"].update(arch="test_vit"))

@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from export.convert.graph import export_graph, write_metadata
 from export.parity.reference import prepared_all
 from export.predict import predict
-from toolkit.data.dataset import labelled
+from toolkit.data.layouts import labelled_photos
 from toolkit.data.preprocess import for_size
-from toolkit.models.timm_model import make_model
+from toolkit.models.timm_model import create_model
 
 LARGEST_DIFFERENCE = 0.15
 "The bound of a probability's difference that docs/export.md states; 0.09 was measured."
@@ -24,9 +24,9 @@ LARGEST_DIFFERENCE = 0.15
 @pytest.fixture(scope="module")
 def model(grocery, mobilenet_weights, tmp_path_factory) -> Path:
     "ImageNet features of mobilenetv2_100 under a linear classifier of the groceries, by scikit-learn."
-    preprocess, photos = for_size(96), dict(list(labelled(grocery / "train").items())[::2])
+    preprocess, photos = for_size(96), dict(list(labelled_photos(grocery / "train").items())[::2])
     classes = sorted(set(photos.values()))
-    network = make_model("mobilenetv2_100", len(classes), str(mobilenet_weights), image_size=96).eval()
+    network = create_model("mobilenetv2_100", len(classes), str(mobilenet_weights), image_size=96).eval()
     head = _fitted_head(network, prepared_all(list(photos), preprocess), list(photos.values()), preprocess)
     with torch.no_grad():
         network.get_classifier().weight[:] = torch.tensor(head.coef_)

@@ -31,7 +31,7 @@ from toolkit import files
 from toolkit import run as runs
 from toolkit.data.dataset import find_data
 from toolkit.data.preprocess import for_size
-from toolkit.models.timm_model import make_model
+from toolkit.models.timm_model import create_model
 from toolkit.training.fit import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def test_activations_write_in_place_as_before_but_not_while_the_graph_is_made(tm
 def test_a_member_of_each_family_exports_in_each_precision_and_agrees_with_torch_at_any_batch(arch, tmp_path):
     size, path = FAMILIES[arch], tmp_path / "model.onnx"
     torch.manual_seed(0)
-    model, preprocess = make_model(arch, 12, "none", image_size=size).eval(), for_size(size)
+    model, preprocess = create_model(arch, 12, "none", image_size=size).eval(), for_size(size)
     export_graph(model, preprocess, path)
     onnx.checker.check_model(onnx.load(path), full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -202,7 +202,7 @@ def test_weights_that_are_not_this_runs_are_refused_though_file_and_torch_agree(
     other = tmp_path / "run"
     shutil.copytree(run.folder, other)
     torch.manual_seed(9)
-    save_file(make_model("test_resnet", 10, "none", image_size=32).state_dict(), other / "best.safetensors")
+    save_file(create_model("test_resnet", 10, "none", image_size=32).state_dict(), other / "best.safetensors")
     before = (other / "model.onnx").read_bytes()
     with pytest.raises(ValueError, match="best.safetensors or recipe.json is not this run's"):
         to_onnx(other, device="cpu")

@@ -24,9 +24,9 @@ from export.to_onnx import to_onnx
 from export.verify import verify
 from recipes import digits, hw1
 from toolkit import files
-from toolkit.data.dataset import labelled
+from toolkit.data.layouts import labelled_photos
 from toolkit.evaluation import metrics
-from toolkit.models.timm_model import make_model
+from toolkit.models.timm_model import create_model
 from toolkit.training.fit import begin, evaluate, fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def test_a_folder_of_class_folders_is_verified_whole_and_a_csv_too(digits_run, m
 
 def test_accuracy_and_calibration_are_those_of_sklearn_and_numpy(digits_run, model):
     data = digits_run.recipe["data"]["path"]
-    labels = labelled(data)
+    labels = labelled_photos(data)
     names, probabilities = Classifier(model, "cpu")(list(labels))
     said = verify(model, data, device="cpu")
     right = np.array(names) == np.array(list(labels.values()))
@@ -97,7 +97,7 @@ def verified(model, data, *options):
 def test_a_file_that_is_not_what_the_run_trained_exits_with_2_and_by_how_much(digits_run, model, tmp_path):
     shutil.copytree(digits_run.folder, tmp_path / "run")
     torch.manual_seed(9)
-    save_file(make_model("test_resnet", 10, "none", image_size=32).state_dict(), tmp_path / "run/best.safetensors")
+    save_file(create_model("test_resnet", 10, "none", image_size=32).state_dict(), tmp_path / "run/best.safetensors")
     done = verified(tmp_path / "run/model.onnx", digits_run.recipe["data"]["path"], "--images", "50")
     assert done.returncode == 2
     assert "same label on" in done.stderr
@@ -175,7 +175,7 @@ def test_a_run_that_was_validated_on_a_part_of_its_folder_is_judged_by_that_part
     evaluate(learn, run)
     said = verify(to_onnx(run.folder, device="cpu"), tmp_path / "data", device="cpu")
     assert said["images"] == len(learn.dls.data.valid) == round(0.2 * len([*source.valid][::3]))
-    assert len(labelled(tmp_path / "data")) == len([*source.valid][::3])
+    assert len(labelled_photos(tmp_path / "data")) == len([*source.valid][::3])
 
 
 def test_a_folder_of_val_alone_is_taken_by_its_classes(digits_run, model, tmp_path):
@@ -220,7 +220,7 @@ def test_on_a_device_that_plans_each_shape_all_batches_have_one(digits_run, mode
 
 
 def test_the_temperature_is_the_one_that_scipy_finds(digits_run, model):
-    labels = labelled(digits_run.recipe["data"]["path"])
+    labels = labelled_photos(digits_run.recipe["data"]["path"])
     classes = digits_run.recipe["classes"]
     classifier = Classifier(model, "cpu")
     logits = scores(classifier, prepared_all(list(labels), classifier.card.preprocess))[0]

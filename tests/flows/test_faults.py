@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,9 @@ from recipes import hw1, rapid
 from toolkit.files import write_csv, write_json
 from toolkit.models.timm_model import load_weights
 from toolkit.run import load
-from toolkit.training.checkpoint import read_state, write_state
 from toolkit.training.fit import begin as begin_run
 from toolkit.training.fit import evaluate, fit
+from toolkit.training.state import Best, read_state, write_state
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
@@ -89,8 +90,8 @@ def test_out_of_memory_in_a_first_step_gives_the_bits_of_a_run_begun_with_the_sm
     fail(learn, {1, 3}, OUT_OF_MEMORY)
     fit(learn, run, 2)
     said = capsys.readouterr().out
-    assert "out of memory: going on with 2 mini-batches of 8 to a step, not 1 of 16" in said
-    assert "out of memory: going on with 4 mini-batches of 4 to a step, not 2 of 8" in said
+    assert "out of memory: going on with 2 batches of 8 to a step, not 1 of 16" in said
+    assert "out of memory: going on with 4 batches of 4 to a step, not 2 of 8" in said
     small, other = begin(photos, tmp_path / "small", bs=4, accum=4)
     fit(other, small, 2)
     assert history(run) == history(small)
@@ -293,7 +294,7 @@ def test_of_equally_accurate_epochs_the_one_with_the_lowest_validation_loss_is_k
     learn.add_cb(Losses())
     fit(learn, run, 4)
     assert [line.split(",")[3] for line in history(run)[1:]] == ["0.5"] * 4
-    assert read_state(run.path("last.pt"))["best"] == {"epoch": 2, "accuracy": 0.5, "loss": pytest.approx(1.2)}
+    assert read_state(run.path("last.pt")).best == Best(2, 0.5, pytest.approx(1.2))
 
 
 def test_what_the_weights_were_made_for_and_their_licence_are_told_and_recorded(photos, tmp_path, capsys):
@@ -393,10 +394,8 @@ def test_a_state_that_could_not_be_read_back_does_not_take_the_place_of_one_that
     run, learn = begin(photos, tmp_path / "run")
     fit(learn, run, 1)
     before = run.path("last.pt").read_bytes()
-    for state in (
-        {"epoch": 1},
-        read_state(run.path("last.pt")) | {"best": {"epoch": 1, "accuracy": Path("no number")}},
-    ):
+    kept = read_state(run.path("last.pt"))
+    for state in (replace(kept, epoch=3), replace(kept, best=Best(1, Path("no number")))):
         with pytest.raises(ValueError, match="last.pt"):
             write_state(run.path("last.pt"), state)
         assert run.path("last.pt").read_bytes() == before
@@ -538,7 +537,7 @@ def rates_of(photos, out, make, epochs):
     learn.remove_cb(learn.plateau)
     learn.add_cb(Anneal(make))
     fit(learn, run, epochs)
-    return [row[4] for row in read_state(run.path("last.pt"))["history"]]
+    return [row[4] for row in read_state(run.path("last.pt")).history]
 
 
 def cosine(optimiser):

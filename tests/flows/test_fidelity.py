@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes import hw1
-from toolkit.learner.callbacks import Accumulate
+from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.learner import make_learner
-from toolkit.models.losses import make_loss
+from toolkit.models.losses import create_loss
 
 CLASSES, LR = 4, 1e-2
 
@@ -174,7 +174,7 @@ class Gradients(Callback):
     def before_batch(self):
         self.pending.append((self.xb[0].clone(), self.yb[0].clone()))
 
-    def before_step(self):  # not reached within a group: Accumulate, of lower order, cancels the batch
+    def before_step(self):  # not reached within a group: AccumulateGradients, of lower order, cancels the batch
         self.found.append([weight.grad.clone() for weight in self.model.parameters()])
         self.groups.append(self.pending)
         self.pending = []
@@ -184,7 +184,7 @@ def without_batch_norm(dls, criterion, accum, precision="fp32"):
     "A learner whose gradients don't depend on how photos are batched, and whose weights stay as they are."
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 16), nn.GELU(), nn.Linear(16, CLASSES))
-    return make_learner(dls, model, criterion, lr=0.0, precision=precision, cbs=[Accumulate(accum)])
+    return make_learner(dls, model, criterion, lr=0.0, precision=precision, cbs=[AccumulateGradients(accum)])
 
 
 def assert_gradients_are_the_big_batchs(learn, seen, big_batch_loss, precision, tolerance):
@@ -201,7 +201,7 @@ def assert_gradients_are_the_big_batchs(learn, seen, big_batch_loss, precision, 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
 def test_accumulated_gradient_is_the_big_batchs(photos, precision, tolerance):
     "In each group, the short last one too, over two epochs and two fits."
-    learn, seen = without_batch_norm(make(photos, "ce").dls, make_loss("ce"), 4, precision), Gradients()
+    learn, seen = without_batch_norm(make(photos, "ce").dls, create_loss("ce"), 4, precision), Gradients()
     with learn.no_logging(), learn.no_bar():
         learn.fit(2, cbs=seen)
         learn.fit(1, cbs=seen)
@@ -232,7 +232,7 @@ def weighted_reference(name):
 )
 def test_accumulated_gradient_of_a_weighted_loss_is_the_big_batchs_weighted_mean(photos, loss, precision, tolerance):
     "Mini-batches whose classes differ weigh differently; with and without the loss scaler."
-    learn, seen = without_batch_norm(make(photos, loss).dls, make_loss(loss, WEIGHT), 4, precision), Gradients()
+    learn, seen = without_batch_norm(make(photos, loss).dls, create_loss(loss, WEIGHT), 4, precision), Gradients()
     with learn.no_logging(), learn.no_bar():
         learn.fit(2, cbs=seen)
     assert [len(group) for group in seen.groups] == [4, 3] * 2
@@ -241,7 +241,7 @@ def test_accumulated_gradient_of_a_weighted_loss_is_the_big_batchs_weighted_mean
 
 def test_validation_loss_of_a_weighted_loss_is_the_weighted_mean_over_all_photos(photos):
     "Whatever the size of the mini-batches: 20 photos, in order of their classes, in batches of 8, 8 and 4."
-    learn = without_batch_norm(make(photos, "ce").dls, make_loss("ce", WEIGHT), 1)
+    learn = without_batch_norm(make(photos, "ce").dls, create_loss("ce", WEIGHT), 1)
     with learn.no_logging(), learn.no_bar():
         reported = learn.validate()[0]
     images, labels = (torch.cat(part).as_subclass(torch.Tensor) for part in zip(*learn.dls.valid, strict=True))
@@ -297,7 +297,7 @@ def test_fp16_overflow_skips_the_step_and_halves_the_scale(photos):
 @pytest.mark.parametrize(("loss", "weight"), [("ce", None), ("focal", None), ("smoothing", None), ("focal", WEIGHT)])
 def test_fastais_mixup_mixes_labels_with_our_losses(photos, loss, weight):
     learn = make(photos, loss)
-    ours = learn.loss_func = make_loss(loss, weight)
+    ours = learn.loss_func = create_loss(loss, weight)
     with learn.no_logging():
         learn.fit(1, cbs=MixUp())
     assert learn.loss_func is ours

@@ -50,8 +50,8 @@ def test_fp16_training_on_cuda_learns_and_steps_with_finite_weights(data):
 )
 def test_the_training_loop_never_waits_for_the_device(data, tmp_path, recipe, precision, workers):
     "From before an epoch's first batch to after its last: transfers, the loss scaler and a run's callbacks included."
-    from toolkit.finetuning.frozen_batch_norm import FixedStatistics
-    from toolkit.learner.callbacks import FiniteLoss
+    from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
+    from toolkit.learner.guards import NaNGuard
     from toolkit.learner.profiler import Profile
     from toolkit.run import Run
     from toolkit.training.checkpoint import Checkpoint
@@ -73,10 +73,10 @@ def test_the_training_loop_never_waits_for_the_device(data, tmp_path, recipe, pr
     if recipe == "rapid":
         small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "probe": False, "layer_decay": 0.8}
         learn = rapid.learner(data, **small, **made)
-        learn.add_cb(FixedStatistics())
+        learn.add_cb(FrozenBatchNorm())
     try:
         with learn.no_bar(), learn.no_logging():
-            learn.fit(1, cbs=[FiniteLoss(), Checkpoint(Run(tmp_path), 1), Profile(), Refuse(), Allow()])
+            learn.fit(1, cbs=[NaNGuard(), Checkpoint(Run(tmp_path), 1), Profile(), Refuse(), Allow()])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(learn.recorder.losses) == len(learn.dls.train)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recipes", "toolkit", "export")
 
 ORDER = (  # from the bottom; a family imports itself and what stands above its own line here
-    "toolkit.ranks toolkit.errors toolkit.machine toolkit.ranges",
-    "toolkit.startup toolkit.files",
+    "toolkit.ranks toolkit.errors toolkit.machine toolkit.ranges toolkit.threads toolkit.options",
+    "toolkit.commandline toolkit.files",
     "toolkit.command",
     "toolkit.data",
     "toolkit.schema",
@@ -22,8 +22,8 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "toolkit.learner",
     "toolkit.run",
     "toolkit.evaluation",
-    "toolkit.search toolkit.pages toolkit.loggers",
-    "toolkit.finetuning",
+    "toolkit.finetuning toolkit.pages toolkit.loggers",
+    "toolkit.search",
     "toolkit.training",
     "toolkit.check toolkit.doctor toolkit.report",
     "export.runtime",
@@ -76,7 +76,7 @@ def family(name):
     return "recipes" if name.split(".")[0] == "recipes" else ".".join(name.split(".")[:2])
 
 
-LAZY = {("toolkit.run", "toolkit.learner"), ("toolkit", "toolkit.startup")}  # a Run rebuilds its Learner when asked
+LAZY = {("toolkit.run", "toolkit.learner"), ("toolkit", "toolkit.commandline")}  # a Run rebuilds its Learner when asked
 
 
 def test_every_module_belongs_to_a_family_of_the_order():
@@ -88,7 +88,7 @@ def test_every_module_belongs_to_a_family_of_the_order():
 def test_a_module_imports_only_families_below_its_own(name):
     mine = family(name)
     if mine in PACKAGES and mine != "recipes":  # toolkit/__init__.py
-        assert {family(other) for other in ours(MODULES[name])} <= {"toolkit.startup"}
+        assert {family(other) for other in ours(MODULES[name])} <= {"toolkit.commandline"}
         return
     for other in {family(found) for found in ours(MODULES[name])} - {mine}:
         assert RANK[other] < RANK[mine] or (mine, other) in LAZY, f"{name} imports {other}"

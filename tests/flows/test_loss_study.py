@@ -168,7 +168,7 @@ def test_what_no_study_can_be_made_of_is_refused_in_two_lines(photos, tmp_path, 
 
 
 def test_the_command_that_is_shown_makes_the_same_study():
-    given = {"recipe": "hw1", "losses": ["ce", "focal"], "lr": 1e-3, "vary": (), "out": Path("a b"), "data": None}
+    given = {"recipe": "hw1", "losses": ("ce", "focal"), "lr": 1e-3, "vary": (), "out": Path("a b"), "data": None}
     line = loss_study.words(given)
     assert line[:3] == ["python", "-m", "recipes.loss_study"]
     parsed = command.parsed(loss_study.main, line[3:])

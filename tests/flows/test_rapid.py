@@ -18,7 +18,7 @@ from noise import write_noise
 from recipes import rapid
 from toolkit import run as runs
 from toolkit.finetuning.layer_decay import decay_over
-from toolkit.finetuning.plan import fitting, plan_epochs, settings
+from toolkit.search.plan import fitting, plan_epochs, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --workers 0".split()
@@ -104,7 +104,7 @@ def test_without_a_probe_pretrained_statistics_stay_fixed_all_the_same(photos, w
         ({"weights": weights, "probe": False}, True),
         ({"weights": "none"}, False),
     ):
-        assert hasattr(rapid.learner(photos, **small, **given), "fixed_statistics") == fixed
+        assert hasattr(rapid.learner(photos, **small, **given), "frozen_batch_norm") == fixed
 
 
 def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path):
@@ -144,11 +144,11 @@ def test_epochs_are_planned_into_the_minutes_by_what_they_were_measured_to_take(
     assert learn.settled["epochs"] > 3
     assert learn.opt is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in learn.model.state_dict().items())
-    monkeypatch.setattr("toolkit.finetuning.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
-    monkeypatch.setattr("toolkit.finetuning.plan.perf_counter", iter([100.0, 107.0]).__next__)
+    monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    monkeypatch.setattr("toolkit.search.plan.perf_counter", iter([100.0, 107.0]).__next__)
     plan_epochs(learn, tmp_path, None, minutes=2.0)  # 7 s went into the probe, 1.5 will into its validation
     assert learn.settled["epochs"] == 1 + int((120 - 7 - 1.5) / (1.05 * 9.5))
-    assert learn.settled["train_sizes"] == learn.grow.sizes == [32]
+    assert learn.settled["train_sizes"] == learn.progressive_resizing.sizes == [32]
 
 
 @pytest.mark.parametrize("epochs_worth", [0.8, 1.0, 1.9, 2.5, 2.6, 2.98, 3.5, 7.3, 7.7, 20.9])
@@ -182,7 +182,7 @@ def test_smaller_squares_are_planned_told_kept_by_a_resumed_run_and_not_put_for_
     done, photos, weights, tmp_path, monkeypatch, capsys
 ):
     made = {"arch": "test_resnet", "weights": weights, "image_size": 64, "device": "cpu", "workers": 0}
-    monkeypatch.setattr("toolkit.finetuning.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
     recipe = done[0].recipe
     said = recipe | {"options": recipe["options"] | {"epochs": 5, "train_sizes": [56, 64]}}
     (tmp_path / "recipe.json").write_text(json.dumps(said))
@@ -194,10 +194,10 @@ def test_smaller_squares_are_planned_told_kept_by_a_resumed_run_and_not_put_for_
     ):
         learn = rapid.learner(photos, **made, train_sizes=given)
         clock = iter([0.0, 0.0])
-        monkeypatch.setattr("toolkit.finetuning.plan.perf_counter", clock.__next__)
+        monkeypatch.setattr("toolkit.search.plan.perf_counter", clock.__next__)
         plan_epochs(learn, folder, None, (1.5 + seconds * 1.05 * 9.5) / 60, given)
         assert {name: learn.settled[name] for name in expected} == expected
-        assert learn.grow.sizes == expected["train_sizes"]
+        assert learn.progressive_resizing.sizes == expected["train_sizes"]
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--minutes")]
     assert told[0].endswith("; each takes 10.0 s, less in the first half, on squares of 56 pixels")
     assert told[1].endswith("; each takes 10.0 s")
@@ -206,7 +206,7 @@ def test_smaller_squares_are_planned_told_kept_by_a_resumed_run_and_not_put_for_
 def test_a_network_of_one_size_only_is_not_given_smaller_squares(photos, monkeypatch):
     learn = rapid.learner(photos, arch="test_vit", weights="none", image_size=64, device="cpu", workers=0)
     learn.model.pretrained_cfg["fixed_input_size"] = True
-    monkeypatch.setattr("toolkit.finetuning.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
     plan_epochs(learn, Path("none"), None, 2.9 * 1.05 * 9.5 / 60)
     assert (learn.settled["epochs"], learn.settled["train_sizes"]) == (2, [64])
 

@@ -33,7 +33,7 @@ from recipes import hw1
 from toolkit import run as runs
 from toolkit.errors import user_message
 from toolkit.evaluation import results
-from toolkit.models.timm_model import make_model
+from toolkit.models.timm_model import create_model
 from toolkit.pages.run_page import read_certificate, write_report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -245,9 +245,9 @@ def copy(house, tmp_path) -> Path:
 def test_weights_that_are_a_trap_are_refused_and_not_run(tmp_path, kind, suffix):
     path = tmp_path / f"weights{suffix}"
     marker = trap(kind, path)
-    refused(f"weights{suffix} holds no weights that can be read safely", make_model, "test_resnet", 3, str(path))
+    refused(f"weights{suffix} holds no weights that can be read safely", create_model, "test_resnet", 3, str(path))
     if kind in ("pickle", "zip") and suffix.lower() != ".safetensors":
-        refused(r".more than tensors: posix.system.: save model.state_dict", make_model, "test_resnet", 3, str(path))
+        refused(r".more than tensors: posix.system.: save model.state_dict", create_model, "test_resnet", 3, str(path))
     assert not marker.exists()
 
 
@@ -265,15 +265,15 @@ def test_weights_that_are_a_trap_are_refused_and_not_run(tmp_path, kind, suffix)
 def test_weights_that_are_no_state_dict_are_refused(tmp_path, state):
     torch.save(state, tmp_path / "w.pth")
     assert "save model.state_dict()" in refused(
-        "w.pth is not a state dict", make_model, "test_resnet", 3, str(tmp_path / "w.pth")
+        "w.pth is not a state dict", create_model, "test_resnet", 3, str(tmp_path / "w.pth")
     )
 
 
 def test_weights_of_the_right_names_and_shapes_that_are_no_dense_tensors_are_refused(tmp_path):
-    state = make_model("test_resnet", 3, "none").state_dict()
+    state = create_model("test_resnet", 3, "none").state_dict()
     state["conv1.0.weight"] = state["conv1.0.weight"].to_sparse()
     torch.save(state, tmp_path / "w.pth")
-    assert "w.pth" in refused("w.pth", make_model, "test_resnet", 3, str(tmp_path / "w.pth"))
+    assert "w.pth" in refused("w.pth", create_model, "test_resnet", 3, str(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("kind", TRAPS)
@@ -304,7 +304,7 @@ def test_a_model_behind_a_name_that_fetches_or_loads_is_refused(copy, tmp_path, 
         spoil(copy / "recipe.json", lambda said, arch=arch: said["model"].update(arch=arch))
         refused("has no model", runs.load(copy).learner, "cpu")
         refused("has no model", to_onnx, copy, device="cpu")
-        refused("has no model", make_model, arch, 3, "imagenet")
+        refused("has no model", create_model, arch, 3, "imagenet")
     assert not marker.exists()
     assert connected == []
 

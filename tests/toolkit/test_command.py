@@ -1,31 +1,39 @@
 """The command line of a signature, run as real commands."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from inspect import signature
+from dataclasses import dataclass, fields
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from typing_extensions import Doc
 
 from recipes import digits, hw1, rapid
-from toolkit.command import ELSEWHERE, command, parsed
+from toolkit.command import parsed
+from toolkit.commandline import parsing
+from toolkit.commandline.suggestions import ELSEWHERE
 from toolkit.errors import user_message
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 from pathlib import Path
 from typing import Annotated
-from toolkit.command import command
+from toolkit.command import run_script
+"""
+END = """
+if __name__ == "__main__":
+    run_script(main)
 """
 OPTIONS = (
     HEAD
     + '''
-@command
 def main(
     data: Path,  # where the photos are, 100 % of them
     loss: Annotated[str, {"choices": ["ce", "focal"]}] = "ce",  # the loss
@@ -43,6 +51,7 @@ def main(
     """
     print(sorted(locals().items()))
 '''
+    + END
 )
 
 
@@ -58,7 +67,7 @@ def start(script: str, folder: Path, *arguments: str, python=(), **options) -> s
 
 def body(statements: str) -> str:
     "A command without options that does this."
-    return HEAD + "\n@command\ndef main():\n" + textwrap.indent(textwrap.dedent(statements), "    ")
+    return HEAD + "\ndef main():\n" + textwrap.indent(textwrap.dedent(statements), "    ") + "\n" + END
 
 
 # The signature
@@ -142,17 +151,90 @@ def test_neither_number_nor_word_is_two_lines_that_say_what_is_taken(arguments, 
     assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
     with pytest.raises(SystemExit, match="0"):
         parsed(numbers, ["--help"])
-    assert "--bs (int|auto)" in capsys.readouterr().out
+    assert "--bs int|auto " in capsys.readouterr().out
 
 
-def test_imported_it_is_the_function_itself():
-    def add(a: int, b: int = 2) -> int:
-        raise KeyError("as it is")
+@dataclass(frozen=True)
+class Options:
+    bs: Annotated[int | Literal["auto"], Doc("photos in a batch")] = 8
 
-    assert command(add) is add
-    assert command(status=int)(add) is add
-    with pytest.raises(KeyError, match="as it is"):
-        add(1)
+
+def recipe(**options):
+    "Train."
+
+
+recipe.__signature__ = signature(recipe).replace(
+    parameters=[
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(Options)
+    ]
+)
+
+
+def test_a_merged_signature_is_the_command_line_and_its_docs_are_the_help(capsys):
+    assert parsed(recipe, []) == {"bs": 8}
+    assert parsed(recipe, ["--bs", "auto"]) == {"bs": "auto"}
+    with pytest.raises(SystemExit, match="0"):
+        parsed(recipe, ["--help"])
+    assert "  --bs int|auto           photos in a batch (default: 8)\n" in capsys.readouterr().out
+
+
+def test_annotations_that_are_strings_are_read_as_types(tmp_path):
+    script = "from __future__ import annotations\n" + OPTIONS
+    assert "('image_size', 64)" in start(script, tmp_path, "photos", "--image_size", "64").stdout
+
+
+def several(words: tuple[Literal["a", "b"], ...] = (), numbers: tuple[int, ...] = (1,), name: str = ""):
+    "Take several values."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ("", {"words": (), "numbers": (1,), "name": ""}),
+        ("--words a b --numbers 3 4", {"words": ("a", "b"), "numbers": (3, 4), "name": ""}),
+        ("--words=b --name=-x=y", {"words": ("b",), "numbers": (1,), "name": "-x=y"}),
+        ("--numbers -3 --name None", {"words": (), "numbers": (-3,), "name": "None"}),
+    ],
+)
+def test_an_option_takes_several_values(arguments, values):
+    assert parsed(several, arguments.split()) == values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--words", "argument --words: expected at least one argument"),
+        ("--numbers --words a", "argument --numbers: expected at least one argument"),
+        ("--words a c", "argument --words: invalid choice: 'c' (choose from a, b)"),
+        ("--name", "argument --name: expected one argument"),
+        ("--name -x", "unknown flag -x"),
+    ],
+)
+def test_several_values_are_at_least_one_of_the_right_kind(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parsed(several, arguments.split())
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("recipe", [digits, hw1, rapid])
+def test_help_is_plain_text_that_fits_the_terminal(recipe, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit, match="0"):
+        parsed(recipe.main, ["--help"])
+    text = capsys.readouterr().out
+    assert set(text) <= {"\n", *map(chr, range(32, 127))}  # no boxes, no colours
+    assert max(map(len, text.splitlines())) <= columns
+    for name in signature(recipe.main).parameters:
+        assert len(re.findall(rf"^  --(no-)?{name}\b", text, re.MULTILINE)) == 1
+
+
+def test_an_error_that_a_later_tyro_adds_is_still_status_2(monkeypatch, capsys):
+    monkeypatch.setattr(parsing, "_message", lambda event, parameters: None)
+    with pytest.raises(SystemExit, match="2"):
+        parsed(several, ["--numbers", "x"])
+    assert "Error parsing --numbers" in capsys.readouterr().err  # tyro's own box
 
 
 def test_an_imported_module_runs_nothing(tmp_path):
@@ -186,7 +268,7 @@ def test_a_module_is_called_as_it_was_typed(tmp_path):
         ("photos -loss ce", "unknown flag -loss, the nearest is --loss"),
         ("photos --zzzzzz", "unknown flag --zzzzzz"),
         ("photos --loss cee", "argument --loss: invalid choice: 'cee' (choose from "),
-        ("photos --seeds 1 x", "argument --seeds: invalid int value: 'x'"),
+        ("photos --seeds 1 x", "argument --seeds: invalid int value: '1', 'x'"),
         ("photos --image_size", "argument --image_size: expected one argument"),
         ("photos more", "unrecognized arguments: more"),
     ],
@@ -295,7 +377,7 @@ def test_what_a_loader_worker_met_is_told_as_if_it_were_met_here(tmp_path):
     script = """
     import sys
     from torch.utils.data import DataLoader
-    from toolkit.command import command
+    from toolkit.command import run_script
 
     class Photos:
         def __len__(self):
@@ -309,9 +391,11 @@ def test_what_a_loader_worker_met_is_told_as_if_it_were_met_here(tmp_path):
                 open("/gone/a.jpg")
             int("x")
 
-    @command
     def main(kind: str):
         next(iter(DataLoader(Photos(), num_workers=1)))
+
+    if __name__ == "__main__":
+        run_script(main)
     """
     ours, system, bug = (start(script, tmp_path, kind) for kind in ("ours", "system", "bug"))
     assert (ours.returncode, ours.stderr) == (2, "error: a.jpg: not a photo; leave it out\n")
@@ -324,7 +408,8 @@ def test_what_a_loader_worker_met_is_told_as_if_it_were_met_here(tmp_path):
 
 
 def test_what_a_result_stands_for_is_the_status(tmp_path):
-    script = HEAD + "@command(status=lambda unread: 2 if unread else 0)\ndef main(n: int):\n    return ['a'] * n\n"
+    status = "lambda unread: 2 if unread else 0"
+    script = HEAD + "def main(n: int):\n    return ['a'] * n\n" + END.replace("main)", f"main, status={status})")
     assert start(script, tmp_path, "0").returncode == 0
     assert start(script, tmp_path, "3").returncode == 2
     assert start(body("return ['a', 'result', 'of', 'use', 'in', 'Python']"), tmp_path).returncode == 0
@@ -373,7 +458,7 @@ def test_an_imported_toolkit_leaves_signals_as_they_are():
     code = "import signal, {}; print(signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))"
     plain, ours = (
         subprocess.run([sys.executable, "-c", code.format(name)], cwd=ROOT, capture_output=True, text=True, check=True)
-        for name in ("os", "toolkit.startup")
+        for name in ("os", "toolkit.commandline.startup")
     )
     assert ours.stdout == plain.stdout
     assert "default_int_handler" in plain.stdout
@@ -449,7 +534,7 @@ def test_importing_it_changes_no_filter_and_brings_no_heavy_library():
     code = (
         "import sys, warnings, toolkit; before = list(warnings.filters); import toolkit.command; "
         "assert warnings.filters == before; "
-        "print({'torch', 'fastai', 'timm', 'numpy', 'fastcore'} & set(sys.modules))"
+        "print({'torch', 'fastai', 'timm', 'numpy', 'tyro', 'typing_extensions'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\n", done.stderr

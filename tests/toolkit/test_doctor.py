@@ -129,10 +129,10 @@ def test_onnxruntime_twice_is_wrong(install):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    "What the command says where torchvision, cv2 and fastcore are broken, each in its own way."
+    "What the command says where torchvision, cv2 and tyro are broken, each in its own way."
     folder = tmp_path_factory.mktemp("broken")
     (folder / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
-    (folder / "fastcore.py").write_text("raise ImportError('half installed')\n")
+    (folder / "tyro.py").write_text("raise ImportError('half installed')\n")
     (folder / "torchvision").mkdir()  # describes operators, as the real one does, which an unfit compiled part lacks
     (folder / "torchvision/__init__.py").write_text(
         "import torch\n@torch.library.register_fake('torchvision::nms')\ndef nms(*boxes): pass\n"
@@ -164,9 +164,9 @@ def test_a_broken_cv2_is_mended_by_the_headless_one(broken):
     )
 
 
-def test_without_fastcore_which_reads_the_command_line_it_reports_all_the_same(broken):
+def test_without_tyro_which_reads_the_command_line_it_reports_all_the_same(broken):
     assert (broken.returncode, broken.stderr) == (2, "")
-    assert "import fastcore.script fails: ImportError: half installed" in broken.stdout
+    assert "import tyro fails: ImportError: half installed" in broken.stdout
 
 
 def test_without_a_gpu_torch_and_onnxruntime_give_a_note_and_name_the_provider_of_a_session(monkeypatch):

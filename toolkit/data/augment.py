@@ -1,7 +1,11 @@
-"""The training transform, one for one with torchvision's. All use of albumentations is here."""
+"""The training transforms: albumentations, with two transforms that draw and interpolate as torchvision's do.
+
+A recipe lists its transforms, these two and any of albumentations' own, and `toolkit.data.augmentation` builds them.
+"""
 
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
@@ -10,6 +14,7 @@ import albumentations as A  # noqa: E402
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from albumentations import HorizontalFlip as HorizontalFlip  # noqa: E402
 from torch.nn.functional import interpolate  # noqa: E402
 
 
@@ -17,24 +22,64 @@ class RandomResizedCrop(A.RandomResizedCrop):
     """albumentations' RandomResizedCrop, which draws as torchvision's does, with a resize that antialiases.
 
     Its own, albumentations 2.0.8, either aliases (the default) or uses INTER_AREA also for the side that grows.
+    size: height and width of the result; None is the size that the network is trained on. scale: share of the photo's
+    area. ratio: width over height.
+    Source: https://pytorch.org/vision/stable/generated/torchvision.transforms.RandomResizedCrop.html
     """
+
+    class InitSchema(A.BasicTransform.InitSchema):
+        size: tuple[int, int] | None
+        scale: tuple[float, float]
+        ratio: tuple[float, float]
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None = None,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        p: float = 1.0,
+    ):
+        if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
+            raise ValueError(
+                f"RandomResizedCrop with scale {scale} and ratio {ratio}: give 0 < low <= high, scale <= 1"
+            )
+        super().__init__(size=size or (1, 1), scale=scale, ratio=ratio, p=p)
+        self.size = size
+
+    @classmethod
+    def get_class_fullname(cls) -> str:
+        return "toolkit.RandomResizedCrop"  # its name in recipe.json
+
+    def get_transform_init_args_names(self) -> tuple[str, ...]:
+        return "size", "scale", "ratio"
 
     def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], **params: Any) -> np.ndarray:
         left, top, right, bottom = crop_coords
         return resized(img[top:bottom, left:right], *self.size)
 
 
-def resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The photo, uint8 [any, any, 3], at another size: PIL's antialiased BILINEAR, to a rounding.
-
-    Where it shrinks, torch's takes a fraction of the time of `toolkit.data.preprocess.scaled`, which needs no torch.
-    """
-    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
-    return interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-
-
 class Rotate(A.Rotate):
-    "albumentations' Rotate, less the arithmetic for boxes and masks, which takes longer than the turning itself."
+    """Turn by up to `degrees` either way, to nearest pixels, with black corners: torchvision's RandomRotation.
+
+    It leaves out the arithmetic for boxes and masks of albumentations' Rotate, which takes longer than the turning.
+    Source: https://pytorch.org/vision/stable/generated/torchvision.transforms.RandomRotation.html
+    """
+
+    class InitSchema(A.BasicTransform.InitSchema):
+        degrees: float
+
+    def __init__(self, degrees: float = 15.0, p: float = 1.0):
+        if not 0 <= degrees <= 180:
+            raise ValueError(f"Rotate({degrees}): give 0 to 180 degrees")
+        super().__init__(limit=degrees, interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_CONSTANT, fill=0, p=p)
+        self.degrees = degrees
+
+    @classmethod
+    def get_class_fullname(cls) -> str:
+        return "toolkit.Rotate"
+
+    def get_transform_init_args_names(self) -> tuple[str, ...]:
+        return ("degrees",)
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
@@ -48,24 +93,22 @@ class Rotate(A.Rotate):
         )
 
 
-def train_transform(
-    image_size: int, scale: tuple[float, float] = (0.08, 1), flip: float = 0.5, degrees: float = 15
-) -> A.Compose:
-    """torchvision's RandomResizedCrop(image_size, scale), RandomHorizontalFlip(flip) and RandomRotation(degrees).
+def resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The photo, uint8 [any, any, 3], at another size: PIL's antialiased BILINEAR, to a rounding.
 
-    `train_transform(224)(image=photo)["image"]` makes uint8 [224, 224, 3] of uint8 [height, width, 3]: a crop of 8 to
-    100 % of the area and an aspect of 3/4 to 4/3, flipped one time in two, then turned by up to 15 degrees either way
-    to nearest pixels, with black corners. Call `reseed` before each photo. Raises ValueError for a value out of range.
-    Source: https://pytorch.org/vision/stable/generated/torchvision.transforms.RandomResizedCrop.html
+    If the photo shrinks, torch's resize takes a fraction of the time of `data.resizing.scaled`, which needs no torch.
     """
-    return A.Compose(
-        [
-            RandomResizedCrop(size=(image_size, image_size), scale=tuple(scale), ratio=(3 / 4, 4 / 3), p=1),
-            A.HorizontalFlip(p=flip),
-            Rotate(limit=degrees, interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_CONSTANT, fill=0, p=1),
-        ],
-        strict=True,
-    )
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    return interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def homework(scale: Sequence[float] = (0.08, 1.0), flip: float = 0.5, degrees: float = 15.0) -> list[A.BasicTransform]:
+    """hw1's transforms: RandomResizedCrop, RandomHorizontalFlip and RandomRotation of torchvision.
+
+    By default a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3, flipped one time in two, then turned by up
+    to 15 degrees either way.
+    """
+    return [RandomResizedCrop(scale=tuple(scale)), HorizontalFlip(p=flip), Rotate(degrees=degrees)]
 
 
 def reseed(compose: A.Compose, seed: int, epoch: int, sample: int) -> None:

@@ -1,6 +1,5 @@
-"""A folder or a CSV of labelled photos -> a checked list of files with labels and splits. Nothing is decoded."""
+"""A data set: photos with labels and splits, found in a folder or a CSV and checked. Nothing is decoded."""
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
@@ -9,21 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.photo import find_photos, natural_key
+from toolkit.data.layouts import class_folders, held_out_photos, read_splits, stratified_split
+from toolkit.data.photo_files import find_photos
 
-VALID_FRACTION = 0.2  # of each class, where the data does not come split
-SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+MOST_CLASSES = 100_000  # ImageNet's largest edition has 21,841
 
 
 @dataclass(frozen=True)
 class DataSet:
-    "Photos below `root`, each with its label, in natural order: those to train on, to validate on, and to predict."
+    "The photos to train on, to validate on and to predict, each with its label, in natural order."
 
     path: Path  # as it was given: the folder, or the CSV
     train: dict[Path, str]
     valid: dict[Path, str]
     test: dict[str, Path] = field(default_factory=dict)  # by the name that a submission gives it
-    left_out: dict[Path, str] = field(default_factory=dict)  # what `without` took away, and why
+    left_out: dict[Path, str] = field(default_factory=dict)  # photos that `without` removed, with the reason
 
     @property
     def root(self) -> Path:
@@ -42,12 +41,12 @@ class DataSet:
         return {name: found[name] for name in self.classes}
 
     def relative(self, path: Path) -> str:
-        "`path` as files name it: relative to the root, with forward slashes; whole where it lies outside."
+        "`path` as a file names it: relative to the root, with forward slashes; unchanged if it lies outside."
         return _relative(path, self.root)
 
     @cached_property
     def fingerprint(self) -> str:
-        "SHA-256 of every file's split, label, path and size: another when a photo is added, moved, relabelled."
+        "SHA-256 of every file's split, label, path and size: it changes if a photo is added, moved or relabelled."
         digest = hashlib.sha256()
         labelled = [("train", *pair) for pair in self.train.items()] + [("valid", *pair) for pair in self.valid.items()]
         for split, path, label in [*labelled, *(("test", path, "") for path in self.test.values())]:
@@ -56,9 +55,10 @@ class DataSet:
         return digest.hexdigest()
 
     def without(self, photos: Mapping[Path, str]) -> "DataSet":
-        """The data set less `photos`, which are given with the reason; its `left_out` has them.
+        """The data set without `photos`. Its `left_out` has them.
 
-        Raises ValueError where a class then has no photo to train on, or there is none to validate on.
+        photos: the reason by path. Raises ValueError if a class then has no photo to train on, or no photo is left to
+        validate on.
         """
         train = {path: label for path, label in self.train.items() if path not in photos}
         valid = {path: label for path, label in self.valid.items() if path not in photos}
@@ -70,13 +70,15 @@ class DataSet:
         return _checked(left)
 
 
-def find_data(data: str | Path, seed: int = 0, lone: bool = False) -> DataSet:
-    """The data set at `data`: a folder with train/ and val/ (or valid/) and perhaps a flat test/; a folder of class
-    folders, of which a fifth of each class is drawn for validation by `seed`; or a CSV with columns path, label and
-    perhaps split (train, val or valid, test), its paths relative to the CSV.
+def find_data(data: str | Path, seed: int = 0, allow_single: bool = False) -> DataSet:
+    """The data set at `data`, which is one of three:
 
-    lone: where a split is drawn, let a class of one photo pass, to be looked at; it can't be validated.
-    Raises FileNotFoundError for what is not there, ValueError for what cannot be trained on (says which and why).
+    - a folder with train/ and val/ (or valid/), and perhaps a flat test/;
+    - a folder of class folders, of which `seed` draws a fifth of each class for validation;
+    - a CSV with columns path, label and perhaps split (train, val or valid, test). Paths are relative to the CSV.
+
+    allow_single: accept a class of one photo if a split is drawn, to look at it; it can't be validated.
+    Raises FileNotFoundError if nothing is there, ValueError, with the reason, if it can't be trained on.
     """
     root = Path(data)
     if not root.exists():
@@ -84,13 +86,13 @@ def find_data(data: str | Path, seed: int = 0, lone: bool = False) -> DataSet:
             f"--data {data} does not exist: give a folder of photos or a CSV with columns path,label"
         )
     if root.is_file():
-        return _checked(_from_csv(root, seed, lone))
+        return _checked(_from_csv(root, seed, allow_single))
     if (root / "train").is_dir():
         return _checked(_from_split_folders(root))
-    labels = _class_folders(root)
+    labels = class_folders(root)
     if not labels:
         raise ValueError(f"no photos in class folders below {root}: it takes train/<class>/*, or <class>/*")
-    return _checked(DataSet(root, *_stratified(labels, seed, lone)))
+    return _checked(DataSet(root, *stratified_split(labels, seed, allow_single)))
 
 
 def recorded_dataset(recipe: dict[str, Any]) -> tuple[DataSet, str | None]:
@@ -111,55 +113,17 @@ def recorded_dataset(recipe: dict[str, Any]) -> tuple[DataSet, str | None]:
     return (DataSet(Path(recorded["path"]), {}, {}), fault) if fault else (data, None)
 
 
-def keep_apart(data: str | Path, places: Mapping[str, str | Path | None]) -> None:
-    """Raises ValueError for a place to write to, by the option that names it, that lies where `find_data` looks for
-    photos: pictures, and folders, that are written there would be photos and classes the next time. None is no place.
-    """
-    searched = _searched(Path(data))
-    for option, place in places.items():
-        for folder in searched if place is not None else []:
-            if _is_looked_at(Path(place).resolve(), folder.resolve()):
-                raise ValueError(
-                    f"{option} {place} lies in {folder}, where photos are looked for, and what is written there would "
-                    f"be among them: give {option} a folder outside of it"
-                )
-
-
-def _searched(root: Path) -> list[Path]:
-    "The folders below which photos are looked for, there already or not, and those that are linked into them."
-    if not root.is_dir():
-        return []
-    folders = [root / name for name in SPLITS] if (root / "train").is_dir() else [root]
-    inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    return folders + [path for path in inside if path.is_symlink() and path.is_dir() and path.name[0] != "."]
-
-
-def _is_looked_at(place: Path, folder: Path) -> bool:
-    "Whether photos below `folder` are found at `place`: names that start with a dot are left out."
-    below = place.is_relative_to(folder)
-    return below and not any(name.startswith(".") for name in place.relative_to(folder).parts)
-
-
-def labelled(data: str | Path) -> dict[Path, str]:
-    """The photos at `data` with their labels, in natural order: of what comes split the validation part, else all.
-
-    Raises FileNotFoundError for what is not there, ValueError where no photo in it has a label.
-    """
-    root = Path(data)
-    if root.is_file():
-        splits = _csv_splits(root)
-        labels = splits["valid"] or splits["train"]
-    else:
-        labels = _held_out(root) if _is_split(root) else _class_folders(root)
-    if not labels:
-        raise ValueError(f"no labelled photos in {root}: it takes <class>/*, val/<class>/*, or a CSV with path,label")
-    return labels
-
-
-def _is_split(folder: Path) -> bool:
-    "Whether the folder holds parts of a data set, and not its classes."
-    names = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
-    return "train" in names or (bool(names) and names <= set(SPLITS))
+def classes_fault(classes: Any) -> str | None:
+    "The reason why `classes` can't be the class names of a model; None if they can."
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
+        return "its classes are not a list of names"
+    if len(classes) > MOST_CLASSES:
+        return f"it names {len(classes):,} classes, at most {MOST_CLASSES:,} are read"
+    if len(set(classes)) < len(classes):
+        return "two of its classes have one name"
+    if any("\ud800" <= letter <= "\udfff" for letter in "".join(classes)):
+        return "a name of its classes is not Unicode text"
+    return None
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -167,103 +131,22 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _from_split_folders(root: Path) -> DataSet:
-    valid = _held_out(root)
+    valid = held_out_photos(root)
     photos = find_photos(root / "test") if (root / "test").is_dir() else []
     test = {path.relative_to(root / "test").as_posix(): path for path in photos}
-    return DataSet(root, _class_folders(root / "train"), valid, test)
+    return DataSet(root, class_folders(root / "train"), valid, test)
 
 
-def _held_out(root: Path) -> dict[Path, str]:
-    "Of a folder with train/, the photos in val/ or valid/."
-    held_out = [root / name for name in ("val", "valid") if (root / name).is_dir()]
-    if len(held_out) != 1:
-        trouble = "both val/ and valid/: remove one" if held_out else "train/ but neither val/ nor valid/: add one"
-        raise ValueError(f"{root} has {trouble}, or give --data {root / 'train'} to have a fifth of it held out")
-    return _class_folders(held_out[0])
-
-
-def _class_folders(folder: Path) -> dict[Path, str]:
-    "Every photo below folder/<class>/ with its class."
-    photos = find_photos(folder)
-    loose = [path.name for path in photos if path.parent == folder]
-    if loose:
-        raise ValueError(f"{len(loose)} photos lie in {folder} itself ({loose[0]} …): move them into class folders")
-    labels = {path: path.relative_to(folder).parts[0] for path in photos}
-    names = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    empty = sorted(names - set(labels.values()))
-    if empty and labels:
-        raise ValueError(f"no photos in {folder / empty[0]}: remove that class folder, or fill it")
-    return labels
-
-
-def _from_csv(path: Path, seed: int, lone: bool) -> DataSet:
-    splits = _csv_splits(path)
+def _from_csv(path: Path, seed: int, allow_single: bool) -> DataSet:
+    splits = read_splits(path)
     train, valid = splits["train"], splits["valid"]
     if not valid:
-        train, valid = _stratified(train, seed, lone)
+        train, valid = stratified_split(train, seed, allow_single)
     return DataSet(path, train, valid, {_relative(photo, path.parent): photo for photo in splits["test"]})
 
 
-def _csv_splits(path: Path) -> dict[str, dict[Path, str]]:
-    "Photos with their labels by split, each in natural order."
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        try:
-            rows, columns = list(reader), reader.fieldnames or []
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(
-                f"{path} is not a CSV ({error}): give a folder, or a CSV with columns path,label"
-            ) from error
-    if not {"path", "label"} <= set(columns):
-        raise ValueError(f"{path} has columns {', '.join(columns) or 'none'}: it takes path,label and perhaps split")
-    splits: dict[str, dict[Path, str]] = {"train": {}, "valid": {}, "test": {}}
-    for number, row in enumerate(rows, start=2):
-        split, photo, label = _csv_row(path, number, row)
-        for other, held in splits.items():
-            if photo in held and (other, held[photo]) != (split, label):
-                raise ValueError(
-                    f"{path}, line {number}: {row['path']} stands in it twice, with another label or split"
-                )
-        splits[split][photo] = label
-    return {
-        name: dict(sorted(held.items(), key=lambda pair: natural_key(str(pair[0])))) for name, held in splits.items()
-    }
-
-
-def _csv_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Path, str]:
-    "split, photo and label of one line."
-    name, label, split = row["path"], row["label"] or "", row.get("split") or "train"
-    if split not in SPLITS:
-        raise ValueError(f"{path}, line {number}: split {split!r}; it takes train, val, valid or test")
-    if not name or (not label and split != "test"):
-        raise ValueError(f"{path}, line {number}: the {'label' if name else 'path'} is empty")
-    photo = path.parent / name
-    if not photo.is_file():
-        raise FileNotFoundError(f"{path}, line {number}: no file {photo}; paths are relative to the CSV's folder")
-    return SPLITS[split], photo, label
-
-
-def _stratified(labels: dict[Path, str], seed: int, lone: bool) -> tuple[dict[Path, str], dict[Path, str]]:
-    "Train and validation parts: a fifth of each class, rounded (of two photos perhaps none), drawn by `seed` alone."
-    from sklearn.model_selection import StratifiedShuffleSplit  # a second to import
-
-    few = [name for name, count in Counter(labels.values()).items() if count < 2]
-    if few and not lone:
-        raise ValueError(f"class {few[0]} has 1 photo: one to train on and one to validate on is the least")
-    alone = {photo: name for photo, name in labels.items() if name in few}
-    photos = [photo for photo in labels if photo not in alone]
-    names = [labels[photo] for photo in photos]
-    if not photos:
-        return alone, {}
-    held_out = max(round(len(photos) * VALID_FRACTION), len(set(names)))
-    splitter = StratifiedShuffleSplit(n_splits=1, test_size=held_out, random_state=seed)
-    parts = next(splitter.split(photos, names))
-    train, valid = ({photos[i]: names[i] for i in sorted(part)} for part in parts)
-    return train | alone, valid
-
-
 def _checked(data: DataSet) -> DataSet:
-    "`data`, if a classifier can be trained and validated on it."
+    "Return `data` if a classifier can be trained and validated on it; raise ValueError if not."
     for photos, use in ((data.train, "train"), (data.valid, "validate")):
         if not photos:
             raise ValueError(
@@ -280,19 +163,3 @@ def _checked(data: DataSet) -> DataSet:
     if len(data.classes) < 2:
         raise ValueError(f"{data.root} has one class, {data.classes[0]}: a classifier needs two or more")
     return data
-
-
-def classes_fault(classes: Any) -> str | None:
-    "What keeps `classes` from being the names of a model's classes, None where nothing does."
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
-        return "its classes are not a list of names"
-    if len(classes) > CLASSES:
-        return f"it names {len(classes):,} classes, at most {CLASSES:,} are read"
-    if len(set(classes)) < len(classes):
-        return "two of its classes have one name"
-    if any("\ud800" <= letter <= "\udfff" for letter in "".join(classes)):
-        return "a name of its classes is not Unicode text"
-    return None
-
-
-CLASSES = 100_000  # ImageNet's largest edition has 21,841

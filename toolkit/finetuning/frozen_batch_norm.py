@@ -4,7 +4,7 @@ from fastai.callback.core import Callback
 from torch import nn
 
 
-class FixedStatistics(Callback):
+class FrozenBatchNorm(Callback):
     """Batch norms keep the mean and variance they were pretrained with; their weights and biases are trained.
 
     A few hundred steps are too few to find new ones in, and the probed head fits the old ones.

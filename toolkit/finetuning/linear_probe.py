@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from fastai.callback.core import Callback
-from fastai.learner import Learner
+from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastcore.foundation import L
 from torch import Tensor, nn
 
 from toolkit import ranks
+from toolkit.learner.learner import Learner
 from toolkit.learner.mixup_cutmix import own_loss
-from toolkit.learner.performance import at_speed, whole_batches
-from toolkit.learner.schedule import is_plain_fit
+from toolkit.learner.performance import fast_math, whole_batches
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
@@ -51,7 +51,7 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
 
     Raises ValueError for a loss without a `reduction`, which can't be had photo by photo.
     """
-    if learn.dls.train.draws.chances is None:
+    if learn.dls.train.sampler_state.sampling_weights is None:
         return loss
     if not hasattr(loss, "reduction"):
         raise ValueError(f"--sampler balanced: the probe can't weight the photos in {type(loss).__name__}")
@@ -85,7 +85,7 @@ def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
     mode = model.training
     try:
         model.eval()
-        with at_speed(learn.dls.device, learn.exact), whole_batches(learn.dls.device, learn.exact):
+        with fast_math(learn.dls.device, learn.exact), whole_batches(learn.dls.device, learn.exact):
             labels = [(model(images), label)[1] for images, label in loader]
     finally:
         watch.remove()
@@ -138,24 +138,26 @@ def _strength(
     return next(result for result in found if result[1] >= enough)
 
 
-class Probe(Callback):
-    "The first epoch of a fit is a linear probe instead of training: `linear_probe`, then the validation as ever."
+class LinearProbe(Callback):
+    "The first epoch of a fit is a linear probe instead of training: `linear_probe`, then the usual validation."
 
-    order = 80  # after Checkpoint, which has an epoch begin
+    name, order = "probe", 80  # after Checkpoint, which starts the epoch
 
     def __init__(self):
-        self.found: dict[str, Any] | None = None
-        self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned, if it is done
+        self.found: dict[str, Any] | None = None  # what `linear_probe` returned
+        self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned before the fit
+        self.probing = False  # this epoch is the probe
 
-    @property
-    def epochs(self) -> int:
-        "How many of the fit's epochs, those a resumed run has finished included, train nothing."
-        return int(self.found is None or hasattr(self.learn, "checkpoint"))
+    def count_epochs(self) -> None:
+        "The epoch that the probe takes, or took in the run being resumed, is not one of training."
+        self.learn.epochs_done -= int(self.found is None or self.learn.in_run)
 
     def before_fit(self) -> None:
-        resumed = hasattr(self.learn, "checkpoint") and (self.checkpoint.finished or self.checkpoint.inside["seen"])
-        self.run = is_plain_fit(self) and self.found is None and not resumed
-        if hasattr(self.learn, "param_scheduler"):  # fine_tune, fit_one_cycle: another body than it was probed with
+        self.run = self.learn.is_plain_fit and self.found is None and not self.learn.resumed
+        scheduler = self.learn.callback(ParamScheduler)
+        if scheduler and not isinstance(
+            scheduler, LRFinder
+        ):  # fine_tune, fit_one_cycle: another body than it was probed with
             self.ready = None
 
     def before_train(self) -> None:
@@ -163,15 +165,16 @@ class Probe(Callback):
             return
         self.found, head = self.ready or ranks.from_first(self.probed)
         linear_head(self.model).load_state_dict(head)
-        photos, loss = len(self.dls.data.train), torch.tensor(self.found["loss"])
-        self.learn.dl = L()  # no mini-batches: nothing else is trained on
+        self.probing = True
+        self.learn.dl = L()  # no batches: nothing else is trained
         smooth = self.recorder.smooth_loss
-        smooth.count, smooth.val = 1, loss * (1 - smooth.beta)
-        if hasattr(self.learn, "checkpoint"):
-            self.checkpoint.seen, self.checkpoint.total = photos, 0 * loss if ranks.rank() else loss * photos
+        smooth.count, smooth.val = 1, torch.tensor(self.found["loss"]) * (1 - smooth.beta)
+
+    def after_train(self) -> None:
+        self.probing = False
 
     def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        "What `linear_probe` returns, and the head that it made."
+        "Return what `linear_probe` returns, and the head that it made."
         found = linear_probe(self.learn)
         head = linear_head(self.model).state_dict()
         return found, {name: tensor.to("cpu", copy=True) for name, tensor in head.items()}

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 from fastai.callback.core import Callback
 
-from toolkit.data.augment import train_transform
 from toolkit.data.transforms import Augment
-from toolkit.learner.schedule import epochs_before, is_plain_fit
 from toolkit.ranges import check_ranges
 
 
-class Grow(Callback):
+class ProgressiveResizing(Callback):
     """Training squares of sizes[0] pixels in a fit's first epochs, of sizes[-1] in its last, equally many of each.
 
     Smaller squares train faster; validation stays as it is. Source: https://arxiv.org/abs/2104.00298 (progressive
@@ -22,14 +20,14 @@ class Grow(Callback):
         check_ranges({"train_sizes": self.sizes})
 
     def before_fit(self) -> None:
-        self.run = is_plain_fit(self)
+        self.run = self.learn.is_plain_fit
         if not self.run:
             return
         fixed = self.dls.preprocess["crop"]
         if self.model.pretrained_cfg["fixed_input_size"] and set(self.sizes) != {fixed}:
             sizes = " ".join(map(str, self.sizes))
             raise ValueError(f"--train_sizes {sizes}: {type(self.model).__name__} takes no other than {fixed} pixels")
-        self.before, self.size = epochs_before(self.learn), None
+        self.before, self.size = self.learn.epochs_done, None
         self.epochs = self.before + self.n_epoch
         self._grow(0)
 
@@ -43,4 +41,4 @@ class Grow(Callback):
         if size != self.size:
             self.size = size
             augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
-            augment.transform = train_transform(size, **self.dls.augment)
+            augment.transform = self.dls.augment.at(size)

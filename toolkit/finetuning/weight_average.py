@@ -10,12 +10,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 
 from toolkit import ranks
 from toolkit.learner.performance import by_dtype
-from toolkit.learner.schedule import is_plain_fit, total_steps
 
 AVERAGES = ["ema", "last", "none"]
 
 
-class Average(Callback):
+class WeightAverage(Callback):
     """An average of weights and buffers over the optimiser steps of a fit, validated beside the weights themselves.
 
     kind: `ema`, exponential, each step's weights coming in by 1 / horizon, or `last`, the plain mean over the last
@@ -29,6 +28,7 @@ class Average(Callback):
     Raises ValueError for another kind, and for a share that is not above 0 and at most 1.
     """
 
+    name = "average"  # its key in last.pt
     order = 49  # before the Recorder, whose figures it may replace
     better: nn.Module | None = None
 
@@ -40,10 +40,10 @@ class Average(Callback):
         self.kind, self.share = kind, share
 
     def before_fit(self) -> None:
-        self.run = is_plain_fit(self)
+        self.run = self.learn.is_plain_fit
         if not self.run:
             return
-        steps = max(total_steps(self.learn), 1)
+        steps = max(self.learn.optimizer_steps(), 1)
         horizon = max(self.share * steps, 1)
         mean = get_ema_multi_avg_fn(1 - 1 / horizon) if self.kind == "ema" else get_swa_multi_avg_fn()
         self.averaged = AveragedModel(self.model, multi_avg_fn=mean, use_buffers=True).eval()
@@ -99,7 +99,7 @@ class Average(Callback):
                 vars(recorded).update(vars(own))
 
     def after_fit(self) -> None:
-        if self.better not in (None, self.model) and not hasattr(self.learn, "checkpoint"):  # a run loads its best
+        if self.better not in (None, self.model) and not self.learn.in_run:  # a run loads its best
             self.model.load_state_dict(self.better.state_dict())
         self.better = None
 

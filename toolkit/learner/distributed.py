@@ -1,14 +1,14 @@
-"""Training on several processes, as `accelerate launch` or `torchrun` start them, that is the training of one.
+"""Training on several ranks, as `accelerate launch` or `torchrun` start them, with the results of one process.
 
-Each rank takes its slice of every mini-batch, with the augmentation those photos have on one process, and the gradient
-is that of the whole batch's mean, or of the whole group's where mini-batches accumulate. The head's dropout draws what
-it draws on one process. What is left are rounding errors, and batch norm: on CUDA its statistics are those of the whole
-mini-batch; on a CPU, for which torch has no such layer, each rank's own.
+Each rank takes its slice of every batch, with the augmentation those photos have on one process. The gradient is that
+of the whole batch's mean loss, or of the whole group's if gradients are accumulated. The head's dropout draws what it
+draws on one process. Rounding errors remain, and batch norm: on CUDA its statistics are those of the whole batch; on a
+CPU, for which torch has no such layer, each rank has its own.
 
-fastai's distrib_ctx (2.8.12) is not that. Its DistributedDL pads an epoch by repeating photos, which then count twice,
-takes --bs for each rank's own and sends lists by CUDA; its DistributedTrainer averages ranks whatever their samples,
-synchronises at each accumulated mini-batch, and replaces timm's BatchNormAct2d by a layer without its activation. What
-it does right is done here too: torch's DistributedDataParallel around the model while it trains.
+fastai's distrib_ctx (2.8.12) does not do that. Its DistributedDL pads an epoch by repeating photos, which then count
+twice, takes --bs for each rank's own and sends lists by CUDA. Its DistributedTrainer averages ranks whatever their
+samples, synchronises at each accumulated batch, and replaces timm's BatchNormAct2d by a layer without its activation.
+What it does right is done here too: torch's DistributedDataParallel around the model while it trains.
 """
 
 from collections.abc import Iterator
@@ -17,21 +17,21 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
-from fastai.learner import Learner
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from toolkit import ranks
-from toolkit.learner.callbacks import Accumulate, all_samples
+from toolkit.learner.accumulate import AccumulateGradients, all_samples
+from toolkit.learner.learner import Learner
 
 
 @contextmanager
-def together(learn: Learner) -> Iterator[None]:
-    """Inside, the fits of `learn` are those of all ranks; after, the first is on its own and the others have ended.
+def distributed_gradients(learn: Learner) -> Iterator[None]:
+    """Inside, all ranks train `learn` together; after it the first rank is on its own and the others have ended.
 
-    Raises ConnectionError where another rank is gone.
+    Raises ConnectionError if another rank is gone.
     """
     if ranks.count() == 1:
         yield
@@ -40,8 +40,9 @@ def together(learn: Learner) -> Iterator[None]:
     model = learn.model
     if learn.dls.device.type == "cuda":
         learn.model = model = convert_sync_batchnorm(model)
-    added = [] if hasattr(learn, "accumulate") else [Accumulate(1)]
-    with _shares(learn), learn.added_cbs([*added, Together()]), _dropout_of_one(learn), ranks.meeting():
+    added = [] if learn.callback(AccumulateGradients) else [AccumulateGradients(1)]
+    gradients = DistributedGradients()
+    with _shares(learn), learn.added_cbs([*added, gradients]), _dropout_of_one(learn, gradients), ranks.meeting():
         try:
             yield
         finally:
@@ -51,7 +52,7 @@ def together(learn: Learner) -> Iterator[None]:
 
 @contextmanager
 def _shares(learn: Learner) -> Iterator[None]:
-    "Inside, the loaders give this rank's part of every mini-batch."
+    "Inside, the data loaders give this rank's slice of every batch."
     for loader in learn.dls.loaders:
         loader.share = ranks.share
     try:
@@ -61,14 +62,13 @@ def _shares(learn: Learner) -> Iterator[None]:
             loader.share = None
 
 
-class Together(Callback):
+class DistributedGradients(Callback):
     """The gradient of all ranks' samples, by torch's DistributedDataParallel, in a step's last backward pass.
 
-    learn.model is wrapped for a forward pass in training and is itself otherwise, so that what is saved, validated or
-    averaged is the plain model.
+    learn.model is wrapped for forward passes in training only: the plain model is saved, validated and averaged.
     """
 
-    order = 75  # after Checkpoint, which knows a resumed epoch's first mini-batch
+    order = 75  # after Checkpoint, which knows a resumed epoch's first batch
 
     def before_fit(self) -> None:
         self.plain = self.model
@@ -78,20 +78,20 @@ class Together(Callback):
         self.whole = all_samples(self.learn)
         self.mine = ranks.share(self.whole)
         if self.training:
-            group = self.accumulate.n
-            self.wrapped.require_backward_grad_sync = (self.iter + 1) % group == 0 or self.iter + 1 == self.n_iter
+            ends_step = (self.iter + 1) % self.learn.accum == 0 or self.iter + 1 == self.n_iter
+            self.wrapped.require_backward_grad_sync = ends_step
             self.learn.model = self.wrapped
         elif not self.mine:
-            self.learn.yb = ()  # of a stand-in, so that ranks have as many batches: nothing of it counts
+            self.learn.yb = ()  # a placeholder, so that ranks have equally many batches: nothing of it counts
 
     def after_pred(self) -> None:
         self.learn.model = self.plain
 
     def before_backward(self) -> None:
-        self.learn.loss_grad = self.loss_grad * ranks.count()  # DistributedDataParallel means over ranks, we sum
+        self.learn.loss_grad = self.loss_grad * ranks.count()  # DistributedDataParallel averages over ranks, we sum
 
     def before_validate(self) -> None:
-        for buffer in self.model.buffers():  # batch norm's averages, where ranks have their own
+        for buffer in self.model.buffers():  # batch norm's averages, which differ by rank on a CPU
             torch.distributed.broadcast(buffer, 0)
 
     def after_fit(self) -> None:
@@ -99,15 +99,15 @@ class Together(Callback):
 
 
 @contextmanager
-def _dropout_of_one(learn: Learner) -> Iterator[None]:
-    "Inside, the model's head drops what it would on one process."
-    head = getattr(learn.model, "forward_head", None)
+def _dropout_of_one(learn: Learner, gradients: DistributedGradients) -> Iterator[None]:
+    "Inside, the model's head drops the units that it would drop on one process."
+    head = getattr(learn.model, "forward_head", None)  # timm's models have one
     if head is None:
         yield
         return
 
     def forward_head(*inputs: Tensor, **options: bool) -> Tensor:
-        with _WholeDropout(learn.together):
+        with _WholeDropout(gradients):
             return head(*inputs, **options)
 
     learn.model.forward_head = forward_head
@@ -118,10 +118,10 @@ def _dropout_of_one(learn: Learner) -> Iterator[None]:
 
 
 class _WholeDropout(TorchFunctionMode):
-    "Dropout draws for the whole mini-batch, of which this rank takes its rows."
+    "Dropout draws for the whole batch; this rank takes its rows of them."
 
-    def __init__(self, together: Together):
-        self.together = together
+    def __init__(self, gradients: DistributedGradients):
+        self.gradients = gradients
 
     def __torch_function__(self, function, types, arguments=(), options=None):
         if function is not F.dropout:
@@ -131,7 +131,7 @@ class _WholeDropout(TorchFunctionMode):
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or p == 0:
             return input
-        rows = self.together.mine or range(1)
+        rows = self.gradients.mine or range(1)
         with torch._C.DisableTorchFunction():
-            kept = F.dropout(input.new_ones(self.together.whole, *input.shape[1:]), p)
+            kept = F.dropout(input.new_ones(self.gradients.whole, *input.shape[1:]), p)
         return input * kept[rows.start : rows.stop]

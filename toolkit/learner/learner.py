@@ -1,19 +1,20 @@
-"""An ordinary fastai Learner around a model and its loaders; and that of a run, rebuilt without unpickling."""
+"""A fastai Learner around a model and its data loaders, which declares what its callbacks ask of it."""
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 
 import fastai.callback.hook  # noqa: F401  gives Learner summary
-import fastai.callback.schedule  # noqa: F401  gives it lr_find, fit_one_cycle, fine_tune
 import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
 import torch
-from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
+from fastai.callback.core import Callback, CancelFitException, GatherPredsCallback, TrainEvalCallback
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
+from fastai.callback.schedule import ParamScheduler  # its module gives Learner lr_find, fit_one_cycle, fine_tune
 from fastai.callback.training import GradientAccumulation
-from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor
 from fastai.learner import Learner as FastaiLearner
@@ -23,36 +24,92 @@ from fastai.torch_core import set_seed as set_seed  # for recipes, where an impo
 from fastai.torch_core import trainable_params
 from fastcore.basics import listify
 from torch import nn
+from torch.optim import AdamW, Optimizer
 
+from toolkit.data.dataloaders import PhotoLoaders
 from toolkit.data.workers import kept_workers
-from toolkit.learner.callbacks import LastPhoto, LossScaler, Progress, Recorder
+from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import mixed_precision, pick_precision
-from toolkit.learner.performance import Layout, at_speed, compiled, uncompiled, whole_batches
+from toolkit.learner.guards import LastPhoto
+from toolkit.learner.loss_scaler import LossScaler
+from toolkit.learner.performance import ChannelsLast, compiled, fast_math, uncompiled, whole_batches
+from toolkit.learner.profiler import EpochTimer, Profile
+from toolkit.learner.recorder import Progress, Recorder
+from toolkit.options import FREE_NAMES, Options
+from toolkit.ranges import check_ranges
 
 
 class Validation(Callback):
-    "There while `Learner.validate` runs."
+    "Present while `Learner.validate` runs, which fastai runs as a fit."
+
+
+OTHER_FITS = (ParamScheduler, GatherPredsCallback, Validation)
+"Callbacks of fit_one_cycle, lr_find and the like, of get_preds, of our Learner's validate."
+
+SomeCallback = TypeVar("SomeCallback", bound=Callback)
 
 
 class Learner(FastaiLearner):
-    """fastai's Learner, whose `fit` is tidy after an error or Ctrl-C too: they end it as fastai's own cancelling does,
-    so that every callback puts back what it changed and the model is in eval mode, and then go on their way.
-    Torch's global flags, the memory that steps leave to one another and the workers are kept for its passes only.
+    """fastai's Learner, which cleans up after an error or Ctrl-C too and declares what callbacks ask of it.
+
+    An error ends `fit` as fastai's own cancelling does, so that every callback puts back what it changed and the model
+    is in eval mode; then it is raised. torch's global flags, the memory that steps leave to one another and the workers
+    are kept for its passes only.
+
+    One event comes before fastai's: in `count_epochs`, before `before_fit`, a run's checkpoint and a linear probe set
+    `epochs_done`, `in_run` and `resumed`, from which schedules tell how long the whole fit is.
     """
 
-    fault: BaseException | None = None
-    exact, precision = False, "fp32"
+    options: Options = Options()  # the values finally used
+    own_options: Mapping[str, Any] = MappingProxyType({})  # the recipe's own options beside the shared ones
+    free: frozenset[str] = FREE_NAMES  # options that may change when the run is resumed
+    recipe: str = "own"  # the recipe's name
+    command: Sequence[str] = ()  # what starts the recipe's command, such as python -m recipes.hw1
+    plan: Callable[["Learner"], None] | None = None  # called once after `auto` was searched; it may change the epochs
+    precision: str = "fp32"  # of the forward pass
+    exact: bool = False  # computes to the bit what a plain loop does
+    fault: BaseException | None = None  # the error that ends this fit
+
+    epochs_done: int = 0  # training epochs before this fit, of the run it resumes; -1 if a linear probe comes first
+    in_run: bool = False  # this fit is a run's: training.fit.fit writes its files
+    resumed: bool = False  # the run has trained before this fit
+
+    lr_curve: Any = None  # toolkit.evaluation.results.Curve, what the learning-rate finder measured
+    time_spent: EpochTimer | None = None  # of the last run
+    profiles: Sequence[Profile] = ()  # of the last run, if it was asked for
+
+    def callback(self, kind: type[SomeCallback]) -> SomeCallback | None:
+        "The first callback of class `kind`, None if there is none."
+        return next((callback for callback in self.cbs if isinstance(callback, kind)), None)
+
+    @property
+    def accum(self) -> int:
+        "Batches per optimiser step."
+        accumulate = self.callback(AccumulateGradients)
+        return 1 if accumulate is None else accumulate.n
+
+    def optimizer_steps(self, epochs: int | None = None) -> int:
+        "Optimiser steps of `epochs` epochs; by default of the whole fit, including those a resumed run has taken."
+        epochs = self.epochs_done + self.n_epoch if epochs is None else epochs
+        return epochs * -(-len(self.dls.train) // self.accum)
+
+    @property
+    def is_plain_fit(self) -> bool:
+        """True in `fit`. fastai runs predictions, validate and lr_find as fits too, and fit_one_cycle has a schedule of
+        its own.
+        """
+        return self.opt is not None and not any(isinstance(callback, OTHER_FITS) for callback in self.cbs)
 
     def to_fp16(self) -> "Learner":
-        "The forward pass in float16 from now on, with the loss scaled; what `precision` is in a recipe."
+        "Compute the forward pass in float16 from now on, with the loss scaled; a recipe's `precision`."
         return self._to("fp16")
 
     def to_bf16(self) -> "Learner":
-        "The forward pass in bfloat16 from now on. Raises ValueError for a GPU that lacks it."
+        "Compute the forward pass in bfloat16 from now on. Raises ValueError for a GPU that lacks it."
         return self._to("bf16")
 
     def to_fp32(self) -> "Learner":
-        "The forward pass in float32 from now on."
+        "Compute the forward pass in float32 from now on."
         return self._to("fp32")
 
     def _to(self, precision: str) -> "Learner":
@@ -64,7 +121,7 @@ class Learner(FastaiLearner):
         return self
 
     def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
-        "fastai's. Raises ValueError for one that would do again what this learner does."
+        "fastai's. Raises ValueError for a callback that repeats what this learner does."
         cb = cb() if isinstance(cb, type) else cb
         if isinstance(cb, MixedPrecision | NonNativeMixedPrecision):
             raise ValueError(
@@ -73,30 +130,33 @@ class Learner(FastaiLearner):
         if isinstance(cb, GradientAccumulation):
             raise ValueError(
                 "fastai's GradientAccumulation beside our own: give --accum instead, accum= in a notebook, the number "
-                "of mini-batches to an optimiser step"
+                "of batches to an optimiser step"
             )
         return super().add_cb(cb)
 
     def validate(
         self, ds_idx: int = 1, dl: DataLoader | None = None, cbs: Callback | Iterable[Callback] | None = None
     ) -> list:
-        "fastai's, which callbacks can tell from a fit: see `toolkit.learner.schedule.is_plain_fit`."
+        "fastai's, which callbacks can tell from a fit by `is_plain_fit`."
         return super().validate(ds_idx, dl, [Validation(), *listify(cbs)])
 
     def end_with(self, error: BaseException) -> NoReturn:
-        "Called by a callback: end the fit, which then raises `error` as it is; fastai would put words before it."
+        "End the fit, called by a callback. `fit` then raises `error` as it is; fastai would put words before it."
         self.fault = error
         raise CancelFitException
 
     def _call_one(self, event_name: str) -> None:
-        "fastai's, past callbacks that have nothing to do: to look for it takes it longer than most of them work."
+        "Skip callbacks without this event; fastai's lookup costs more than most callbacks do."
+        if event_name == "before_fit":
+            self.epochs_done, self.in_run, self.resumed = 0, False, False
+            self._call_one("count_epochs")
         for callback in self.cbs.sorted("order"):
             if hasattr(type(callback), event_name) or event_name in vars(callback) or event_name == "after_fit":
                 callback(event_name)
 
     def _do_fit(self) -> None:
         try:
-            with at_speed(self.dls.device, self.exact), whole_batches(self.dls.device, self.exact):
+            with fast_math(self.dls.device, self.exact), whole_batches(self.dls.device, self.exact):
                 with kept_workers(self.dls):
                     super()._do_fit()
         except CancelFitException:
@@ -105,12 +165,13 @@ class Learner(FastaiLearner):
             self.end_with(error)
 
     def _do_one_batch(self) -> None:
-        short = len(self.xb[0]) < (getattr(self.dl, "bs", None) or 0)
+        size = self.dl.bs if isinstance(self.dl, DataLoader) else None  # None too if its data set makes the batches
+        short = len(self.xb[0]) < (size or 0)
         with uncompiled() if short else nullcontext():
             super()._do_one_batch()
 
     def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
-        with at_speed(self.dls.device, self.exact):
+        with fast_math(self.dls.device, self.exact):
             super()._do_epoch_validate(ds_idx, dl)
 
     def _end_cleanup(self) -> None:
@@ -123,39 +184,41 @@ class Learner(FastaiLearner):
 
 
 def make_learner(
-    dls: DataLoaders,
+    options: Options,
+    dls: PhotoLoaders,
     model: nn.Module,
     loss: nn.Module,
-    lr: float,
-    precision: str = "fp32",
+    opt_func: Callable[..., Optimizer] = AdamW,
     cbs: Iterable[Callback] = (),
-    exact: bool = False,
-    compile: bool = False,
     splitter: Callable[[nn.Module], list] = trainable_params,
 ) -> Learner:
-    """A fastai Learner: torch's AdamW with its defaults at `lr`, accuracy, forward passes in `precision`, `cbs`.
+    """A fastai Learner: a torch optimiser at --lr, accuracy, forward passes in --precision, `cbs`.
 
-    It computes channels last, with a fused optimiser and on CUDA in TF32, or, for `exact`, to the bit what a plain loop
-    does. `compile` has torch compile the forward pass and its gradient, which rounds in yet another way; a mini-batch
-    that is short, as an epoch's last one, is computed without, because torch would compile again for its size.
-    `learn.precision` says which precision. Everything fastai's Learner has works on it.
+    It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact it computes to
+    the bit what a plain loop does. --compile has torch compile the forward pass and its gradient, which rounds in yet
+    another way; a batch that is short, as an epoch's last one, is computed without, because torch would compile again for
+    its size. Everything that fastai's Learner has works on it.
+    options: resolved (`toolkit.learner.device.resolved`), with a number for --lr. opt_func: a torch optimiser, such as
+    `functools.partial(SGD, momentum=0.9)`.
     """
-    memory_format = torch.contiguous_format if exact else torch.channels_last
-    own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), Layout(memory_format), LastPhoto()]
-    own += [LossScaler()] if precision == "fp16" else []
+    check_ranges({"lr": options.lr})
+    memory_format = torch.contiguous_format if options.exact else torch.channels_last
+    own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), ChannelsLast(memory_format), LastPhoto()]
+    own += [LossScaler()] if options.precision == "fp16" else []
+    fused = {} if options.exact or "fused" not in inspect.signature(opt_func).parameters else {"fused": True}
     learn = Learner(
         dls,
-        mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, precision),
+        mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, options.precision),
         loss_func=loss,
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, **({} if exact else {"fused": True})),
-        lr=lr,
+        opt_func=partial(OptimWrapper, opt=opt_func, **fused),
+        lr=options.lr,
         splitter=splitter,
         metrics=accuracy,
         path=Path(),  # lr_find saves below it; the data's folder, fastai's default, may be read-only and is not ours
         default_cbs=False,
         cbs=[*own, *cbs],
     )
-    learn.precision, learn.exact = precision, exact
-    if compile:
+    learn.options, learn.precision, learn.exact = options, options.precision, options.exact
+    if options.compile:
         compiled(model, dls.device)
     return learn

@@ -1,4 +1,6 @@
-"""Two photos in one: fastai's MixUp and CutMix, one of them for each mini-batch."""
+"""Two photos in one: fastai's MixUp and CutMix, one of them for each batch."""
+
+import inspect
 
 import torch
 from fastai.callback.core import Callback
@@ -12,9 +14,9 @@ from toolkit.ranges import check_ranges
 
 
 class Mix(MixHandler):
-    """fastai's MixUp or its CutMix for each mini-batch; if both are given, one of them, each as often as the other.
+    """fastai's MixUp or its CutMix for each batch; if both are given, one of them, drawn with equal chances.
 
-    kinds: at least one of the two. A mini-batch of one photo stays as it is.
+    kinds: at least one of the two. A batch of one photo stays as it is.
     Source: https://arxiv.org/abs/1710.09412, https://arxiv.org/abs/1905.04899; timm.data.Mixup (`switch_prob`)
     """
 
@@ -25,7 +27,7 @@ class Mix(MixHandler):
         self.kinds = kinds
 
     def before_fit(self) -> None:
-        self.stack_y = False  # of the fit before: fastai's would put its loss back where this one ends early
+        self.stack_y = False  # left by the fit before: fastai would put its loss back if this fit ends early
 
     def before_batch(self) -> None:
         if find_bs(self.yb) == 1:
@@ -37,10 +39,10 @@ class Mix(MixHandler):
         self.lam, self.yb1 = kind.lam, kind.yb1
 
 
-def mixes(mixup: float, cutmix: float) -> list[Callback]:
-    """A Mix of MixUp and CutMix with these alphas, without those that are 0.
+def mixup_cutmix(mixup: float, cutmix: float) -> list[Callback]:
+    """Return a Mix of MixUp and CutMix with these alphas, in a list; an alpha of 0 leaves one out, two an empty list.
 
-    Raises ValueError for one out of range, and on several processes, each of which would mix its own photos by its own
+    Raises ValueError for an alpha out of range, and on several ranks, each of which would mix its own photos by its own
     draws.
     """
     check_ranges({"mixup": mixup, "cutmix": cutmix})
@@ -54,8 +56,8 @@ def mixes(mixup: float, cutmix: float) -> list[Callback]:
 
 
 def own_loss(learn: Learner) -> nn.Module:
-    "The learner's loss, which a MixHandler replaces by its own while it trains."
+    "The learner's loss; while a MixHandler trains, the loss that it has replaced by its own."
     loss = learn.loss_func
-    while isinstance(handler := getattr(loss, "__self__", None), MixHandler):
-        loss = handler.old_lf
+    while inspect.ismethod(loss) and isinstance(loss.__self__, MixHandler):
+        loss = loss.__self__.old_lf
     return loss

@@ -17,7 +17,7 @@ from toolkit import ranks
 from toolkit.errors import reason_of
 
 
-class Layout(Callback):
+class ChannelsLast(Callback):
     """Photos come to the model laid out in memory as `memory_format` says, whatever mixed them on the way.
 
     The loaders' own come channels last already, and are then left as they are.
@@ -68,14 +68,14 @@ def uncompiled() -> AbstractContextManager:
 
 
 @contextmanager
-def at_speed(device: torch.device, exact: bool) -> Iterator[None]:
-    "A pass over photos on `device` goes in it: `torch_flags` and `kept_memory`."
-    with torch_flags(device, exact), kept_memory(device):
+def fast_math(device: torch.device, exact: bool) -> Iterator[None]:
+    "A pass over photos on `device` goes in it: `cudnn_flags` and `retaining_freed_memory`."
+    with cudnn_flags(device, exact), retaining_freed_memory(device):
         yield
 
 
 @contextmanager
-def torch_flags(device: torch.device, exact: bool) -> Iterator[None]:
+def cudnn_flags(device: torch.device, exact: bool) -> Iterator[None]:
     """Within it CUDA multiplies float32 in TF32; for `exact` it does not, and cuDNN's algorithms are deterministic.
 
     cuDNN chooses its algorithms by its heuristics, unless `torch.backends.cudnn.benchmark` was set before: to have it
@@ -152,7 +152,7 @@ _keeping = ContextVar("keeping", default=False)
 
 
 @contextmanager
-def kept_memory(device: torch.device) -> Iterator[None]:
+def retaining_freed_memory(device: torch.device) -> Iterator[None]:
     """Within it what a step on a CPU frees stays with this process, for the next step; in the end it is given back.
 
     Else glibc gives large blocks back to the system, which clears and maps their pages again at each step: a tenth of a

@@ -17,7 +17,7 @@ PARTS = {
 }
 
 
-class EpochParts(Callback):
+class EpochTimer(Callback):
     """Where the seconds of this fit's epochs go, by the host's clock: waiting for photos, computing, validating.
 
     A GPU computes while the host waits: there what is waited for is what the GPU lacks only where it is idle.

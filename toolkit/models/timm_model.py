@@ -4,6 +4,7 @@ import difflib
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit.errors import reason_of
+from toolkit.options import Options
 from toolkit.schema import read_recipe
 
 
-def make_model(
+def create_model(
     arch: str, classes: int, weights: str = "imagenet", dropout: float = 0.0, image_size: int = 224
 ) -> nn.Module:
     """timm's `arch` with a new head, Dropout(dropout) then Linear(classes): float [batch, 3, image_size, image_size] ->
@@ -144,7 +146,7 @@ def _known_of(path: Path, model: nn.Module) -> dict[str, Any]:
     return {"license": (recipe.get("weights") or {}).get("license"), "made_for": made_for | own}
 
 
-def normalisation(model: nn.Module) -> dict[str, tuple[float, ...]]:
+def normalization_of(model: nn.Module) -> dict[str, tuple[float, ...]]:
     "mean and std for `toolkit.data.preprocess.for_size`, as the model's weights know photos; none for random weights."
     made_for = model.origin["made_for"]
     return {name: tuple(made_for[name]) for name in ("mean", "std")} if made_for else {}
@@ -287,3 +289,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} does not hold this model's weights ({str(error).strip().splitlines()[0]})") from error
+
+
+def make_model(options: Options, classes: Collection[str], dropout: float = 0.0) -> nn.Module:
+    "The model by --arch, --weights and --image_size, with a new head for `classes`: see `create_model`."
+    return create_model(options.arch, len(classes), options.weights, dropout, options.image_size)

@@ -3,21 +3,23 @@
 import ctypes
 import gc
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
 
+from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.learner import Learner
-from toolkit.search.snapshot import unchanged
+from toolkit.learner.loss_scaler import LossScaler
+from toolkit.machine import free_memory
+from toolkit.search.snapshot import restoring_state
 
 SPARE = {"cuda": 0.1, "cpu": 0.2}  # of the free memory, left for what other steps and validation need beyond the trial
 SMALL = 8  # photos of the smaller trial on a CPU
 
 
-def largest_fitting(learn: Learner, photos: int) -> tuple[int, str]:
+def largest_batch_size(learn: Learner, photos: int) -> tuple[int, str]:
     """The largest mini-batch that memory has room for, of those of which `photos` is a multiple: an optimiser step of
     as many photos can be made of them. And in words how much memory it takes of what there was.
 
@@ -69,10 +71,10 @@ def _take_step(learn: Learner, size: int) -> None:
     "An optimiser step with a mini-batch of `size`, read in this process; to be undone."
     for loader in learn.dls.loaders:
         loader.bs, loader.fake_l.num_workers = size, 0
-    if hasattr(learn, "accumulate"):
-        learn.accumulate.n = 1
-    if hasattr(learn, "loss_scaler"):
-        learn.loss_scaler.init_scale = 1.0  # a step that overflows is skipped, and the optimiser has no state then
+    if accumulate := learn.callback(AccumulateGradients):
+        accumulate.n = 1
+    if scaler := learn.callback(LossScaler):
+        scaler.init_scale = 1.0  # a step that overflows is skipped, and the optimiser has no state then
     with learn.no_logging(), learn.no_bar():
         learn.fit(1, cbs=OneStep())
 
@@ -90,7 +92,7 @@ def _peak_on_cuda(learn: Learner, size: int) -> float:
     before = torch.cuda.memory_allocated(learn.dls.device)
     torch.cuda.reset_peak_memory_stats(learn.dls.device)
     try:
-        with unchanged(learn):
+        with restoring_state(learn):
             for _ in range(2):  # in the second the optimiser has its state
                 _take_step(learn, size)
         return torch.cuda.max_memory_allocated(learn.dls.device) - before
@@ -104,7 +106,7 @@ def _peaks_on_cpu(learn: Learner, sizes: list[int]) -> list[float]:
     "Bytes that steps of each of `sizes` take at most beside what is held now, by the straight line through two."
     small = max(1, min(SMALL, len(learn.dls.train_ds) // 2))
     begun = _reset_peak()
-    with unchanged(learn):
+    with restoring_state(learn):
         _take_step(learn, small)  # in those after it the optimiser has its state
         peaks = []
         for size in (small, 2 * small):
@@ -140,21 +142,3 @@ def _reset_peak() -> int:
         return _peak()
     except (OSError, TypeError) as error:
         raise OSError(f"--bs auto on a CPU goes by Linux's /proc/self ({error}): give a number") from error
-
-
-def free_memory() -> int:
-    "Bytes of the machine's memory that are free, or of its container's where that has less. Linux only."
-    free = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
-    return min(free, *(_left(Path("/sys/fs/cgroup"), *names) for names in CGROUPS))
-
-
-CGROUPS = (
-    ("memory.max", "memory.current"),  # version 2
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # version 1
-)
-
-
-def _left(folder: Path, limit: str, used: str) -> int:
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        return int((folder / limit).read_text()) - int((folder / used).read_text())
-    return sys.maxsize

@@ -5,8 +5,9 @@ from time import perf_counter
 import torch
 from fastai.callback.core import Callback, CancelFitException, CancelTrainException, CancelValidException
 
+from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
-from toolkit.search.snapshot import unchanged
+from toolkit.search.snapshot import restoring_state
 
 
 def seconds_per_epoch(learn: Learner, batches: int = 8, at_most: float = 30.0) -> float:
@@ -30,9 +31,9 @@ def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tu
     if batches < 1:
         raise ValueError(f"cannot time {batches} mini-batches: give 1 or more")
     clock = EpochClock(batches, at_most)
-    with unchanged(learn), learn.no_logging(), learn.no_bar():
-        if hasattr(learn, "grow"):
-            learn.grow.sizes = learn.grow.sizes[-1:]  # both epochs on squares of one size, the largest
+    with restoring_state(learn), learn.no_logging(), learn.no_bar():
+        if resizing := learn.callback(ProgressiveResizing):
+            resizing.sizes = resizing.sizes[-1:]  # both epochs on squares of one size, the largest
         learn.fit(2, cbs=clock)
     return clock.seconds["train"], clock.seconds["valid"]
 
@@ -47,7 +48,7 @@ class EpochClock(Callback):
         self.seconds: dict[str, float] = {}
 
     def before_train(self) -> None:
-        self._begin(self.accumulate.n if hasattr(self.learn, "accumulate") else 1)
+        self._begin(self.learn.accum)
 
     def before_validate(self) -> None:
         self._begin(1)

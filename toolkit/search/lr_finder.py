@@ -8,8 +8,9 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler, valley
 
 from toolkit.evaluation.results import Curve
+from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.learner.learner import Learner
-from toolkit.search.snapshot import unchanged
+from toolkit.search.snapshot import restoring_state
 
 LEAST = 1e-3  # of the loss, that it falls by somewhere on the curve; a loss that stays the same wobbles by rounding
 
@@ -23,8 +24,10 @@ def find_lr(learn: Learner, steps: int = 100) -> Curve:
     Source: Smith 2015, https://arxiv.org/abs/1506.01186
     """
     mini_batches = _mini_batches(learn, steps)
-    probe = learn.probe if hasattr(learn, "probe") and learn.probe.found is None else None
-    with tempfile.TemporaryDirectory() as folder, unchanged(learn), learn.no_bar():
+    probe = learn.callback(LinearProbe)
+    if probe and probe.found is not None:
+        probe = None
+    with tempfile.TemporaryDirectory() as folder, restoring_state(learn), learn.no_bar():
         learn.path = Path(folder)  # where lr_find keeps the weights meanwhile
         ready = probe and (probe.ready or probe.probed())  # it leaves the head probed, as training will find it
         learn.add_cb(LayerRates())
@@ -54,5 +57,4 @@ class LayerRates(Callback):
 
 def _mini_batches(learn: Learner, steps: int) -> int:
     "As many as make up `steps` optimiser steps, the last of each epoch perhaps of fewer."
-    an_epoch, accum = len(learn.dls.train), learn.accumulate.n if hasattr(learn, "accumulate") else 1
-    return round(steps * an_epoch / -(-an_epoch // accum))
+    return round(steps * len(learn.dls.train) / learn.optimizer_steps(epochs=1))

@@ -21,7 +21,7 @@ from toolkit.learner.random_state import random_state, set_random_state
 
 
 @contextlib.contextmanager
-def unchanged(learn: Learner) -> Iterator[Learner]:
+def restoring_state(learn: Learner) -> Iterator[Learner]:
     """`learn`, to be trained or changed inside; afterwards, an error or Ctrl-C too, it is bit for bit what it was.
 
     Put back are weights, buffers, gradients, what is frozen and which mode each module is in; the optimiser (none,
@@ -38,7 +38,7 @@ def unchanged(learn: Learner) -> Iterator[Learner]:
     for loader in learn.dls.loaders:
         undo.append(partial(loader.rng.setstate, loader.rng.getstate()))
         _keep_attributes(loader.fake_l, undo)
-        _keep_attributes(loader.draws, undo)
+        _keep_attributes(loader.sampler_state, undo)
     try:
         yield learn
     finally:

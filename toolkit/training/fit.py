@@ -9,24 +9,25 @@ from typing import Any
 import torch
 
 from toolkit import ranks
-from toolkit.data.dataset import keep_apart
+from toolkit.data.layouts import check_outside_data
 from toolkit.evaluation import metrics
 from toolkit.evaluation.results import PREDICTIONS, write_curve
 from toolkit.files import write_csv, write_json
-from toolkit.learner.callbacks import FiniteLoss
 from toolkit.learner.device import in_float32, peak_memory
-from toolkit.learner.distributed import together
+from toolkit.learner.distributed import distributed_gradients
+from toolkit.learner.guards import NaNGuard
 from toolkit.learner.learner import Learner
 from toolkit.learner.performance import uncompiled, whole_batches
-from toolkit.learner.profiler import EpochParts, Profile
+from toolkit.learner.profiler import EpochTimer, Profile
 from toolkit.models.timm_model import load_weights
 from toolkit.pages.formatting import chosen_among
 from toolkit.ranges import check_ranges
 from toolkit.run import Run, git_revision, load, lock, same_recipe, versions
 from toolkit.schema import recipe_fault
-from toolkit.training.checkpoint import Checkpoint, read_state
+from toolkit.training.checkpoint import Checkpoint
 from toolkit.training.progress import RunPage, shown
 from toolkit.training.signals import stopping_at_a_step
+from toolkit.training.state import read_state
 
 NEEDED = {"loss", "arch", "lr", "bs", "accum", "seed"}  # what `toolkit.learner.rebuild.rebuild` goes by
 PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
@@ -44,7 +45,7 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
     """
     if ranks.rank():
         return Run(folder)
-    keep_apart(learn.dls.data.path, {"--out": folder})
+    check_outside_data(learn.dls.data.path, {"--out": folder})
     if learn.dls.train.bs < ranks.count():
         raise ValueError(
             f"--bs {learn.dls.train.bs} on {ranks.count()} processes, which share each mini-batch: give "
@@ -70,7 +71,7 @@ def begin(folder: Path, recipe: str, options: dict[str, Any], learn: Learner) ->
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         _same_method(run, said)
         said |= {"created": run.recipe["created"]}
-    if hasattr(learn, "lr_curve"):
+    if learn.lr_curve is not None:
         write_curve(learn.lr_curve, run)
     write_json(run.path("recipe.json"), said)
     _tell(folder, said)
@@ -171,7 +172,7 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0, profile: boo
     Raises ValueError for a loss that is not finite, naming the photos. Every error says what is saved, in a note.
     """
     check_ranges({"epochs": epochs, "save_every": save_every})
-    checkpoint, learn.time_spent = Checkpoint(run, epochs, save_every), EpochParts()
+    checkpoint, learn.time_spent = Checkpoint(run, epochs, save_every), EpochTimer()
     learn.profiles = [Profile()] if profile and ranks.rank() == 0 else []
     if checkpoint.finished >= epochs:
         print(f"all {epochs} epochs are done", flush=True)
@@ -181,7 +182,7 @@ def fit(learn: Learner, run: Run, epochs: int, save_every: int = 0, profile: boo
         checkpoint.write_history()  # a kill may have come between the two files
     with shown(learn), stopping_at_a_step(checkpoint):
         try:
-            with together(learn):
+            with distributed_gradients(learn):
                 while checkpoint.finished < epochs:
                     _fit_in_memory(learn, checkpoint)
             if checkpoint.stop:
@@ -198,7 +199,7 @@ def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
     "Fit to the end, or until memory ran out and `checkpoint` stands ready to go on with smaller mini-batches."
     try:
         page = [RunPage(checkpoint.target)] if ranks.rank() == 0 else []
-        cbs = [FiniteLoss(), checkpoint, learn.time_spent, *page, *learn.profiles]
+        cbs = [NaNGuard(), checkpoint, learn.time_spent, *page, *learn.profiles]
         learn.fit(checkpoint.epochs - checkpoint.finished, cbs=cbs)
         return
     except torch.OutOfMemoryError as error:
@@ -229,14 +230,14 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     ]
     write_csv(run.path("valid_predictions.csv"), PREDICTIONS, rows)
     state = read_state(run.path("last.pt"))
-    seconds = [row[-1] for row in state["history"]]
+    seconds = [row[-1] for row in state.history]
     found = {
-        "best_epoch": state["best"]["epoch"],
-        "epochs": state["epoch"],
+        "best_epoch": state.best.epoch,
+        "epochs": state.epoch,
         **metrics.summary(probabilities, labels),
         "seconds": sum(seconds),
-        "bs": state["bs"],
-        "accum": state["accum"],
+        "bs": state.bs,
+        "accum": state.accum,
         "images_per_second": len(data.train) * len(seconds) / sum(seconds),
         **_epoch_parts(learn, run),
         **_profile(learn, run),
@@ -267,12 +268,12 @@ def tell_results(run: Run) -> None:
 
 def _epoch_parts(learn: Learner, run: Run) -> dict[str, float]:
     "Seconds an epoch of the last fit: seconds_data_wait, seconds_compute, seconds_validation."
-    told = learn.time_spent.per_epoch() if hasattr(learn, "time_spent") else {}
+    told = learn.time_spent.per_epoch() if learn.time_spent else {}
     return told or {name: value for name, value in load(run.folder).metrics.items() if name in PARTS}
 
 
 def _profile(learn: Learner, run: Run) -> dict[str, Any]:
     "Where the last fit's time went, where that was asked for, or an earlier one's."
-    found = next((profile.found() for profile in getattr(learn, "profiles", ())), {})
+    found = next((profile.found() for profile in learn.profiles), {})
     found = found or load(run.folder).metrics.get("profile")
     return {"profile": found} if found else {}

@@ -5,12 +5,13 @@ import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from fastai.callback.core import Callback
-from fastai.learner import Learner
 from fastcore.imports import IN_NOTEBOOK
 
 from toolkit.evaluation.results import HISTORY
+from toolkit.learner.learner import Learner
 from toolkit.pages.run_page import write_report
 from toolkit.run import Run, load
+from toolkit.training.checkpoint import Checkpoint
 
 PAGE = 0.03  # share of a fit's time that goes into its page, at most
 
@@ -54,9 +55,10 @@ class EpochLines(Callback):
     order = 75  # after Checkpoint
 
     def after_epoch(self) -> None:
-        row = dict(zip(HISTORY, self.checkpoint.rows[-1], strict=True))
+        checkpoint = self.learn.callback(Checkpoint)
+        row = dict(zip(HISTORY, checkpoint.rows[-1], strict=True))
         print(
-            f"epoch {row['epoch']}/{self.checkpoint.epochs}  train_loss {row['train_loss']:.4f}  valid_loss "
+            f"epoch {row['epoch']}/{checkpoint.epochs}  train_loss {row['train_loss']:.4f}  valid_loss "
             f"{row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {row['lr']:.1e}  {row['seconds']:.1f} s",
             flush=True,
         )

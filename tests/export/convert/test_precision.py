@@ -21,7 +21,7 @@ from export.parity.reference import prepared_all, training_reference
 from export.to_onnx import to_onnx
 from export.verify import verify
 from toolkit import run as runs
-from toolkit.models.timm_model import make_model
+from toolkit.models.timm_model import create_model
 
 NONE = {"agreement": 0.0, "probability": 1.0, "accuracy_loss": 1.0}
 
@@ -296,7 +296,7 @@ def test_the_costliest_layers_come_first_after_few_measurements(costs):
 def test_layers_have_the_names_of_torchs_modules_and_all_nodes_after_the_first(files):
     model = onnx.load(files["fp32"])
     layers, names = layers_of(model), [node.name for node in model.graph.node]
-    modules = dict(make_model("test_resnet", 10, "none", image_size=32).named_modules())
+    modules = dict(create_model("test_resnet", 10, "none", image_size=32).named_modules())
     assert set(layers) <= set(modules)
     first = names.index(next(iter(layers.values()))[0])
     assert sorted(nodes_of(layers, layers)) == sorted(names[first:])

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from export.runtime.batching import in_batches, threads
+from export.runtime.batching import in_batches
+from toolkit.threads import threads
 
 
 def kept(buffer, start, items):

@@ -20,7 +20,8 @@ from noise import write_noise
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional as F
 
-from toolkit.data.augment import reseed, train_transform
+from toolkit.data.augment import reseed
+from toolkit.data.augmentation import train_transform
 from toolkit.data.cache import HEADER, TRAINED, open_cache
 from toolkit.data.dataloaders import make_loaders
 from toolkit.data.dataset import find_data
@@ -251,7 +252,7 @@ def test_a_cache_among_the_photos_is_refused_and_nothing_written(small):
 
 def test_room_is_reckoned_by_headers_to_the_byte(data, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("toolkit.data.cache._check_room", lambda file, needed: said.append(needed))
+    monkeypatch.setattr("toolkit.data.cache.check_disk_space", lambda folder, needed, option: said.append(needed))
     open_cache(tmp_path / "c", data, for_size(SIZE))
     assert said == [the_file(tmp_path / "c").stat().st_size]
 
@@ -264,10 +265,11 @@ def command(data, cache, *more):
 def test_a_disk_that_fills_up_ends_with_status_2_and_leaves_nothing(small, tmp_path):
     script = tmp_path / "fill.py"
     script.write_text(
-        "import resource\nfrom toolkit.data.cache import open_cache\nfrom toolkit.command import command\n"
+        "import resource\nfrom toolkit.data.cache import open_cache\nfrom toolkit.command import run_script\n"
         "from toolkit.data.dataset import find_data\nfrom toolkit.data.preprocess import for_size\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "@command\ndef main(data: str, folder: str):\n    open_cache(folder, find_data(data), for_size(32))\n"
+        "def main(data: str, folder: str):\n    open_cache(folder, find_data(data), for_size(32))\n"
+        "if __name__ == '__main__':\n    run_script(main)\n"
     )
     arguments = [sys.executable, str(script), str(small.path), str(tmp_path / "c")]
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

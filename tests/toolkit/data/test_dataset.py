@@ -10,7 +10,8 @@ import pytest
 from here import here
 
 from recipes import rapid
-from toolkit.data.dataset import find_data, keep_apart
+from toolkit.data.dataset import find_data
+from toolkit.data.layouts import check_outside_data
 
 
 def put(folder, *names):
@@ -187,17 +188,19 @@ def test_a_place_to_write_where_photos_are_looked_for_is_refused(homework, place
     (homework / "train" / "13").symlink_to(elsewhere)
     place = elsewhere / "x" if place == "linked/x" else homework / place
     with pytest.raises(ValueError, match=r"^--out .*, where photos are looked for, .*: give --out a folder outside"):
-        keep_apart(homework, {"--cache": None, "--out": place})
+        check_outside_data(homework, {"--cache": None, "--out": place})
 
 
 def test_a_place_to_write_beside_the_photos_will_do(homework, tmp_path_factory):
     for place in ("runs/x", "trained", "train/.cache/x", "train/1/.x", "../x"):
-        keep_apart(homework, {"--out": homework / place})
+        check_outside_data(homework, {"--out": homework / place})
     classes = put(tmp_path_factory.mktemp("classes"), "a/1.png", "b/1.png")
-    keep_apart(write_csv(classes / "photos.csv", ["path", "label"], ["a/1.png", "a"]), {"--out": classes / "runs"})
-    keep_apart(classes, {"--out": classes / ".runs"})
+    check_outside_data(
+        write_csv(classes / "photos.csv", ["path", "label"], ["a/1.png", "a"]), {"--out": classes / "runs"}
+    )
+    check_outside_data(classes, {"--out": classes / ".runs"})
     with pytest.raises(ValueError, match="where photos are looked for"):
-        keep_apart(classes, {"--out": classes / "runs"})
+        check_outside_data(classes, {"--out": classes / "runs"})
 
 
 @pytest.mark.parametrize("option", ["--out", "--cache", "--log wandb"])

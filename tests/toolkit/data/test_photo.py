@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from test_photo_fuzz import SEEDS, mutated
 
 from toolkit.data import photo
-from toolkit.data.photo import find_photos, natural_key, read_photo, read_reduced
-from toolkit.data.quiet import pillow_quiet
+from toolkit.data.photo import pillow_quiet, read_photo, read_reduced
+from toolkit.data.photo_files import find_photos, natural_key
 
 UNREADABLE = ("identified_but_fails_to_load", "not_identified", "made_here_truncated_jpeg")
 
@@ -523,12 +523,12 @@ def test_too_little_memory_for_the_pixels_is_said(monkeypatch):
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr(photo, "_upright", full)
+    monkeypatch.setattr(photo, "upright", full)
     with pytest.raises(ValueError, match="<bytes>: not a readable photo .there is not enough memory for its pixels"):
         read_photo(encoded(picture(), "PNG"))
 
 
-@pytest.mark.parametrize("broken", ["_upright", "to_rgb", "_jpeg_header"])
+@pytest.mark.parametrize("broken", ["upright", "to_rgb", "jpeg_header"])
 def test_a_bug_of_ours_is_not_taken_for_a_broken_photo(monkeypatch, broken):
     monkeypatch.setattr(photo, broken, lambda *_: [].nothing)
     with pytest.raises(AttributeError, match="nothing"):

@@ -2,7 +2,7 @@
 
 A longer search, with other seeds and formats:
 
-    python -m tests.test_photo_fuzz SEED COUNT PROGRESS [FORMAT ...]
+    python -m tests.toolkit.data.test_photo_fuzz SEED COUNT PROGRESS [FORMAT ...]
 """
 
 import faulthandler
@@ -280,7 +280,11 @@ def _outcome(data: bytes, lenient: bool, name: str) -> str:
 
 
 def searched(
-    seed: int, count: int, folder: Path, formats: list[str], program: tuple = ("-m", "tests.test_photo_fuzz")
+    seed: int,
+    count: int,
+    folder: Path,
+    formats: list[str],
+    program: tuple = ("-m", "tests.toolkit.data.test_photo_fuzz"),
 ) -> dict:
     "The search in a process of its own, so that a crash is a return code and a hang a traceback."
     progress = folder / "progress"
@@ -321,7 +325,7 @@ def test_the_mutator_repeats_itself_and_every_file_it_starts_from_is_read():
 )
 def test_the_search_notices_a_crash_and_a_hang(tmp_path, body, sign):
     code = (
-        "import os, sys, time; from pathlib import Path; from tests import test_photo_fuzz as search\n"
+        "import os, sys, time; from pathlib import Path; from tests.toolkit.data import test_photo_fuzz as search\n"
         f"def broken(data, lenient): {body}\n"
         "search.read_photo, search.SECONDS = broken, 1\n"
         "search.search(5, 3, Path(sys.argv[3]), ['JPEG'])"

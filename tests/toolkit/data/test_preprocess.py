@@ -12,17 +12,10 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 from torchvision import transforms as T
 
-from toolkit.data.photo import find_photos, read_photo, read_reduced
-from toolkit.data.preprocess import (
-    center_crop,
-    check,
-    for_size,
-    prepare,
-    resized_shape,
-    scaled,
-    smallest_side,
-    upgraded,
-)
+from toolkit.data.photo import read_photo, read_reduced
+from toolkit.data.photo_files import find_photos
+from toolkit.data.preprocess import check, for_size, prepare, smallest_side, upgraded
+from toolkit.data.resizing import center_crop, resized_shape, scaled
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -6,12 +6,12 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from recipes import digits
-from toolkit.finetuning.frozen_batch_norm import FixedStatistics
+from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import STILL, layer_groups
-from toolkit.finetuning.progressive_resizing import Grow
+from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import make_learner
 from toolkit.learner.schedule import OneCycle
-from toolkit.models.timm_model import make_model
+from toolkit.models.timm_model import create_model
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +21,14 @@ def dls(tmp_path_factory):
 
 def learner(dls, arch, groups, *cbs):
     learn = make_learner(
-        dls, make_model(arch, 10, "none", image_size=32), nn.CrossEntropyLoss(), 0.1, cbs=cbs, splitter=groups
+        dls, create_model(arch, 10, "none", image_size=32), nn.CrossEntropyLoss(), 0.1, cbs=cbs, splitter=groups
     )
     learn.remove_cb(learn.progress)
     return learn
 
 
 def test_each_block_of_a_transformer_learns_slower_than_the_next():
-    model = make_model("test_vit", 10, "none", image_size=160)
+    model = create_model("test_vit", 10, "none", image_size=160)
     groups = layer_groups(0.8)(model)
     scale = {id(weight): group["lr_scale"] for group in groups for weight in group["params"]}
     last = len(model.blocks)
@@ -39,7 +39,7 @@ def test_each_block_of_a_transformer_learns_slower_than_the_next():
 
 
 def test_one_is_the_same_rate_for_all_and_norms_and_biases_do_not_decay():
-    model = make_model("test_resnet", 10, "none", image_size=32)
+    model = create_model("test_resnet", 10, "none", image_size=32)
     groups = layer_groups(1.0, weight_decay=0.3)(model)
     decayed = {id(weight) for group in groups if group["weight_decay"] for weight in group["params"]}
     assert {group["lr_scale"] for group in groups} == {1}
@@ -83,7 +83,7 @@ def test_fixed_statistics_stay_and_the_norms_weights_learn(dls):
             learn.fit(1)
         return {name for name, tensor in learn.model.state_dict().items() if not torch.equal(tensor, before[name])}
 
-    free, fixed = trained(), trained(FixedStatistics())
+    free, fixed = trained(), trained(FrozenBatchNorm())
     assert {name for name in free if "running" in name}
     assert not {name for name in fixed if "running" in name or "num_batches" in name}
     assert {name for name in fixed if name.endswith("bn1.weight")}
@@ -99,7 +99,7 @@ def test_squares_grow_from_the_first_epoch_to_the_last_and_validation_stays(dls)
         def before_batch(self):
             self.seen["train" if self.training else "valid"].append(self.xb[0].shape[-1])
 
-    learn = learner(dls, "test_resnet", layer_groups(1.0), Grow([16, 24, 32]), Sides())
+    learn = learner(dls, "test_resnet", layer_groups(1.0), ProgressiveResizing([16, 24, 32]), Sides())
     with learn.no_logging():
         learn.fit(4)
     assert learn.sides.seen["train"][::5] == [16, 16, 24, 32]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from recipes import digits
 from toolkit.finetuning.linear_probe import (
     STRENGTHS,
-    Probe,
+    LinearProbe,
     _strength,
     features_of,
     fit_linear,
@@ -18,7 +18,7 @@ from toolkit.finetuning.linear_probe import (
     linear_probe,
 )
 from toolkit.learner.schedule import OneCycle
-from toolkit.models.losses import make_loss
+from toolkit.models.losses import create_loss
 from toolkit.training.fit import begin, fit
 
 
@@ -102,9 +102,9 @@ def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch
     features, digit = features_of(learn)
     labels = digit // 4  # three classes: of four digits, of four and of two
     monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", lambda learn: (features, labels))
-    monkeypatch.setattr(learn.dls.train.draws, "chances", {"any": 1.0})
-    monkeypatch.setattr(learn, "loss_func", make_loss(name))
-    found, head, each = linear_probe(learn), linear_head(learn.model), make_loss(name)
+    monkeypatch.setattr(learn.dls.train.sampler_state, "sampling_weights", {"any": 1.0})
+    monkeypatch.setattr(learn, "loss_func", create_loss(name))
+    found, head, each = linear_probe(learn), linear_head(learn.model), create_loss(name)
     each.reduction = "none"
     with torch.no_grad():
         losses = each(head(features), labels)
@@ -130,7 +130,7 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
     def learner():
         learn = digits.learner(folder, device="cpu")
         learn.remove_cb(learn.one_cycle)
-        learn.add_cbs([Probe(), OneCycle()])
+        learn.add_cbs([LinearProbe(), OneCycle()])
         return learn
 
     options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 64, "accum": 1, "seed": 0}
@@ -153,7 +153,7 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
 
 
 def test_a_second_fit_in_a_notebook_probes_no_more(learn):
-    learn.add_cb(Probe())
+    learn.add_cb(LinearProbe())
     with learn.no_logging():
         learn.fit(1)
         probed = body_of(learn)

@@ -8,7 +8,7 @@ import torch
 from fastai.callback.core import Callback
 
 from recipes import digits
-from toolkit.finetuning.weight_average import Average
+from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.training.fit import begin, fit
 
 
@@ -52,7 +52,7 @@ def fitted(folder, epochs, *cbs):
 
 
 def test_ema_is_the_sum_written_out(folder):
-    learn = fitted(folder, 2, Average("ema", share=0.4), Seen())
+    learn = fitted(folder, 2, WeightAverage("ema", share=0.4), Seen())
     horizon = 0.4 * 2 * 5  # two epochs of five steps
     expected = learn.seen.weights[0]
     for weight in learn.seen.weights[1:]:
@@ -62,14 +62,14 @@ def test_ema_is_the_sum_written_out(folder):
 
 
 def test_last_is_the_mean_over_the_last_steps(folder):
-    learn = fitted(folder, 2, Average("last", share=0.3), Seen())
+    learn = fitted(folder, 2, WeightAverage("last", share=0.3), Seen())
     expected = np.mean(learn.seen.weights[-3:], axis=0)
     assert first(learn.average.averaged.module) == pytest.approx(expected, abs=1e-6)
     assert not np.allclose(expected, learn.seen.weights[-1], atol=1e-6)
 
 
 def test_training_goes_on_as_without_an_average(folder):
-    plain, averaged = fitted(folder, 2, Seen()), fitted(folder, 2, Average("ema"), Seen())
+    plain, averaged = fitted(folder, 2, Seen()), fitted(folder, 2, WeightAverage("ema"), Seen())
     assert len(plain.seen.weights) == 10
     for one, other in zip(plain.seen.weights, averaged.seen.weights, strict=True):
         assert np.array_equal(one, other)
@@ -90,7 +90,7 @@ def test_a_fit_in_a_notebook_leaves_what_it_reported(folder, spoilt):
                 with torch.no_grad():
                     model.get_classifier().weight.zero_()
 
-    learn = learner(folder, Average("ema", share=0.1), Spoil(), bs=64)
+    learn = learner(folder, WeightAverage("ema", share=0.1), Spoil(), bs=64)
     with learn.no_logging():
         learn.fit(2)
     *_, loss, accuracy = learn.recorder.values[-1]
@@ -113,7 +113,7 @@ def test_an_interrupted_fit_leaves_the_weights_it_was_training(folder):
             if self.epoch == 2:
                 self.learn.end_with(KeyboardInterrupt())
 
-    learn = learner(folder, Average("ema", share=1.0), Seen(), Interrupt())
+    learn = learner(folder, WeightAverage("ema", share=1.0), Seen(), Interrupt())
     with learn.no_logging(), pytest.raises(KeyboardInterrupt):
         learn.fit(3)
     assert np.array_equal(first(learn.model), learn.seen.weights[-1])
@@ -122,7 +122,7 @@ def test_an_interrupted_fit_leaves_the_weights_it_was_training(folder):
 @pytest.mark.parametrize("worse", ["average", "weights"])
 def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp_path, worse):
     class Spoil(Callback):
-        order = 48  # before Average
+        order = 48  # before WeightAverage
 
         def before_validate(self):
             if self.epoch < 2:
@@ -131,7 +131,7 @@ def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp
             with torch.no_grad():
                 model.get_classifier().weight.zero_()
 
-    learn = learner(folder, Average("ema", share=0.1), Spoil(), bs=64)
+    learn = learner(folder, WeightAverage("ema", share=0.1), Spoil(), bs=64)
     options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0}
     run = begin(tmp_path / "run", "digits", options, learn)
     fit(learn, run, 3)  # the third epoch is the best, whichever of the two is spoilt in it
@@ -159,7 +159,7 @@ def test_before_its_window_an_average_is_neither_validated_nor_kept(folder):
         def after_epoch(self):
             self.own.append(self.average.better is self.model)
 
-    learn = learner(folder, Average("last", share=0.5), Kept())
+    learn = learner(folder, WeightAverage("last", share=0.5), Kept())
     with learn.no_logging():
         learn.fit(4, lr=0.0)  # the average is never worse
     assert learn.kept.own == [True, True, False, False]
@@ -176,7 +176,7 @@ def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind
                 self.learn.checkpoint.stop = True
 
     def go(name, *cbs):
-        learn = learner(folder, Average(kind, share=0.4), *cbs)
+        learn = learner(folder, WeightAverage(kind, share=0.4), *cbs)
         options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0, "resume": True}
         run = begin(tmp_path / name, "digits", options, learn)
         fit(learn, run, 3)
@@ -195,4 +195,4 @@ def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind
 )
 def test_another_kind_or_share_is_refused(kind, share, says):
     with pytest.raises(ValueError, match=says):
-        Average(kind, share)
+        WeightAverage(kind, share)

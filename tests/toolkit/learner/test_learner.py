@@ -8,7 +8,7 @@ from fastai.learner import load_learner
 from noise import write_noise
 
 from recipes import hw1, rapid
-from toolkit.learner.callbacks import LossScaler
+from toolkit.learner.loss_scaler import LossScaler
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from noise import write_noise
 from torch.nn import functional as F
 
 from recipes import rapid
-from toolkit.learner.mixup_cutmix import Mix, mixes, own_loss
+from toolkit.learner.mixup_cutmix import Mix, mixup_cutmix, own_loss
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_the_own_loss_is_found_while_mixing_and_after_it(photos):
         def before_train(self):
             self.own, self.now = own_loss(self.learn), self.learn.loss_func
 
-    for mix in (mixes(0.4, 0.0), [MixUp()]):
+    for mix in (mixup_cutmix(0.4, 0.0), [MixUp()]):
         learn = learner(photos)
         loss = learn.loss_func
         fitted(learn, *mix, see := See())
@@ -103,14 +103,14 @@ def test_the_own_loss_is_found_while_mixing_and_after_it(photos):
 
 
 def test_none_of_them_is_no_callback():
-    assert mixes(0.0, 0.0) == []
+    assert mixup_cutmix(0.0, 0.0) == []
 
 
 def test_on_several_processes_they_are_refused(monkeypatch):
     monkeypatch.setattr("toolkit.learner.mixup_cutmix.ranks.count", lambda: 2)
     with pytest.raises(ValueError, match="--cutmix on 2 processes: each would mix its own photos"):
-        mixes(0.0, 1.0)
-    assert mixes(0.0, 0.0) == []
+        mixup_cutmix(0.0, 1.0)
+    assert mixup_cutmix(0.0, 0.0) == []
 
 
 def test_a_fit_that_ends_before_it_trains_says_why_and_leaves_the_loss_that_was_set(photos):

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recipes import hw1, rapid
 from toolkit.finetuning.linear_probe import features_of
 from toolkit.learner import performance
-from toolkit.learner.callbacks import Recorder
 from toolkit.learner.device import mixed_precision
-from toolkit.learner.performance import compiled, in_whole_batches, kept_memory, torch_flags, whole_batches
+from toolkit.learner.performance import compiled, cudnn_flags, in_whole_batches, retaining_freed_memory, whole_batches
+from toolkit.learner.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parents[3]
 CUDA = torch.device("cuda")  # the flags can be set without one
@@ -37,7 +37,7 @@ def flags():
 )
 def test_torchs_flags_hold_within_and_are_put_back_after_an_error_too(exact, within):
     def interrupted():
-        with torch_flags(CUDA, exact):
+        with cudnn_flags(CUDA, exact):
             assert flags() == within
             raise KeyboardInterrupt
 
@@ -49,16 +49,16 @@ def test_torchs_flags_hold_within_and_are_put_back_after_an_error_too(exact, wit
 
 def test_on_a_cpu_torchs_flags_stay():
     before = flags()
-    with torch_flags(torch.device("cpu"), False):
+    with cudnn_flags(torch.device("cpu"), False):
         assert flags() == before
 
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_cudnn_searches_for_no_shape_unless_the_user_asked_for_it(monkeypatch, asked):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", asked)
-    with torch_flags(CUDA, exact=False):
+    with cudnn_flags(CUDA, exact=False):
         assert torch.backends.cudnn.benchmark is asked
-    with torch_flags(CUDA, exact=True):
+    with cudnn_flags(CUDA, exact=True):
         assert torch.backends.cudnn.benchmark is False
     assert torch.backends.cudnn.benchmark is asked
 
@@ -116,7 +116,7 @@ def test_a_short_mini_batch_is_filled_up_on_cuda_only_and_never_for_a_batch_norm
     assert passed(CUDA, True, whole, whole[:3]) == [8, 3]
     assert passed(torch.device("cpu"), False, whole, whole[:3]) == [8, 3]
     model.train()
-    model[1].eval()  # as toolkit.finetuning.frozen_batch_norm.FixedStatistics has it
+    model[1].eval()  # as toolkit.finetuning.frozen_batch_norm.FrozenBatchNorm has it
     assert passed(CUDA, False, whole, whole[:3]) == [8, 8]
     model.train()
     assert passed(CUDA, False, whole, whole[:3]) == [8, 3]
@@ -269,7 +269,7 @@ def held():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc whose memory can be kept")
 def test_memory_stays_from_step_to_step_and_is_given_back_in_the_end_after_an_error_too():
     def interrupted():
-        with kept_memory(torch.device("cpu")):
+        with retaining_freed_memory(torch.device("cpu")):
             mapped()
             assert held() > before + 2**25
             assert mapped() < 4 * 2**14  # pages of 4 KiB in half the blocks: small ones may have come between
@@ -302,6 +302,6 @@ def test_memory_is_kept_through_a_whole_fit_and_through_predictions(tmp_path, mo
 def test_on_a_gpu_memory_is_left_alone(monkeypatch):
     asked = []
     monkeypatch.setattr("toolkit.learner.performance.ctypes.CDLL", asked.append)
-    with kept_memory(CUDA):
+    with retaining_freed_memory(CUDA):
         pass
     assert asked == []

@@ -54,8 +54,11 @@ def test_a_second_fit_goes_by_its_own_rate(learn):
 
 
 def test_given_more_epochs_a_resumed_schedule_is_the_longer_ones_rest(learn):
-    class Checkpoint(Callback):  # what train.fit adds: how many epochs are finished, and the scheduler's state put back
-        order, finished = 70, 1
+    class Resumed(Callback):  # as a run's Checkpoint: it counts the finished epochs and restores the scheduler's state
+        order = 70
+
+        def count_epochs(self):
+            self.learn.epochs_done += 1
 
         def before_fit(self):
             self.one_cycle.scheduler.load_state_dict(state)
@@ -66,7 +69,7 @@ def test_given_more_epochs_a_resumed_schedule_is_the_longer_ones_rest(learn):
         learn.fit(1, lr=1.0)
         state = learn.one_cycle.scheduler.state_dict()
         learn.fit(3, lr=1.0, cbs=rates)
-        learn.fit(2, lr=1.0, cbs=[Checkpoint(), rest])
+        learn.fit(2, lr=1.0, cbs=[Resumed(), rest])
     assert rest.seen == pytest.approx(rates.seen[5:], rel=1e-9)
 
 

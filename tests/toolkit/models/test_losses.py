@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from recipes import digits, hw1
 from toolkit import files
 from toolkit import run as runs
-from toolkit.models.losses import LOSSES, cross_entropy, focal, make_loss, smoothing, weights_by_class
+from toolkit.models.losses import LOSSES, create_loss, cross_entropy, focal, smoothing, weights_by_class
 from toolkit.training.fit import begin
 
 
@@ -83,7 +83,7 @@ def test_weighted_focal_with_gamma_0_is_torchs_weighted_cross_entropy(batch):
 def test_weighted_smoothing_and_ce_are_torchs_and_what_it_documents(batch, share):
     logits, labels, weight = batch[0].float(), batch[1], torch.linspace(0.1, 5, 7)
     torchs = nn.CrossEntropyLoss(weight=weight, label_smoothing=share)(logits, labels)
-    ours = make_loss("smoothing", weight, smoothing=share) if share else make_loss("ce", weight)
+    ours = create_loss("smoothing", weight, smoothing=share) if share else create_loss("ce", weight)
     target, factors = np.eye(7)[labels] * (1 - share) + share / 7, weight.double().numpy()
     documented = -(target * factors * batch[0].log_softmax(1).numpy()).sum() / factors[labels].sum()
     assert ours(*batch).item() == pytest.approx(torchs.item(), rel=1e-6)
@@ -92,17 +92,17 @@ def test_weighted_smoothing_and_ce_are_torchs_and_what_it_documents(batch, share
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_weights_that_are_all_alike_change_nothing(name, batch):
-    weighted = make_loss(name, torch.full((7,), 3.0))
-    assert weighted(*batch).item() == pytest.approx(make_loss(name)(*batch).item(), rel=1e-6)
+    weighted = create_loss(name, torch.full((7,), 3.0))
+    assert weighted(*batch).item() == pytest.approx(create_loss(name)(*batch).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_weight_of_2_is_each_photo_of_the_class_seen_twice(name, batch):
     "Of smoothing where its target is one-hot: otherwise its weights are on the target's other classes too."
     options = {"smoothing": 0.0} if name == "smoothing" else {}
-    weighted = make_loss(name, torch.tensor([1.0, 1, 2, 1, 1, 1, 1]), **options)
+    weighted = create_loss(name, torch.tensor([1.0, 1, 2, 1, 1, 1, 1]), **options)
     twice = torch.cat([torch.arange(32), torch.arange(32)[batch[1] == 2]])
-    again = make_loss(name, **options)(batch[0][twice], batch[1][twice])
+    again = create_loss(name, **options)(batch[0][twice], batch[1][twice])
     assert weighted(*batch).item() == pytest.approx(again.item(), rel=1e-6)
 
 
@@ -133,10 +133,10 @@ def test_no_class_weights_is_no_weight_and_wrong_ones_are_told():
 
 
 def test_gamma_and_smoothing_reach_their_loss_and_default_to_2_and_a_tenth(batch):
-    assert [make_loss(name).options for name in LOSSES] == [{}, {"gamma": 2.0}, {"smoothing": 0.1}]
-    assert make_loss("focal", gamma=0.5)(*batch) == focal(*batch, gamma=0.5) != focal(*batch)
-    assert make_loss("smoothing", smoothing=0.3)(*batch) == smoothing(*batch, smoothing=0.3) != smoothing(*batch)
-    assert make_loss("focal", gamma=0.0)(*batch).item() == pytest.approx(F.cross_entropy(*batch).item(), rel=1e-6)
+    assert [create_loss(name).options for name in LOSSES] == [{}, {"gamma": 2.0}, {"smoothing": 0.1}]
+    assert create_loss("focal", gamma=0.5)(*batch) == focal(*batch, gamma=0.5) != focal(*batch)
+    assert create_loss("smoothing", smoothing=0.3)(*batch) == smoothing(*batch, smoothing=0.3) != smoothing(*batch)
+    assert create_loss("focal", gamma=0.0)(*batch).item() == pytest.approx(F.cross_entropy(*batch).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_gamma_and_smoothing_reach_their_loss_and_default_to_2_and_a_tenth(batch
 )
 def test_a_value_out_of_range_or_of_another_loss_is_an_error(options, said):
     with pytest.raises(ValueError, match=said):
-        make_loss(**options)
+        create_loss(**options)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_a_run_records_what_its_loss_came_to_and_is_rebuilt_with_it(uneven, tmp_
     again = runs.load(run.folder).learner("cpu")
     assert again.loss_func.options == learn.loss_func.options
     torch.testing.assert_close(again.loss_func.weight, learn.loss_func.weight, rtol=0, atol=0)
-    assert again.dls.train.draws.chances == learn.dls.train.draws.chances
+    assert again.dls.train.sampler_state.sampling_weights == learn.dls.train.sampler_state.sampling_weights
     logits, labels = torch.randn(5, 2), torch.tensor([0, 1, 0, 0, 1])
     assert again.loss_func(logits, labels) == learn.loss_func(logits, labels)
 
@@ -224,7 +224,7 @@ def test_a_run_of_before_these_options_is_rebuilt_with_their_defaults(uneven, tm
     files.write_json(run.path("recipe.json"), run.recipe)
     again = runs.load(run.folder).learner("cpu")
     assert (again.loss_func.options, again.loss_func.weight) == ({"gamma": 2.0}, None)
-    assert again.dls.train.draws.chances is None
+    assert again.dls.train.sampler_state.sampling_weights is None
 
 
 def test_a_run_whose_photos_are_gone_is_rebuilt_with_its_weights(uneven, tmp_path):
@@ -260,14 +260,14 @@ def test_both_recipes_hand_their_options_to_loss_and_loaders(tmp_path):
         learn.loss_func.weight, [sum(counts.values()) / 10 / count for count in counts.values()], rtol=1e-6
     )
     drawn = digits.learner(tmp_path / "digits", sampler="balanced", device="cpu")
-    assert set(drawn.dls.train.draws.chances) == set(learn.dls.data.train)
+    assert set(drawn.dls.train.sampler_state.sampling_weights) == set(learn.dls.data.train)
 
 
 @pytest.mark.parametrize("weight", [None, torch.tensor([0.01, 50.0, 1.0])])
 @pytest.mark.parametrize("name", LOSSES)
 def test_float16_logits_give_finite_losses_and_gradients(name, weight):
     logits = torch.tensor([[6e4, -6e4, 0.0], [-6e4, 6e4, 0.0]], dtype=torch.float16, requires_grad=True)
-    loss = make_loss(name, weight)(logits, torch.tensor([1, 1]))
+    loss = create_loss(name, weight)(logits, torch.tensor([1, 1]))
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.isfinite()
@@ -276,7 +276,7 @@ def test_float16_logits_give_finite_losses_and_gradients(name, weight):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_reduction_none_gives_a_loss_an_image_whose_mean_is_the_loss(name, batch):
-    loss = make_loss(name)
+    loss = create_loss(name)
     mean = loss(*batch)
     loss.reduction = "none"
     assert loss(*batch).shape == (32,)
@@ -285,7 +285,7 @@ def test_reduction_none_gives_a_loss_an_image_whose_mean_is_the_loss(name, batch
 
 def test_an_unknown_loss_names_those_there_are():
     with pytest.raises(ValueError, match="unknown loss 'focl': choose one of ce, focal, smoothing"):
-        make_loss("focl")
+        create_loss("focl")
 
 
 @pytest.mark.parametrize("kind", ["balanced", "effective"])

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from recipes import hw1
 from toolkit.data.preprocess import for_size, prepare
-from toolkit.models.timm_model import Deployable, make_model, normalisation
+from toolkit.models.timm_model import Deployable, create_model, normalization_of
 
 FAMILIES = [
     "test_resnet",
@@ -43,7 +43,7 @@ def saved(path, state):
 def test_the_head_is_dropout_and_a_linear_of_the_classes(arch):
     "In training mode two passes from the same features differ (dropout), and in eval mode they do not."
     size = 224 if "swin" in arch else 64
-    model = make_model(arch, 7, "none", dropout=0.5, image_size=size).eval()
+    model = create_model(arch, 7, "none", dropout=0.5, image_size=size).eval()
     head = model.get_classifier()
     with torch.no_grad():
         features = model.forward_features(torch.randn(2, 3, size, size))
@@ -55,7 +55,7 @@ def test_the_head_is_dropout_and_a_linear_of_the_classes(arch):
 
 
 def test_hw1s_head_is_torchs_dropout_of_half_then_linear():
-    model = make_model("test_resnet", 5, "none", dropout=0.5).train()
+    model = create_model("test_resnet", 5, "none", dropout=0.5).train()
     features = torch.randn(4, model.num_features, 3, 3)
     torch.manual_seed(0)
     out = model.forward_head(features)
@@ -74,7 +74,7 @@ def test_the_new_head_is_drawn_as_torchs_linear_layer_for_every_network(arch, we
     if weights == "file":
         source = timm.create_model(arch, num_classes=1000)
         weights = saved(tmp_path / "w.pth", source.state_dict())
-    model = make_model(arch, classes, weights, image_size=224)
+    model = create_model(arch, classes, weights, image_size=224)
     heads = model.get_classifier()
     for head in heads if isinstance(heads, tuple) else [heads]:
         bound = head.weight[0].numel() ** -0.5
@@ -96,18 +96,18 @@ def test_with_a_new_head_real_weights_begin_at_the_loss_of_guessing(grocery, mob
 
 def test_a_wrong_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"no model 'resnet15'; nearest: resnet152"):
-        make_model("resnet15", 2, "none")
+        create_model("resnet15", 2, "none")
 
 
 def test_a_wrong_tag_gets_those_there_are():
     with pytest.raises(ValueError, match=r"resnet152 has no weights tagged 'foo': choose one of .*tv2_in1k"):
-        make_model("resnet152.foo", 2, "none")
+        create_model("resnet152.foo", 2, "none")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_file_is_loaded_whole_but_for_the_classifier(tmp_path, suffix):
     source = timm.create_model("test_resnet", num_classes=1000)
-    model = make_model("test_resnet", 3, saved(tmp_path / f"w{suffix}", source.state_dict()))
+    model = create_model("test_resnet", 3, saved(tmp_path / f"w{suffix}", source.state_dict()))
     own, theirs = model.state_dict(), source.state_dict()
     body = [name for name in own if not name.startswith("fc.")]
     assert model.origin == {
@@ -130,7 +130,7 @@ def test_a_file_is_loaded_whole_but_for_the_classifier(tmp_path, suffix):
 @pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}])
 def test_wrapped_state_dicts_are_unwrapped(tmp_path, wrap):
     source = timm.create_model("test_resnet", num_classes=10)
-    model = make_model("test_resnet", 3, saved(tmp_path / "w.pth", wrap(source.state_dict())))
+    model = create_model("test_resnet", 3, saved(tmp_path / "w.pth", wrap(source.state_dict())))
     assert torch.equal(model.conv1[0].weight, source.conv1[0].weight)
 
 
@@ -139,7 +139,9 @@ def test_torchvisions_resnet_file_fits_timms(tmp_path):
     import torchvision
 
     source = torchvision.models.resnet152(weights=None)
-    model = make_model("resnet152.tv2_in1k", 100, saved(tmp_path / "resnet152-f82ba261.pth", source.state_dict()), 0.5)
+    model = create_model(
+        "resnet152.tv2_in1k", 100, saved(tmp_path / "resnet152-f82ba261.pth", source.state_dict()), 0.5
+    )
     assert model.origin["loaded"] == len(source.state_dict()) - 2
     assert model.drop_rate == 0.5
     source.fc, model.fc = torch.nn.Identity(), torch.nn.Identity()
@@ -148,7 +150,7 @@ def test_torchvisions_resnet_file_fits_timms(tmp_path):
 
 
 def test_real_weights_without_a_classifier_are_loaded_whole(mobilenet_weights):
-    model = make_model("mobilenetv2_100", 20, str(mobilenet_weights))
+    model = create_model("mobilenetv2_100", 20, str(mobilenet_weights))
     assert model.origin["loaded"] == len(torch.load(mobilenet_weights, weights_only=True)) == 312
 
 
@@ -169,13 +171,13 @@ MISFITS = {
 def test_weights_that_do_not_fit_are_refused_naming_tensors(tmp_path, misfit):
     path = saved(tmp_path / "w.pth", MISFITS[misfit]())
     with pytest.raises(ValueError, match=r"w.pth does not fit ResNet: \d+ of the body's \d+ tensors match; \d+ "):
-        make_model("test_resnet", 3, path)
+        create_model("test_resnet", 3, path)
 
 
 def test_a_transformers_file_of_another_image_size_has_its_positions_resampled(tmp_path):
     "Bicubic and antialiased, but for the class token's; all else stays as it is."
-    there = make_model("test_vit", 3, "none", image_size=64)
-    here = make_model("test_vit", 3, saved(tmp_path / "w.pth", there.state_dict()), image_size=96)
+    there = create_model("test_vit", 3, "none", image_size=64)
+    here = create_model("test_vit", 3, saved(tmp_path / "w.pth", there.state_dict()), image_size=96)
     extra, side = there.num_prefix_tokens, 64 // 16
     positions = there.state_dict()["pos_embed"]
     grid = positions[:, extra:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
@@ -187,19 +189,19 @@ def test_a_transformers_file_of_another_image_size_has_its_positions_resampled(t
             assert torch.equal(here.state_dict()[name], tensor), name
     wrong = saved(tmp_path / "x.pth", there.state_dict() | {"pos_embed": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"1 of another shape \(pos_embed\)"):
-        make_model("test_vit", 3, wrong, image_size=96)
+        create_model("test_vit", 3, wrong, image_size=96)
 
 
 def test_a_deeper_member_of_the_family_is_refused(tmp_path):
     "All of resnet18's body stands in resnet34's file, with the same shapes."
     path = saved(tmp_path / "w.pth", other_state("resnet34"))
     with pytest.raises(ValueError, match="unknown"):
-        make_model("resnet18", 3, path)
+        create_model("resnet18", 3, path)
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match="--weights /no/such.pth: no such file"):
-        make_model("test_resnet", 3, "/no/such.pth")
+        create_model("test_resnet", 3, "/no/such.pth")
 
 
 def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path):
@@ -211,7 +213,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path):
     torch.save({"w": Trap()}, tmp_path / "z.pth")
     for name in ("w.pth", "z.pth"):
         with pytest.raises(ValueError, match="holds no weights that can be read safely"):
-            make_model("test_resnet", 3, str(tmp_path / name))
+            create_model("test_resnet", 3, str(tmp_path / name))
     assert not (tmp_path / "touched").exists()
 
 
@@ -219,10 +221,10 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path):
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"w\.pth (holds no weights|is not a state dict)"):
-        make_model("test_resnet", 3, str(tmp_path / "w.pth"))
+        create_model("test_resnet", 3, str(tmp_path / "w.pth"))
 
 
-HUB = "from toolkit.models.timm_model import make_model; print(make_model('test_resnet', 3, 'imagenet').origin)"
+HUB = "from toolkit.models.timm_model import create_model; print(create_model('test_resnet', 3, 'imagenet').origin)"
 
 
 def in_process(code, **environment):
@@ -239,7 +241,7 @@ def test_imagenet_weights_are_found_in_a_filled_hub_cache_without_a_network(tmp_
     (repository / "refs" / "main").write_text("0123456789abcdef")
     source = timm.create_model("test_resnet", num_classes=1000)
     save_file(source.state_dict(), snapshot / "model.safetensors")
-    code = HUB + "; import torch; m = make_model('test_resnet', 3, 'imagenet'); print(m.conv1[0].weight.sum().item())"
+    code = HUB + "; import torch; m = create_model('test_resnet', 3, 'imagenet'); print(m.conv1[0].weight.sum().item())"
     done = in_process(code, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     origin, total = done.stdout.splitlines()
@@ -258,7 +260,7 @@ def test_no_network_and_no_cache_is_an_error_that_names_both_ways_out(tmp_path):
 
 
 def test_deployable_is_normalisation_then_model_then_softmax():
-    model = make_model("test_resnet", 3, "none").eval()
+    model = create_model("test_resnet", 3, "none").eval()
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
     image = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
@@ -293,9 +295,9 @@ def test_through_our_preparation_a_photo_gets_the_logits_that_timms_own_gives_it
     asked for, crop_pct 224/256 and bilinear.
     """
     size, draws = MEMBERS[arch], np.random.default_rng(0)
-    path = saved(tmp_path / "w.pth", make_model(arch, 5, "none", image_size=size).state_dict())
-    model = make_model(arch, 5, path, image_size=size).eval()
-    preprocess = for_size(size, **normalisation(model))
+    path = saved(tmp_path / "w.pth", create_model(arch, 5, "none", image_size=size).state_dict())
+    model = create_model(arch, 5, path, image_size=size).eval()
+    preprocess = for_size(size, **normalization_of(model))
     config = timm.data.resolve_model_data_config(model)
     ours = {
         "input_size": (3, size, size),
@@ -320,7 +322,7 @@ def test_a_file_of_another_patch_size_is_another_architecture(tmp_path):
     there = timm.create_model("vit_tiny_patch16_224", patch_size=32, num_classes=5)
     path = saved(tmp_path / "w.pth", there.state_dict())
     with pytest.raises(ValueError, match="of another shape"):
-        make_model("vit_tiny_patch16_224", 5, path)
+        create_model("vit_tiny_patch16_224", 5, path)
 
 
 def test_a_file_of_a_run_is_normalised_as_the_run_was_and_keeps_its_licence(digits_run, tmp_path):
@@ -330,13 +332,13 @@ def test_a_file_of_a_run_is_normalised_as_the_run_was_and_keeps_its_licence(digi
     recipe = json.loads((run / "recipe.json").read_text())
     recipe["preprocess"]["mean"], recipe["weights"]["license"] = [0.1, 0.2, 0.3], "cc-by-nc-4.0"
     (run / "recipe.json").write_text(json.dumps(recipe))
-    model = make_model("test_resnet", 3, str(run / "best.safetensors"), image_size=32)
-    assert normalisation(model) == {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+    model = create_model("test_resnet", 3, str(run / "best.safetensors"), image_size=32)
+    assert normalization_of(model) == {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
     assert model.origin["license"] == "cc-by-nc-4.0"
     assert (model.origin["made_for"]["input_size"], "assumed" in model.origin) == (32, False)
 
 
 def test_random_weights_are_normalised_as_imagenets():
-    model = make_model("test_vit", 3, "none", image_size=64)
-    assert normalisation(model) == {}
-    assert for_size(64, **normalisation(model))["mean"] == [0.485, 0.456, 0.406]
+    model = create_model("test_vit", 3, "none", image_size=64)
+    assert normalization_of(model) == {}
+    assert for_size(64, **normalization_of(model))["mean"] == [0.485, 0.456, 0.406]

@@ -345,7 +345,8 @@ def test_plots_leave_pyplot_and_its_settings_alone(tmp_path):
     small_run(tmp_path)
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy();"
-        f"from toolkit import report, run; report.write_report(run.load({str(tmp_path)!r}));"
+        "from toolkit import run; from toolkit.pages.run_page import write_report;"
+        f"write_report(run.load({str(tmp_path)!r}));"
         "print('matplotlib.pyplot' in sys.modules, matplotlib.rcParams.copy() == before)"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from recipes import hw1, rapid
 from toolkit.evaluation.results import read_curve
-from toolkit.learner.callbacks import LossScaler
+from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.schedule import OneCycle
 from toolkit.run import load
 from toolkit.search import auto
@@ -101,7 +101,7 @@ def test_the_finder_sets_out_from_the_probed_head_that_training_sets_out_from(da
 
 def test_the_finder_takes_its_steps_of_accumulated_mini_batches_with_scaler_and_schedule(data):
     class Rates(Callback):
-        order, seen = 6, []  # after Accumulate; the list is the class's: an instance's would be put back
+        order, seen = 6, []  # after AccumulateGradients; the list is the class's: an instance's would be put back
 
         def before_step(self):
             Rates.seen.append(self.opt.hypers[-1]["lr"])
@@ -154,7 +154,7 @@ def test_a_search_that_is_interrupted_leaves_neither_files_nor_steps(data, tmp_p
 
 
 def test_a_step_is_of_as_many_photos_as_before(data, capsys, monkeypatch):
-    monkeypatch.setattr(auto, "largest_fitting", lambda learn, photos: (photos // 4, "so it is told"))
+    monkeypatch.setattr(auto, "largest_batch_size", lambda learn, photos: (photos // 4, "so it is told"))
     learn = small(data, bs="auto", accum=2)
     assert learn.settled == {"bs": 64, "accum": 4}
     assert (learn.dls.train.bs, learn.dls.valid.bs, learn.accumulate.n) == (64, 64, 4)

@@ -1,4 +1,4 @@
-"""A learner after `unchanged` is what it was before, and the seconds of an epoch are those that epochs take."""
+"""A learner after `restoring_state` is what it was before, and the seconds of an epoch are those that epochs take."""
 
 from functools import partial
 
@@ -10,10 +10,11 @@ from noise import write_noise
 from torch import nn
 
 from recipes import hw1, rapid
-from toolkit.learner.callbacks import Accumulate, LossScaler
+from toolkit.learner.accumulate import AccumulateGradients
+from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.random_state import random_state
 from toolkit.search.epoch_time import seconds_per_epoch
-from toolkit.search.snapshot import unchanged
+from toolkit.search.snapshot import restoring_state
 
 
 class Kept(Callback):
@@ -47,7 +48,7 @@ def small(data, **options):
 
 def state(learn):
     "Everything that a fit goes by, copied."
-    draws = learn.dls.train.draws
+    draws = learn.dls.train.sampler_state
     return {
         "model": {name: tensor.clone() for name, tensor in learn.model.state_dict().items()},
         "gradients": [None if weight.grad is None else weight.grad.clone() for weight in learn.model.parameters()],
@@ -85,7 +86,7 @@ def bits(value):
 def disturb(learn):
     "All that a trial may do, and more."
     learn.dls.train.bs, learn.dls.train.fake_l.num_workers = 8, 1
-    learn.add_cb(Accumulate(3))
+    learn.add_cb(AccumulateGradients(3))
     learn.fit(1, lr=0.1)
     learn.fit(1, lr=0.1, reset_opt=True)
     learn.freeze()
@@ -98,7 +99,7 @@ def disturb(learn):
 def test_a_new_learner_is_what_it_was_after_a_trial(data):
     learn = small(data)
     before = state(learn)
-    with unchanged(learn):
+    with restoring_state(learn):
         disturb(learn)
     assert learn.opt is None
     assert_same(state(learn), before)
@@ -118,7 +119,7 @@ def test_a_trained_learner_is_what_it_was_though_the_trial_failed(data, error):
         disturb(learn)
         raise error
 
-    with pytest.raises(error), unchanged(learn):
+    with pytest.raises(error), restoring_state(learn):
         fail(learn)
     assert learn.opt is opt
     assert_same(state(learn), before)
@@ -130,7 +131,7 @@ def test_training_goes_on_as_if_there_had_been_no_trial(data):
     plain = small(data, accum=2)
     plain.fit(2, lr=1e-3)
     tried = small(data, accum=2)
-    with unchanged(tried):
+    with restoring_state(tried):
         disturb(tried)
     tried.fit(2, lr=1e-3)
     assert_same(state(tried)["model"], state(plain)["model"])
@@ -147,7 +148,7 @@ def test_ctrl_c_in_the_middle_of_a_step_leaves_the_learner_as_it_was(data):
 
     learn = small(data)
     before = state(learn)
-    with pytest.raises(KeyboardInterrupt), unchanged(learn):
+    with pytest.raises(KeyboardInterrupt), restoring_state(learn):
         learn.fit(1, cbs=Interrupt())
     assert_same(state(learn), before)
 
@@ -236,4 +237,4 @@ def test_squares_of_several_sizes_are_timed_at_the_largest_and_stay_as_they_were
     learn.add_cb(Seen())
     seconds_per_epoch(learn, batches=1)
     assert seen == {32}
-    assert learn.grow.sizes == [24, 32]
+    assert learn.progressive_resizing.sizes == [24, 32]

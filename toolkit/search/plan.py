@@ -10,10 +10,12 @@ from torch import nn
 
 from toolkit import ranks
 from toolkit.finetuning.layer_decay import decay_over
+from toolkit.finetuning.linear_probe import LinearProbe
+from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
 from toolkit.run import load
 from toolkit.search.epoch_time import epoch_seconds
-from toolkit.search.snapshot import unchanged
+from toolkit.search.snapshot import restoring_state
 
 SLACK = 1.05  # an epoch over its timed steps: the page, and what a few steps do not show
 SMALLEST = 7 / 8  # of the image size, that squares are trained on for the sake of one more epoch
@@ -73,7 +75,7 @@ def plan_epochs(
     else:
         found = within(learn, minutes, train_sizes)
     learn.settled |= found
-    learn.grow.sizes = learn.settled["train_sizes"]
+    learn.callback(ProgressiveResizing).sizes = learn.settled["train_sizes"]
 
 
 def within(learn: Learner, minutes: float, train_sizes: Sequence[int] = ()) -> dict[str, Any]:
@@ -85,8 +87,8 @@ def within(learn: Learner, minutes: float, train_sizes: Sequence[int] = ()) -> d
     (evaluation, model.onnx, page, predictions) is not counted.
     Raises ValueError where there is not even time for one epoch after the probe.
     """
-    begun, probe = perf_counter(), [learn.probe] if hasattr(learn, "probe") else []
-    with unchanged(learn):
+    begun, probe = perf_counter(), [learn.probe] if learn.callback(LinearProbe) else []
+    with restoring_state(learn):
         ready = [callback.probed() for callback in probe]
         learn.remove_cbs(probe)
         train, valid = (SLACK * seconds for seconds in epoch_seconds(learn, batches=2))
@@ -120,7 +122,7 @@ def fitting(seconds: float, train: float, valid: float, size: int) -> tuple[int,
     """
     epochs = max(0, int(seconds / (train + valid)))
     more = epochs + 1
-    half = (more + 1) // 2  # as `toolkit.finetuning.progressive_resizing.Grow` counts
+    half = (more + 1) // 2  # as `toolkit.finetuning.progressive_resizing.ProgressiveResizing` counts
     area = (seconds - more * valid - (more - half) * train) / (half * train)
     smaller = 8 * int(size * math.sqrt(max(area, 0)) / 8)
     return (more, smaller) if smaller >= SMALLEST * size else (epochs, size)

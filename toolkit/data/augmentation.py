@@ -1,0 +1,110 @@
+"""A list of training transforms that can be built at any size, recorded in recipe.json and rebuilt from there."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.data.augment import A, RandomResizedCrop, homework  # albumentations as it imports it
+
+RECORDABLE = ("albumentations.", "toolkit.data.augment")  # modules whose classes may stand in recipe.json
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Training transforms that can be built at any size.
+
+    recorded: albumentations' own `to_dict` of them, which is JSON: names of classes and their arguments, no code.
+    """
+
+    recorded: dict[str, Any]
+
+    @classmethod
+    def of(cls, transforms: Sequence[A.BasicTransform] | A.BaseCompose) -> "Augmentation":
+        """The augmentation by a list of transforms, or by one's own `A.Compose`.
+
+        Raises ValueError for a transform that recipe.json can't record: a class of one's own, `A.Lambda`.
+        """
+        whole = transforms if isinstance(transforms, A.BaseCompose) else A.Compose(list(transforms))
+        _check_recordable(whole)
+        return cls.from_recipe(_as_json(A.to_dict(whole)["transform"]))
+
+    @classmethod
+    def from_recipe(cls, recorded: dict[str, Any]) -> "Augmentation":
+        """The augmentation that recipe.json holds. Older files hold scale, flip and degrees of hw1's transforms.
+
+        Raises ValueError for a record that can't be rebuilt.
+        """
+        if "__class_fullname__" not in recorded:
+            return cls.of(homework(**recorded))
+        augmentation = cls(recorded)
+        augmentation.at(32)
+        return augmentation
+
+    def at(self, size: int) -> A.Compose:
+        """The transforms for a network of `size` pixels: uint8 [height, width, 3] RGB -> uint8 [size, size, 3].
+
+        `augmentation.at(224)(image=photo)["image"]` transforms a photo. Call `reseed` before each.
+        Raises ValueError for a record that can't be rebuilt.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("error", message=".*not valid")  # of arguments that would be ignored
+                return A.from_dict({"transform": _sized(self.recorded, size)})
+        except Exception as error:  # a foreign recipe.json may hold anything
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"the training transforms can't be rebuilt from their record: {reason:.200}") from error
+
+
+def _check_recordable(whole: A.BaseCompose) -> None:
+    for transform in whole.transforms:
+        if isinstance(transform, A.BaseCompose):
+            _check_recordable(transform)
+        elif not type(transform).__module__.startswith(("toolkit.data.augment", "albumentations.")) or isinstance(
+            transform, A.Lambda
+        ):
+            raise ValueError(
+                f"the training transform {type(transform).__name__} can't be recorded in recipe.json, by which a run "
+                "is rebuilt: use albumentations' own transforms, but not A.Lambda, or those of toolkit.data.augment"
+            )
+
+
+def _as_json(value: Any) -> Any:
+    "The value as JSON has it: tuples as lists."
+    if isinstance(value, dict):
+        return {name: _as_json(part) for name, part in value.items()}
+    return [_as_json(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _sized(recorded: dict[str, Any], size: int) -> dict[str, Any]:
+    "The record with `size` where a transform of ours has none."
+    filled = dict(recorded)
+    if "transforms" in recorded:
+        filled["transforms"] = [_sized(part, size) for part in recorded["transforms"]]
+    if recorded["__class_fullname__"] == RandomResizedCrop.get_class_fullname() and recorded.get("size") is None:
+        filled["size"] = (size, size)
+    return filled
+
+
+def train_transform(image_size: int, **options: Any) -> A.Compose:
+    "The transforms of `homework`, with its options, at one size."
+    return Augmentation.of(homework(**options)).at(image_size)
+
+
+def check_output(compose: A.Compose, size: int) -> None:
+    "Raises ValueError if `compose` does not make uint8 [size, size, 3] of photos, tried on two of noise."
+    draws = np.random.default_rng(0)
+    for height, width in ((size + 40, 2 * size + 11), (size // 2 + 1, size // 2 + 1)):
+        try:
+            made = compose(image=draws.integers(0, 256, (height, width, 3), np.uint8))["image"]
+        except Exception as error:  # a transform may raise anything
+            raise ValueError(f"the training transforms fail on a photo of {width}x{height} pixels: {error}") from error
+        if not isinstance(made, np.ndarray) or made.dtype != np.uint8 or made.shape != (size, size, 3):
+            raise ValueError(
+                f"the training transforms make {made.dtype} {list(made.shape)} of a photo, expected uint8 "
+                f"[{size}, {size}, 3]: leave out A.Normalize and ToTensorV2, and crop or resize, as by "
+                "toolkit.data.augment.RandomResizedCrop()"
+            )

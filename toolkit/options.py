@@ -1,0 +1,98 @@
+"""All options that recipes share, once: type, choices, default, help, and whether `--resume` may change them.
+
+A trailing comment is an option's help. A recipe states its own defaults, and options of its own, by `recipes.recipe`.
+The ranges of numbers are in toolkit/ranges.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+Auto = Literal["auto"]
+
+FREE = "may change when a run is resumed"
+"Marks the type of an option that does not change the method of a run."
+
+
+@dataclass(frozen=True)
+class Options:
+    "The values of all shared options of a run."
+
+    # Data
+    data: Annotated[Path, FREE] = Path("data")  # folder with train/ and val/, of class folders, or CSV with path,label
+
+    # Loss
+    loss: Literal["ce", "focal", "smoothing"] = "ce"  # training loss
+    gamma: float | None = None  # focal loss exponent, >= 0; 0 is cross-entropy (default: 2)
+    smoothing: float | None = None  # share of the target spread over all classes, >= 0 and < 1 (default: 0.1)
+    class_weights: Literal["none", "balanced", "effective"] = "none"  # weights of rare classes in the loss
+    sampler: Literal["shuffle", "balanced"] = "shuffle"  # each photo once an epoch, or all classes equally often
+
+    # Model
+    arch: str = "resnet152.tv2_in1k"  # any timm classifier
+    weights: str = "imagenet"  # pretrained weights: imagenet, none, or a .pth or .safetensors file
+
+    # Training
+    epochs: Annotated[int | None, FREE] = None  # passes over the training photos (default: the recipe's)
+    lr: float | Auto | None = None  # learning rate, or auto: by the LR finder (default: the recipe's)
+    bs: int | Auto | None = None  # batch size, or auto: the largest that fits in memory (default: the recipe's)
+    accum: int = 1  # batches accumulated for an optimiser step
+    image_size: int = 224  # side of the square that the network sees, in pixels
+
+    # Computing
+    workers: Annotated[int | Auto | None, FREE] = None  # data-loading processes; auto: measured (default: one a core)
+    device: Annotated[str, FREE] = "auto"  # auto, cuda or cpu
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # of the forward pass
+    exact: bool = False  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
+    compile: bool = False  # compile the network by torch.compile: minutes at first, then faster steps
+    seed: int = 0  # of the head, the split, the order and the augmentation
+    skip_unreadable: bool = False  # leave out photos that can't be read, instead of refusing the data
+    cache: Annotated[Path | None, FREE] = None  # folder for decoded photos, for this and later runs (default: none)
+
+    # Run
+    save_every: Annotated[int, FREE] = 0  # optimiser steps between saves inside an epoch (0: only after each epoch)
+    profile: Annotated[bool, FREE] = False  # print where an epoch's time goes, and what may help
+    log: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], FREE] = ()  # experiment trackers
+    out: Annotated[Path | None, FREE] = None  # run folder (default: runs/<recipe>/<time>-<loss>)
+    resume: Annotated[bool, FREE] = False  # continue the run in --out
+
+
+def is_free(annotation: Any) -> bool:
+    "True if an option of this type may change when a run is resumed."
+    return get_origin(annotation) is Annotated and FREE in get_args(annotation)
+
+
+TYPES = get_type_hints(Options, include_extras=True)
+"The type of each shared option by name, in the order of `--help`."
+
+FREE_NAMES = frozenset(name for name, annotation in TYPES.items() if is_free(annotation))
+
+
+def without_marks(annotation: Any) -> Any:
+    "The type itself, without what Annotated adds."
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def check_choices(values: dict[str, Any], types: dict[str, Any] = TYPES) -> None:
+    "Raises ValueError for a value that is not among the choices of its option, or for a word that is no number."
+    for name, value in values.items():
+        kind = without_marks(types.get(name, Any))
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        if choices and value not in choices:
+            raise ValueError(f"unknown --{name} {value!r}: choose one of {', '.join(choices)}")
+        if Auto in get_args(kind) and isinstance(value, str) and value != "auto":
+            raise ValueError(f"--{name} {value!r} is neither a number nor auto")
+
+
+def recorded_options(recorded: dict[str, Any], **changes: Any) -> Options:
+    """The shared options of a recipe.json's `options`, with `changes`. Those of the recipe's own are left out."""
+    values = {name: value for name, value in recorded.items() if name in TYPES} | changes
+    return Options(**{name: converted(value, TYPES[name]) for name, value in values.items()})
+
+
+def converted(value: Any, annotation: Any) -> Any:
+    "The value as its type is: a text as a Path, a list as a tuple."
+    kind = without_marks(annotation)
+    if isinstance(value, str) and Path in (kind, *get_args(kind)):
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
