@@ -97,10 +97,10 @@ class Run:
         It takes normalised float32 [batch, 3, crop, crop] and returns logits [batch, classes]. Nothing is unpickled.
         Raises FileNotFoundError if there are no weights yet, ValueError if they do not fit.
         """
-        from toolkit.models.timm_model import load_weights, make_model
+        from toolkit.models.timm_model import create_model, load_weights
 
         arch, size = self.recipe["model"]["arch"], self.recipe["preprocess"]["crop"]
-        model = make_model(arch, len(self.recipe["classes"]), "none", image_size=size)
+        model = create_model(arch, len(self.recipe["classes"]), "none", image_size=size)
         load_weights(model, self.path("best.safetensors"))
         return model.to(device).eval()
 
