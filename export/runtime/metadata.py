@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from toolkit.data.dataset import classes_fault
 from toolkit.data.preprocess import check, upgraded
 from toolkit.files import parse_json
@@ -69,6 +71,14 @@ def check_interface(session, model) -> None:
         if not fits or (name == "image" and shape[3] != 3):
             expected = "uint8 [batch, height, width, 3]" if name == "image" else "float32 [batch, classes]"
             raise ValueError(f"{model}: {name} is {value.type} {shape}, expected {expected} with a free batch")
+
+
+def check_outputs(model, logits: np.ndarray, probabilities: np.ndarray, expected: tuple[int, int]) -> None:
+    "Raises ValueError if a batch's outputs have another shape than `expected`, or probabilities are not numbers."
+    if logits.shape != expected or probabilities.shape != expected:
+        raise ValueError(f"{model}: probabilities of shape {probabilities.shape}, expected {expected}")
+    if not np.isfinite(probabilities).all():
+        raise ValueError(f"{model} gives probabilities that are no numbers: export it again in fp32")
 
 
 @dataclass(frozen=True)
