@@ -43,12 +43,7 @@ def timm_model(run: Run) -> "nn.Module":
 
     Raises FileNotFoundError where there are no weights yet, ValueError where they do not fit.
     """
-    from toolkit.models.pretrained import load_weights
-    from toolkit.models.timm_model import create_model
-
-    recipe, preprocess = run.recipe, run.recipe["preprocess"]
-    model = create_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])
-    load_weights(model, run.path("best.safetensors"))
+    model, preprocess = run.model(), run.recipe["preprocess"]
     own = {
         "input_size": (3, preprocess["crop"], preprocess["crop"]),
         "pool_size": None,

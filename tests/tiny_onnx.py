@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 
-from toolkit.data.preprocess import INTERPOLATION
+from toolkit.data.preprocess import INTERPOLATION, VERSION
 
 CROP = 28
 PREPROCESS = {
     "resize": 32,
     "crop": CROP,
     "interpolation": INTERPOLATION,
+    "version": VERSION,
     "exif": "transpose",
     "alpha": "white",
     "mean": [0.485, 0.456, 0.406],

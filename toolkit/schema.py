@@ -21,7 +21,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     recipe = read_json(path)
     if fault := recipe_fault(recipe):
         raise ValueError(f"{path} {fault}: it was not written by a recipe of this version")
-    return recipe
+    return recipe | {"preprocess": preprocess.upgraded(recipe["preprocess"])}
 
 
 def recipe_fault(recipe: Any) -> str | None:

@@ -1,6 +1,6 @@
-"""What each actor of a cluster does: a shard of photos in, one Parquet file out.
+"""The work of each actor of a cluster: it labels a shard of photos and writes one Parquet file.
 
-It is loaded by Ray on every node: the node needs this package, and the versions of the machine that started the run.
+Ray loads it on every node: the node needs this package, and onnxruntime in the version that started the run.
 """
 
 import io
@@ -22,36 +22,37 @@ from toolkit.threads import in_order
 
 
 class Job(NamedTuple):
-    "What all actors of a run have in common."
+    "The part of a run that is the same for all its actors."
 
-    asked: dict
+    settings: dict
     "All that the rows depend on: onnxruntime (its version), device, --bs, --tta, --probabilities, --top, --fallback."
     model: str
-    "Its name, for messages; the content comes from the node's object store."
+    "Its file name, for messages; the content comes from the node's object store."
     out: str
     threads: int
-    "With which the model computes a batch."
+    "Threads that compute a batch."
     workers: int
-    "Threads that decode, and run the model."
+    "Threads that decode and that run the model."
 
 
 class Labeller:
-    "Labels shards one after another, with a classifier that is loaded once."
+    "It labels one shard after another, with a classifier that is loaded once."
 
     def __init__(self, model, job: Job):
         "model: a reference to the file's bytes, uint8 [n], of which each node has one copy."
         self.model, self.job, self.classifier = model, job, None
 
     def __call__(self, row: dict) -> dict:
-        """row: {shard: its number, photos: JSON of its Objects}; gives {rows, fault}, of which fault is for the user.
+        """Write the shard of `row`, {shard: number, photos: JSON of its Objects}; return {rows, fault}.
 
-        Ray would tell an exception with the traceback of its own workings; what is a bug of ours goes that way.
+        fault: a message for the user, empty if there is none. Ray would show an exception with its own traceback; only
+        a bug of ours is raised.
         """
         number, photos = int(row["shard"]), json.loads(row["photos"])
         try:
             self.classifier = self.classifier or _loaded(self.model, self.job)
             columns = columns_for(
-                self.classifier.card.classes, self.job.asked["--probabilities"], self.job.asked["--top"]
+                self.classifier.card.classes, self.job.settings["--probabilities"], self.job.settings["--top"]
             )
             rows = list(_rows(self.classifier, photos, columns, self.job.workers))
             write_object(shard_file(self.job.out, number), _shard(rows, columns, self.job))
@@ -67,23 +68,23 @@ def _loaded(model, job: Job) -> Classifier:
     import onnxruntime
     import ray
 
-    asked = job.asked
-    if onnxruntime.__version__ != asked["onnxruntime"]:
+    settings = job.settings
+    if onnxruntime.__version__ != settings["onnxruntime"]:
         raise ImportError(
-            f"onnxruntime {onnxruntime.__version__} here, {asked['onnxruntime']} where the run was started: "
-            "install one version on all nodes"
+            f"onnxruntime {onnxruntime.__version__} here, {settings['onnxruntime']} on the machine that "
+            "started the run: install one version on all nodes"
         )
     cv2.setNumThreads(0)  # the decoding threads already fill this actor's share
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, Path(job.model).name)
         path.write_bytes(ray.get(model))
-        classifier = Classifier(path, asked["device"], asked["--bs"], job.threads, asked["--tta"])
+        classifier = Classifier(path, settings["device"], settings["--bs"], job.threads, settings["--tta"])
     classifier.model = Path(job.model)  # what its messages name
     return classifier
 
 
 def _rows(classifier: Classifier, photos: Objects, columns: Columns, workers: int) -> Iterator[Row]:
-    "The row of each photo, as `export.predict` has it."
+    "The row of each photo, the same as on one machine."
     failed: dict[int, OSError] = {}
     answers = classifier.stream(_contents([where for _, where in photos], classifier.bs, failed), workers)
     for number, ((name, where), answer) in enumerate(zip(photos, answers, strict=True)):
@@ -96,9 +97,9 @@ def _rows(classifier: Classifier, photos: Objects, columns: Columns, workers: in
             yield Row(name, labels, packed(figures), None, None)
 
 
-def _contents(places: list[str], bs: int, failed: dict[int, OSError]) -> Iterator[str | bytes]:
-    "Paths as they are, URIs' objects, read ahead; nothing, and why in `failed`, for one that can't be read."
-    read_ahead = in_order(_content, places, AT_ONCE if any(map(is_uri, places)) else 0, ahead=2 * bs)
+def _contents(locations: list[str], bs: int, failed: dict[int, OSError]) -> Iterator[str | bytes]:
+    "Paths as they are, and the content of URIs, read ahead; b'' if it can't be read, with the error in `failed`."
+    read_ahead = in_order(_content, locations, AT_ONCE if any(map(is_uri, locations)) else 0, ahead=2 * bs)
     for number, content in enumerate(read_ahead):
         if isinstance(content, OSError):
             failed[number], content = content, b""
@@ -115,8 +116,8 @@ def _content(where: str) -> str | bytes | OSError:
 
 
 def _shard(rows: list[Row], columns: Columns, job: Job) -> bytes:
-    "The Parquet file, with the note that `export.cluster.shards` reads in its footer."
+    "The bytes of the Parquet file, with the note that `export.cluster.shards` reads in its footer."
     unread = [(number, row.reason) for number, row in enumerate(rows) if row.reason is not None]
-    note, file = {"run": run_of(job.asked), "unread": json.dumps(unread)}, io.BytesIO()
-    write_parquet(file, columns, (cells_of(row, columns, job.asked["--fallback"]) for row in rows), note)
+    note, file = {"run": run_of(job.settings), "unread": json.dumps(unread)}, io.BytesIO()
+    write_parquet(file, columns, (cells_of(row, columns, job.settings["--fallback"]) for row in rows), note)
     return file.getvalue()

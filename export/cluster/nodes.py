@@ -13,11 +13,11 @@ from export.runtime.metadata import first_line
 from export.runtime.providers import DEVICES
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_LOG_LEVEL": "CRITICAL"}
-"No report to Ray's makers over the network, and no log on the terminal; its files under /tmp/ray have it."
+"No usage report over the network, and no log on the terminal; Ray keeps its log under /tmp/ray."
 
 
 class Share(NamedTuple):
-    "What an actor gets, and how many there are at most."
+    "The device, CPUs and GPUs of each actor, and the largest number of actors."
 
     device: str
     cpus: int
@@ -27,10 +27,10 @@ class Share(NamedTuple):
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A connection to the cluster at `address`, else RAY_ADDRESS's, else one of this machine for the block.
+    """Connect, for the block, to the cluster at `address`, else at RAY_ADDRESS, else to a new one on this machine.
 
-    One that the caller's program has already is used and kept. Raises ImportError without Ray, ConnectionError where
-    there is no cluster.
+    A connection that the caller's program already has is used and kept. Raises ImportError without Ray,
+    ConnectionError if there is no cluster.
     """
     try:
         import ray
@@ -44,7 +44,7 @@ def connected(address: str | None) -> Iterator[None]:
         with _onto(sink), _same_sigterm():
             _connect(address)
         try:
-            # Ray prints there what becomes of its processes, which it starts again
+            # Ray prints there that its processes died, and starts them again
             with contextlib.redirect_stdout(sink):
                 yield
         finally:
@@ -58,27 +58,28 @@ def _connect(address: str) -> None:
     try:
         host, colon, port = address.removeprefix("ray://").rpartition(":")
         if colon:
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would wait for ever
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would wait forever
         ray.init(address, log_to_driver=False, logging_level="fatal", **alone)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(
             f"no Ray cluster at {address}: {first_line(error)}\n"
-            "give --address HOST:PORT of one that `ray start` began, or none for this machine alone"
+            "give --address HOST:PORT of one that `ray start` started, or none for this machine alone"
         ) from error
 
 
 def resources() -> list[dict[str, float]]:
-    "Of each node that is up: CPU, GPU where it has some, ..."
+    "The resources of each node that is up: CPU, GPU if it has any, ..."
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def share_of(nodes: list[dict[str, float]], device: str, share: float | None, actors: int | None) -> Share:
-    """What an actor gets: `share` CPUs (4 unless given, or a smaller node's all), or GPUs (1 unless given) and the CPUs
-    that go with them. `actors`: at most so many, else what the nodes hold. auto: cuda where a node has a GPU, said so.
+    """The share of an actor: `share` CPUs (default: 4, or all of a smaller node), or GPUs (default: 1) with their CPUs.
 
-    Raises ValueError where no node has so much.
+    actors: the largest number (default: as many as the nodes hold). device auto: cuda if a node has a GPU; a line on
+    stderr says so.
+    Raises ValueError if no node has that much.
     """
     if device not in DEVICES:
         raise ValueError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
@@ -95,7 +96,7 @@ def share_of(nodes: list[dict[str, float]], device: str, share: float | None, ac
         largest = max(amount for amount, _ in amounts)
         raise ValueError(
             f"an actor is to have {wanted:g} {kind}s, and no node has more than {largest:g}: give a smaller --share, "
-            "or --actors where the cluster brings up nodes by itself"
+            "or --actors if the cluster starts nodes by itself"
         )
     if kind == "CPU":
         return Share(device, int(wanted), 0, actors or held)
@@ -105,7 +106,7 @@ def share_of(nodes: list[dict[str, float]], device: str, share: float | None, ac
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    "Variables that are set in the block, where they are not set already."
+    "Set environment variables in the block, unless they are set already."
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -117,7 +118,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _same_sigterm() -> Iterator[None]:
-    "What SIGTERM does is after the block what it was before: Ray has it print a stack and end the process."
+    "Restore SIGTERM's handler after the block: Ray installs one that prints a stack and ends the process."
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -134,7 +135,7 @@ def _sink() -> Iterator:
 
 @contextlib.contextmanager
 def _onto(sink) -> Iterator[None]:
-    "stderr, also that of the C++ below Python."
+    "Send stderr to `sink` in the block, including what C++ code below Python writes."
     sys.stderr.flush()
     before = os.dup(2)
     os.dup2(sink.fileno(), 2)

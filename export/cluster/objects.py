@@ -1,7 +1,7 @@
 """Photos and results by path or by URI: s3://bucket/photos, gs://, https://, whatever fsspec opens.
 
-A path is a file on a disk that every node sees under the same name; what holds "://" is a URI. Objects are read and
-written whole, never in ranges: one request each. Credentials are what each library finds by itself on the node.
+A path is a file on a disk that every node sees under the same name; a text with "://" is a URI. Objects are read and
+written whole, never in ranges: one request each. Each library finds its credentials by itself on the node.
 """
 
 import glob
@@ -29,13 +29,13 @@ Objects = list[tuple[str, str]]
 "(image_name, path or URI) of each photo."
 
 PAUSES = (0.5, 2.0)
-"Seconds before a request that failed is made a second and a third time."
+"Seconds before the second and the third try of a request that failed."
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-"What a second request will not mend."
+"Errors that a second request will not mend."
 
 AT_ONCE = 16
-"Requests under way in one process: an object store takes tens of milliseconds for each, however small."
+"Requests in parallel in one process: an object store takes tens of milliseconds for each, however small."
 
 
 def is_uri(where: object) -> bool:
@@ -43,11 +43,11 @@ def is_uri(where: object) -> bool:
 
 
 def named_objects(images: str | Path | dict[str, str | Path]) -> Objects:
-    """(image_name, path or URI) of each photo, named and sorted as `export.predictions.inputs.named_photos` does it.
+    """(image_name, path or URI) of each photo, named and sorted as `export.predictions.inputs.named_photos` does.
 
-    images: what that takes, or a URI: of a prefix, a photo, a glob or a .txt of paths and URIs, in which a path is
-    relative to the .txt and a URI is its own name.
-    Raises FileNotFoundError or ValueError where there is no photo, ImportError where the library for a URI is missing.
+    images: the same as there, or the URI of a prefix, a photo, a glob or a .txt of paths and URIs. A path in a .txt is
+    relative to the .txt; a URI is its own name.
+    Raises FileNotFoundError or ValueError if there is no photo, ImportError if the library for a URI is missing.
     """
     if isinstance(images, str | Path) and str(images).lower().endswith(".txt"):
         images = _in_list(str(images)) if is_uri(images) or Path(images).is_file() else images
@@ -56,12 +56,12 @@ def named_objects(images: str | Path | dict[str, str | Path]) -> Objects:
     photos = named_photos(images)
     objects = [(name, str(where)) for name, where in photos]
     for one in {where.partition("://")[0]: where for _, where in objects if is_uri(where)}.values():
-        opened(one)  # a missing library is told before anything begins
+        opened(one)  # a missing library is reported before anything starts
     return objects
 
 
 def opened(where: str) -> "tuple[AbstractFileSystem, str]":
-    "The file system of a path or URI, and its path there. Raises ImportError or ValueError where there is none for it."
+    "The file system of a path or URI, and the path in it. Raises ImportError or ValueError if there is none for it."
     if not is_uri(where):
         return LocalFileSystem(), os.path.abspath(where)
     protocol = where.partition("://")[0]
@@ -76,13 +76,13 @@ def opened(where: str) -> "tuple[AbstractFileSystem, str]":
 
 
 def read_object(where: str) -> bytes:
-    "All of it, by one request. Raises OSError, naming it, where that can't be had at the third time of asking."
+    "The whole content, by one request. Raises OSError, naming the object, if the third try fails too."
     fs, path = opened(where)
     return _patiently(where, lambda: fs.cat_file(path))
 
 
 def write_object(where: str, data: bytes) -> None:
-    "Whole or not at all: beside and renamed on a disk, by one PUT in an object store."
+    "Write `data` whole or not at all: on a disk beside the target and renamed, in an object store by one PUT."
     fs, path = opened(where)
     if isinstance(fs, LocalFileSystem):
         write_atomic(Path(path), data)
@@ -96,7 +96,7 @@ def remove_object(where: str) -> None:
 
 
 def names_in(folder: str) -> list[str]:
-    "The names of the files in a folder, sorted; none where there is no folder."
+    "The names of the files in a folder, sorted; none if there is no folder."
     fs, path = opened(folder)
     fs.invalidate_cache()
     found = _patiently(folder, lambda: fs.ls(path, detail=True) if fs.isdir(path) else [])
@@ -104,12 +104,13 @@ def names_in(folder: str) -> list[str]:
 
 
 def at_once(function: Callable, items: Iterable) -> list:
-    "function(item) of each, in order, several requests at a time."
+    "function(item) of each item, in order, AT_ONCE at a time."
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(function, items))
 
 
 def _patiently(where: str, request: Callable):
+    "The result of `request`, tried up to three times. Raises OSError, naming `where`."
     for pause in (*PAUSES, None):
         try:
             return request()
@@ -123,7 +124,7 @@ def _patiently(where: str, request: Callable):
 
 
 def _below(images: str) -> dict[str, str]:
-    "Each photo's URI by its full name."
+    "The URI of each photo below a prefix, or that a glob matches, by its full name."
     fs, path = opened(images)
     is_glob = glob.has_magic(path) and not _patiently(images, lambda: fs.exists(path))
     if is_glob:
@@ -136,7 +137,7 @@ def _below(images: str) -> dict[str, str]:
     if not paths and not is_glob:
         raise FileNotFoundError(f"{images}: nothing is there; give a prefix, a photo, a glob or a .txt of URIs")
     names = {each: each[len(root) :].lstrip("/") for each in paths}
-    chain = images[len(images.partition("::")[0]) :]  # what a zip:// stands on
+    chain = images[len(images.partition("::")[0]) :]  # the URI that a zip:// refers to
     found = {name: fs.unstrip_protocol(each) + chain for each, name in names.items() if _is_photo(name)}
     if not found:
         raise ValueError(f"{images}: no images found in it (files ending in {', '.join(sorted(SUFFIXES))})")
@@ -149,7 +150,7 @@ def _is_photo(name: str) -> bool:
 
 
 def _in_list(listing: str) -> dict[str, str]:
-    "What the lines of a .txt stand for, by their full names."
+    "The path or URI of each line of a .txt, by its full name."
     try:
         lines = read_object(listing).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
-"""The Ray Data pipeline: shards of photos through actors, each of which writes a shard's file and answers in a line.
+"""The Ray Data pipeline: shards of photos go to actors, each of which writes a shard's file and answers in one line.
 
-Ray sees to back-pressure, to new actors in the place of those that die, and to shards that were lost with them.
+Ray provides back-pressure, replaces actors that die, and repeats the shards that were lost with them.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 ATTEMPTS = 5
-"How often a shard is begun, before a photo in it is held to be what kills the actors."
+"Times that a shard is tried before a photo in it is taken to kill the actors."
 
 
-def labelled(missing: dict[int, Objects], content: bytes, job: Job, share: Share, earlier: int) -> None:
-    "Has each shard written. Raises RuntimeError with a node's message, or where the actors die of one."
+def label_shards(missing: dict[int, Objects], content: bytes, job: Job, share: Share, earlier: int) -> None:
+    "Have each missing shard written. Raises RuntimeError with a node's message, or if a shard kills its actors."
     import ray
 
     total = earlier + sum(map(len, missing.values()))
-    deaths = 2 * share.actors  # where a node goes while its actors start
+    deaths = 2 * share.actors  # a node may go while its actors start
     try:
         with _settings(enable_progress_bars=False, max_consecutive_actor_init_deaths=deaths):
             answers = _pipeline(missing, ray.put(np.frombuffer(content, np.uint8)), job, share).iter_rows()
@@ -38,14 +38,15 @@ def labelled(missing: dict[int, Objects], content: bytes, job: Job, share: Share
                 pass
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise RuntimeError(
-            f"actors died {ATTEMPTS} times over one shard: of a photo in it, or for want of memory, where a smaller "
-            f"--bs or fewer --actors help ({first_line(error)})\nwhat is done is kept, for --resume to go on with"
+            f"actors died {ATTEMPTS} times over one shard: of a photo in it, or of too little memory; for the latter "
+            f"try a smaller --bs or fewer --actors ({first_line(error)})\n"
+            "finished shards are kept: --resume continues with the rest"
         ) from error
 
 
 @contextlib.contextmanager
 def _settings(**wanted: bool | int) -> Iterator[None]:
-    "Of Ray Data, in the block."
+    "Set these settings of Ray Data in the block."
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -63,7 +64,7 @@ def _set(context, values: dict) -> None:
 
 
 def _pipeline(missing: dict[int, Objects], model, job: Job, share: Share) -> "Dataset":
-    "A row for each shard, through the actors."
+    "The data set of one row per shard, mapped by the actors."
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
 
@@ -81,11 +82,12 @@ def _pipeline(missing: dict[int, Objects], model, job: Job, share: Share) -> "Da
 
 
 def _packed(photos: Objects) -> str:
-    "As JSON, which holds a file name of any bytes; paths from the root, as the nodes see them."
+    "The photos as JSON, which can hold a file name of any bytes; paths are absolute, as the nodes see them."
     return json.dumps([(name, where if is_uri(where) else os.path.abspath(where)) for name, where in photos])
 
 
 def _each_row(answers: Iterable[dict]) -> Iterator[None]:
+    "None for each labelled photo, for the progress bar. Raises RuntimeError with a node's message."
     for answer in answers:
         if answer["fault"]:
             raise RuntimeError(answer["fault"])

@@ -16,7 +16,8 @@ import onnx
 
 from export.convert.fp16 import as_computed, to_half
 from export.convert.layers import costliest_first, layers_of, nodes_of
-from export.session import Classifier, scores
+from export.convert.raw_outputs import raw_outputs
+from export.session import Classifier
 
 MOST = 0.5
 "Share of the layers that may stay in float32; with more, a file is not what was asked for."
@@ -94,7 +95,7 @@ def _maker(path: Path, precision: str, images: np.ndarray) -> Callable[[list[str
 
 def _logits(path: Path, precision: str, device: str, images: np.ndarray) -> np.ndarray:
     with as_computed(path, precision, device) as computed:
-        return scores(Classifier(computed, device), images)[0]
+        return raw_outputs(Classifier(computed, device), images)[0]
 
 
 def _error(expected: np.ndarray, logits: np.ndarray) -> float:

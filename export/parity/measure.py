@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from export.convert.fp16 import as_computed
+from export.convert.raw_outputs import raw_outputs
 from export.parity.certificate import BUDGETS
 from export.parity.reference import Reference
-from export.session import Classifier, scores
+from export.session import Classifier
 from toolkit.evaluation.calibration import TEMPERATURES, calibration_error, reliability_curve
 from toolkit.evaluation.metrics import softmax
 from toolkit.evaluation.statistics import wilson_interval
@@ -27,7 +28,7 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
         emulated = computed != model
-        logits, probabilities = scores(Classifier(computed, device) if emulated else classifier, reference.images)
+        logits, probabilities = raw_outputs(Classifier(computed, device) if emulated else classifier, reference.images)
     temperature = _temperature(classifier)
     finite = np.isfinite(logits).all(1) & np.isfinite(probabilities).all(1)
     logits, probabilities = np.nan_to_num(logits), np.nan_to_num(probabilities)

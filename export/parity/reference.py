@@ -1,10 +1,10 @@
-"""What the trained model, in torch float32, says of real photos: what a file is compared with."""
+"""The answers of the trained model, in torch float32, on real photos: an exported file is compared with them."""
 
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,62 +14,72 @@ from toolkit.files import read_csv
 from toolkit.run import Run
 
 if TYPE_CHECKING:
-    from fastai.learner import Learner
+    from torch import nn
 
-RECORDED = 0.9  # of torch's labels must be those that training wrote down, in another precision perhaps
+    from toolkit.data.dataset import DataSet
+
+RECORDED = 0.9
+"The least share of photos on which torch must give the label that training wrote down, perhaps in another precision."
 
 
 @dataclass(frozen=True)
 class Reference:
-    "Labelled photos as a model is fed with them, and what the trained model, in torch float32, says of them."
+    "Labelled photos as a model takes them, and the answers of the trained model in torch float32."
 
     names: list[str]
     images: np.ndarray
-    "uint8 [n, crop, crop, 3] RGB, by the shipped preprocessing."
+    "uint8 [n, crop, crop, 3] RGB, prepared as for the model file."
     labels: list[str]
     "Class names [n]."
     classes: list[str]
     "In the order of the logits."
     logits: np.ndarray | None = None
-    "float32 [n, classes], by fastai's own loader; None where there is no run to ask."
+    "float32 [n, classes]; None if there is no run to compare with."
     validation: bool = False
-    "Whether the run was validated on these photos: its temperature is fitted to them."
+    "Whether these are the run's validation photos, to which its temperature is fitted."
 
 
-def reference_of(run: Run, images: int = 1000) -> Reference:
+def validation_reference(run: Run, images: int = 1000) -> Reference:
     """Up to `images` validation photos of the run, spread evenly over its classes.
 
-    Raises FileNotFoundError where photos or valid_predictions.csv are gone, ValueError where the weights do not say of
-    these photos what training recorded.
+    Raises FileNotFoundError if photos or valid_predictions.csv are gone, ValueError if the weights do not give the
+    labels that training recorded for these photos.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of photos that are gone, which is an error below
-        learn, classes = run.learner("cpu"), run.recipe["classes"]
-    labels = evenly(learn.dls.data.valid, images)
+    data = _dataset(run)
+    labels = evenly(data.valid, images)
     if not labels:
         raise FileNotFoundError(
             f"the validation photos of {run.folder} are not at {run.recipe['data']['path']} as they were: "
             "a model is verified on real photos, bring them back"
         )
-    names, logits = [learn.dls.data.relative(photo) for photo in labels], torch_logits(learn, list(labels))
-    _check_recorded(run, names, [classes[index] for index in logits.argmax(1)])
-    images = prepared_all(labels, run.recipe["preprocess"])
-    return Reference(names, images, list(labels.values()), classes, logits, validation=True)
+    reference = _reference(run, data, labels, validation=True)
+    _check_recorded(run, reference.names, [reference.classes[index] for index in reference.logits.argmax(1)])
+    return reference
 
 
 def training_reference(run: Run, images: int = 1000) -> Reference:
-    "Up to `images` training photos, drawn by the run's seed: to calibrate and to search by, not to certify by."
-    learn = run.learner("cpu")
-    photos = list(learn.dls.data.train)
+    "Up to `images` training photos, drawn by the run's seed: for calibration and search, not for a certificate."
+    data = _dataset(run)
+    photos = list(data.train)
     drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:images]
-    labels = {photos[index]: learn.dls.data.train[photos[index]] for index in drawn}
-    names, logits = [learn.dls.data.relative(photo) for photo in labels], torch_logits(learn, list(labels))
-    pixels = prepared_all(labels, run.recipe["preprocess"])
-    return Reference(names, pixels, list(labels.values()), run.recipe["classes"], logits)
+    return _reference(run, data, {photos[index]: data.train[photos[index]] for index in drawn}, validation=False)
+
+
+def _dataset(run: Run) -> "DataSet":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # missing photos are an error in the caller
+        return run.dataset()
+
+
+def _reference(run: Run, data: "DataSet", labels: dict[Path, str], validation: bool) -> Reference:
+    names, preprocess = [data.relative(photo) for photo in labels], run.recipe["preprocess"]
+    pixels = prepared_all(labels, preprocess)
+    logits = torch_logits(run.model(), pixels, preprocess)
+    return Reference(names, pixels, list(labels.values()), run.recipe["classes"], logits, validation)
 
 
 def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:
-    "At most `count` of the photos, spread evenly over the list and so over the classes. Raises ValueError for none."
+    "At most `count` of the photos, spread evenly over the list and so over the classes. Raises ValueError below 1."
     if count < 1:
         raise ValueError(f"--images {count}: give 1 or more")
     photos = list(labels)
@@ -78,27 +88,33 @@ def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:
 
 
 def prepared_all(photos: Collection[Path], preprocess: dict) -> np.ndarray:
-    "The photos as a model is fed with them, uint8 [n, crop, crop, 3] RGB."
+    "The photos as a model takes them, uint8 [n, crop, crop, 3] RGB."
     images = np.empty((len(photos), preprocess["crop"], preprocess["crop"], 3), np.uint8)
     for image, path in zip(images, photos, strict=True):
         image[:] = prepared(path, preprocess)
     return images
 
 
-def torch_logits(learn: "Learner", photos: list[Path]) -> np.ndarray:
-    "float32 [n, classes], by fastai's loader: its reading, its preparing, its normalisation."
+def torch_logits(model: "nn.Module", images: np.ndarray, preprocess: dict[str, Any], bs: int = 16) -> np.ndarray:
+    """float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3].
+
+    Divided, normalised and computed in channels last, as in training: the same to the bit.
+    """
     import torch
 
-    learn.model.eval()
+    mean, std = (torch.tensor(preprocess[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    model.eval()
     with torch.inference_mode():
-        return np.concatenate([learn.model(batch[0]).numpy() for batch in learn.dls.test_dl(photos, bs=16)])
+        batches = (torch.from_numpy(images[start : start + bs]) for start in range(0, len(images), bs))
+        pixels = (batch.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std) for batch in batches)
+        return np.concatenate([model(batch).numpy() for batch in pixels])
 
 
 def _check_recorded(run: Run, names: list[str], labels: list[str]) -> None:
-    "Raises ValueError where these are not the labels of valid_predictions.csv, FileNotFoundError where there is none."
+    "Raises ValueError if these are not the labels in valid_predictions.csv, FileNotFoundError if that is missing."
     path = run.path("valid_predictions.csv")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; the run has not been evaluated, go on with it by --resume")
+        raise FileNotFoundError(f"{path}: no such file; the run has not been evaluated yet, continue it with --resume")
     recorded = {file: label for file, _, label, _ in read_csv(path, PREDICTIONS)[1:]}
     share = np.mean([recorded.get(name) == label for name, label in zip(names, labels, strict=True)])
     if share < RECORDED:

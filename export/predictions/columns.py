@@ -1,4 +1,4 @@
-"""The columns of a table of predictions, and what of an answer is kept for them.
+"""The columns of a table of predictions, and the part of an answer that is kept for them.
 
 (neither)         image_name, pred_label
 --probabilities   image_name, pred_label, confidence, and one named after each class
@@ -13,17 +13,17 @@ import numpy as np
 
 
 class Columns(NamedTuple):
-    "What stands in the table, and where it comes from."
+    "The columns of a table and the source of each cell."
 
     header: list[str]
     cells: list[tuple[str, int]]
-    'Of each column but the first: ("label", i) or ("figure", i), the i-th that `keep` gives.'
+    'For each column after the first: ("label", i) or ("figure", i), the i-th that `keep` returns.'
     keep: Callable[[str, np.ndarray], tuple[list[str], list[float]]]
-    "The labels and figures that are kept, from an answer: a class name and probabilities [classes]."
+    "Returns the labels and figures to keep of an answer, a class name and probabilities [classes]."
 
 
 def columns_for(classes: list[str], probabilities: bool, top: int, sample: Sequence[str] = ()) -> Columns:
-    "What the options ask for; `sample` is a sample's header. Raises ValueError for more than one of them."
+    "The columns that the options ask for; `sample` is a sample's header. Raises ValueError for more than one of them."
     if (top != 0) + probabilities + bool(sample) > 1:
         raise ValueError("--top, --probabilities and --sample each say which columns there are: give one of them")
     if sample:
@@ -34,17 +34,19 @@ def columns_for(classes: list[str], probabilities: bool, top: int, sample: Seque
 
 
 def labels_alone() -> Columns:
+    "image_name and pred_label."
     return Columns(["image_name", "pred_label"], [("label", 0)], lambda label, row: ([label], []))
 
 
 def with_probabilities(classes: list[str]) -> Columns:
+    "The label, its confidence and the probability of each class."
     header = ["image_name", "pred_label", "confidence", *classes]
     cells = [("label", 0), *(("figure", index) for index in range(1 + len(classes)))]
     return Columns(header, cells, lambda label, row: ([label], [row.max(), *row]))
 
 
 def with_top(classes: list[str], top: int) -> Columns:
-    "Raises ValueError for more than there are classes."
+    "The label and the `top` most likely classes. Raises ValueError if there are fewer classes."
     if not 1 <= top <= len(classes):
         raise ValueError(f"--top {top}: the model has {len(classes)} classes; give 1 to {len(classes)}")
 
@@ -60,7 +62,7 @@ def with_top(classes: list[str], top: int) -> Columns:
 
 
 def of_sample(header: list[str], classes: list[str]) -> Columns:
-    "Raises ValueError for columns that are neither one for the label nor named after classes."
+    "A sample's columns. Raises ValueError if they are neither one for the label nor named after classes."
     named, unknown = header[1:], [name for name in header[1:] if name not in classes]
     if len(named) == 1 and unknown:
         return labels_alone()._replace(header=header)
@@ -74,7 +76,7 @@ def of_sample(header: list[str], classes: list[str]) -> Columns:
 
 
 def check_distinct(columns: Columns, kind: str) -> None:
-    "Raises ValueError where two columns have one name, which only CSV can hold."
+    "Raises ValueError if two columns have the same name, which only CSV can hold."
     twice = [name for name in columns.header if columns.header.count(name) > 1]
     if twice and kind != "csv":
         raise ValueError(f"--format {kind}: two columns would be called {twice[0]!r}; csv can hold them")

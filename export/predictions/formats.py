@@ -1,7 +1,7 @@
-"""The table of predictions, as CSV, JSON or Parquet, and the one of photos that can't be read; from a journal's rows.
+"""Write a journal's rows as a table of predictions (CSV, JSON or Parquet), and the table of photos that can't be read.
 
-In JSON it is a list of objects, one a line; in Parquet labels are strings and figures float32. There what a photo that
-can't be read has no value for is null, in CSV empty.
+JSON is a list of objects, one per line. In Parquet labels are strings and figures float32. A photo that can't be read
+has null for the values it lacks; in CSV they are empty.
 """
 
 import csv
@@ -23,7 +23,7 @@ KINDS = ["csv", "json", "parquet"]
 
 
 def kind_of(out: Path, kind: str) -> str:
-    "csv, json or parquet: `kind`, or for auto what the suffix says, else csv. Raises ValueError where they differ."
+    "csv, json or parquet: `kind`, or for auto by the suffix, else csv. Raises ValueError if suffix and `kind` differ."
     suffix = out.suffix[1:].lower()
     if kind != "auto" and suffix in KINDS and suffix != kind:
         raise ValueError(f"--out {out} --format {kind}: name the file {out.with_suffix('.' + kind)}, or leave one out")
@@ -33,7 +33,7 @@ def kind_of(out: Path, kind: str) -> str:
 
 
 def check_kind(kind: str, texts: Iterable[str]) -> None:
-    "Raises ImportError where a library is missing, ValueError for one of `texts` that the file could not hold."
+    "Raises ImportError if a library is missing, ValueError for one of `texts` that the file could not hold."
     if kind != "parquet":
         return
     try:
@@ -46,7 +46,7 @@ def check_kind(kind: str, texts: Iterable[str]) -> None:
 
 
 def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quoted: bool, fallback: str) -> None:
-    """The predictions: a row for each photo; where it can't be read, the label `fallback` and no figures.
+    """Write the predictions, a row per photo. A photo that can't be read has the label `fallback` and no figures.
 
     quoted: see `has_return`.
     """
@@ -61,7 +61,7 @@ def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quo
 
 
 def cells_of(row: Row, columns: Columns, fallback: str) -> list[str | float | None]:
-    "What stands in a row of the table, its name first."
+    "The cells of a row of the table, its name first."
     kept = {"label": row.labels or [fallback or None], "figure": unpacked(row.figures).tolist()}
     return [row.name, *(kept[kind][index] if index < len(kept[kind]) else None for kind, index in columns.cells)]
 
@@ -88,14 +88,14 @@ def _write_json(path: Path, header: list[str], rows: Iterable[list]) -> None:
 def write_parquet(
     file: Path | BinaryIO, columns: Columns, rows: Iterator[list], note: dict[str, str] | None = None
 ) -> None:
-    "The table as Parquet, with `note` in its footer."
+    "Write the table as Parquet, with `note` in its footer."
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
     kinds = ["label", *(kind for kind, _ in columns.cells)]
     types = [pyarrow.string() if kind == "label" else pyarrow.float32() for kind in kinds]
     schema = pyarrow.schema(list(zip(columns.header, types, strict=True)), note)
-    at_once = max(1, 2**20 // len(types))  # cells in memory, about a million
+    at_once = max(1, 2**20 // len(types))  # rows in memory: about a million cells
     with ParquetWriter(file, schema) as writer:
         while some := list(itertools.islice(rows, at_once)):
             arrays = [pyarrow.array(values, kind) for values, kind in zip(zip(*some, strict=True), types, strict=True)]
@@ -115,9 +115,9 @@ def read_names(out: Path, kind: str) -> list[str]:
 
 
 def write_zip(out: Path) -> None:
-    "The file `out` in a zip beside it, the same bytes whenever it is written."
+    "Write a zip of `out` beside it; its bytes do not depend on the time."
     with replacing(zip_file(out)) as beside, zipfile.ZipFile(beside, "w") as archive:
-        entry = zipfile.ZipInfo(out.name)  # of 1980: no clock
+        entry = zipfile.ZipInfo(out.name)  # dated 1980
         entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
         with out.open("rb") as source, archive.open(entry, "w", force_zip64=out.stat().st_size > 2**31) as target:
             while block := source.read(2**20):
@@ -149,7 +149,7 @@ def read_errors(out: Path) -> Unread:
 
 
 def _open_csv(path: Path, mode: str = "w", encoding: str = "utf-8"):
-    "A file name that is not UTF-8 keeps its bytes."
+    "Open a CSV file; a file name that is not UTF-8 keeps its bytes."
     return path.open(mode, newline="", encoding=encoding, errors="surrogateescape")
 
 

@@ -1,12 +1,12 @@
-"""Which photos a command was given, and the name that each has in its table.
+"""The photos that a command is given, and the name of each in the table.
 
     a folder      every photo below it; image_name is the path relative to it
     a photo       image_name is its file name
     a glob        quoted, "photos/*/front*.jpg", ** for any depth; image_name is relative to its part without wildcards
-    a .txt file   one path a line, relative to the file's own folder (never to where you are); image_name is the path as
-                  the line gives it. A line whose file does not exist keeps its row, as an unreadable photo does.
+    a .txt file   one path per line, relative to the file's own folder (never to the current one); image_name is the
+                  path as the line gives it. A line whose file does not exist keeps its row, like an unreadable photo.
 
-image_name goes without the file's suffix, except where two would then be the same.
+image_name has no suffix, except if two names would then be the same.
 """
 
 import glob
@@ -22,10 +22,10 @@ Named = list[tuple[str, Path]]
 
 
 def named_photos(images: str | Path | dict[str, Path]) -> Named:
-    """(image_name, path) of every photo that `images` stands for, in natural order of the name.
+    """Return (image_name, path) of every photo in `images`, in natural order of the name.
 
-    From Python, `images` may also be the paths themselves by their full names, with suffix.
-    Raises FileNotFoundError where there is nothing of that name, ValueError where there is no photo in it.
+    From Python, `images` may also be a dict of paths by their full names, with suffix.
+    Raises FileNotFoundError if there is no such file or folder, ValueError if there is no photo in it.
     """
     found = images if isinstance(images, dict) else _found(Path(images))
     if not found:
@@ -34,7 +34,7 @@ def named_photos(images: str | Path | dict[str, Path]) -> Named:
 
 
 def _found(images: Path) -> dict[str, Path]:
-    "Each photo's path by its full name, the one with the suffix."
+    "The path of each photo by its full name, with suffix."
     if images.is_dir():
         return {name: images / name for name in photo_names(images)}
     if images.suffix.lower() == ".txt" and images.is_file():
@@ -60,11 +60,12 @@ def _lines(file: Path) -> list[str]:
 
 
 def tidy(line: str) -> str:
+    "The path without `.`, `..` in the middle and doubled slashes."
     return Path(os.path.normpath(line)).as_posix()
 
 
 def _names(paths: list[str]) -> list[str]:
-    "Each path without its suffix; with it where two would be the same."
+    "Each path without its suffix; with it if two would be the same."
     names = [os.path.splitext(path)[0] for path in paths]
     while shared := {name for name, count in Counter(names).items() if count > 1}:
         names = [path if name in shared else name for path, name in zip(paths, names, strict=True)]

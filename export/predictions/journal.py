@@ -1,10 +1,10 @@
-"""What a prediction run has done so far, in FILE.partial beside its output; a run that was killed goes on from it.
+"""The journal of a prediction run, FILE.partial beside its output: a run that was killed continues from it.
 
-Lines of JSON, so that a kill at any moment costs a part of the last line:
-    what was asked for   {"model": sha256 of the file, "device": ..., ..., "images": how many}
-    each photo           [image_name, path], in the order of the rows
-    each row             [image_name, labels, figures, bytes of the photo's file, reason], see `Row`
-All but the rows is there at once or not at all. Rows are appended a batch at a time, and on disk 5 seconds later.
+Lines of JSON, so that a kill at any moment costs at most a part of the last line:
+    the settings   {"model": sha256 of the file, "device": ..., ..., "images": how many}
+    each photo     [image_name, path], in the order of the rows
+    each row       [image_name, labels, figures, bytes of the photo's file, reason], see `Row`
+Settings and photos are written at once or not at all. Rows are appended a batch at a time, and synced every 5 seconds.
 """
 
 import base64
@@ -27,42 +27,44 @@ from export.runtime.batch_size import checked_bs
 from toolkit.files import file_lock, replacing
 
 SYNCED_EVERY = 5.0
-"Seconds after which rows are safe from a power cut; from a kill they are after each batch."
+"Seconds after which rows survive a power cut. They survive a kill after each batch."
 
 
 class Row(NamedTuple):
-    "What became of one photo."
+    "The outcome of one photo."
 
     name: str
     labels: list[str]
-    "Class names, the likeliest first; none where the photo can't be read."
+    "Class names, the most likely first; empty if the photo can't be read."
     figures: str
-    "float32, little-endian, base64: 0.1 s for 10^6 of them, where text takes 2."
+    "float32, little-endian, base64: 0.1 s for 10^6 of them; text takes 2 s."
     size: int | None
-    "Of its file, in bytes, after it was read."
+    "Bytes of its file, after it was read."
     reason: str | None
-    "Why it can't be read."
+    "The reason why it can't be read, or None."
 
 
 def packed(figures: np.ndarray) -> str:
+    "Figures as `Row.figures` holds them."
     return base64.b64encode(np.asarray(figures, "<f4").tobytes()).decode()
 
 
 def unpacked(figures: str) -> np.ndarray:
+    "float32 [n] of `Row.figures`."
     return np.frombuffer(base64.b64decode(figures), "<f4")
 
 
 def partial_of(out: Path) -> Path:
-    "Where the journal of a run to `out` stands."
+    "The path of the journal of a run to `out`."
     return out.with_name(f"{out.name}.partial")
 
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Holds `path`, a journal or another file that is written, for this process alone.
+    """Lock `path`, a journal or another file that is written, for this process.
 
-    The system lets go of it however the process ends.
-    Raises FileExistsError where another process holds it, OSError where its folder can't be written to.
+    The system releases the lock however the process ends.
+    Raises FileExistsError if another process holds it, OSError if its folder can't be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = file_lock(path.with_name(f".{path.name}.lock"), timeout=0)
@@ -73,41 +75,41 @@ def held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.name != "nt":  # where filelock does so
+        if os.name != "nt":  # on Windows filelock removes it
             os.unlink(lock.lock_file)
         lock.release()
 
 
 def clear_half_written(paths: list[Path]) -> None:
-    "What `replacing` was writing beside these files when it was killed; for whoever holds them or their journal."
+    "Remove what `replacing` had half written beside these files when it was killed. The caller holds their lock."
     for path in (Path(os.path.realpath(each)) for each in paths):
         for beside in path.parent.glob(f".{glob.escape(path.name)}.*"):
             if re.fullmatch(r"[a-z0-9_]{8}", beside.name.removeprefix(f".{path.name}.")):
                 beside.unlink()
 
 
-def begin(path: Path, asked: dict, photos: Named) -> None:
-    "A journal without rows, in place of any earlier one."
+def begin(path: Path, settings: dict, photos: Named) -> None:
+    "Write a journal without rows; it replaces an earlier one."
     with replacing(path) as beside, beside.open("w", encoding="ascii") as file:
-        file.write(json.dumps({**asked, "images": len(photos)}) + "\n")
+        file.write(json.dumps({**settings, "images": len(photos)}) + "\n")
         file.writelines(json.dumps([name, str(photo)]) + "\n" for name, photo in photos)
 
 
 def read_head(path: Path) -> tuple[dict, Named]:
-    "What was asked for, and the photos. Raises ValueError where `path` is no journal."
+    "The settings and the photos. Raises ValueError if `path` is no journal."
     try:
         with path.open("rb") as file:
-            asked = json.loads(next(file))
-            count = asked.pop("images")
+            settings = json.loads(next(file))
+            count = settings.pop("images")
             pairs = [json.loads(line) for line in itertools.islice(file, count)]
             photos = [(name, Path(photo)) for name, photo in pairs]
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
         raise _not_ours(path) from error
-    return asked, photos
+    return settings, photos
 
 
 def read_bs(path: Path) -> int:
-    "How many images a batch has. Raises ValueError where `path` is no journal."
+    "The batch size. Raises ValueError if `path` is no journal."
     try:
         with path.open("rb") as file:
             return checked_bs(json.loads(next(file))["--bs"])
@@ -116,18 +118,18 @@ def read_bs(path: Path) -> int:
 
 
 def _not_ours(path: Path) -> ValueError:
-    return ValueError(f"{path} was not begun by this version: remove it, or leave out --resume")
+    return ValueError(f"{path} was not written by this version: remove it, or leave out --resume")
 
 
 def rows(path: Path) -> Iterator[Row]:
-    "Each whole row, in order."
+    "Yield each whole row, in order."
     return (row for row, _ in _rows_and_ends(path))
 
 
 def cut(path: Path, bs: int) -> int:
-    """Cuts the journal off after its last whole batch, and tells how many rows it has then.
+    """Truncate the journal after its last whole batch; return how many rows are left.
 
-    Batches begin where those of an unbroken run do: what a model computes may depend, in the last bit, on the batch.
+    Batches then start where those of an unbroken run do: the last bit of a probability may depend on the batch.
     """
     total, (kept, end) = _size(path), (0, _head_length(path))
     for count, (_, row_end) in enumerate(_rows_and_ends(path), 1):
@@ -139,9 +141,9 @@ def cut(path: Path, bs: int) -> int:
 
 
 def extended(path: Path, rows: Iterator[Row], bs: int) -> Iterator[Row]:
-    """Appends the rows, `bs` at a time, and then gives them.
+    """Append the rows, `bs` at a time, and yield them afterwards.
 
-    Raises OSError, naming the journal, where it can't append: the disk is full.
+    Raises OSError, naming the journal, if it can't be appended to, as on a full disk.
     """
     synced = time.monotonic()
     try:
@@ -154,23 +156,25 @@ def extended(path: Path, rows: Iterator[Row], bs: int) -> Iterator[Row]:
                     synced = time.monotonic()
                 yield from batch
     except OSError as error:
-        if error.errno is not None:  # of the system; else it is a message of ours, from `rows`
+        if error.errno is not None:  # else it is a message of ours, from `rows`
             error.filename = error.filename or str(path)
         raise
 
 
 def _size(path: Path) -> int:
+    "The number of photos."
     with path.open("rb") as file:
         return json.loads(next(file))["images"]
 
 
 def _head_length(path: Path) -> int:
+    "Bytes before the first row."
     with path.open("rb") as file:
         return sum(map(len, itertools.islice(file, 1 + _size(path))))
 
 
 def _rows_and_ends(path: Path) -> Iterator[tuple[Row, int]]:
-    "Each row with where it ends in the file, up to the first that is not whole: a power cut may leave more than one."
+    "Each row and the offset of its end, up to the first row that is not whole: a power cut may leave several."
     end = _head_length(path)
     with path.open("rb") as photos, path.open("rb") as lines:
         next(photos)
@@ -183,7 +187,8 @@ def _rows_and_ends(path: Path) -> Iterator[tuple[Row, int]]:
 
 
 def _row(line: bytes) -> Row | None:
-    try:  # json.loads takes bytes too, but tries their encodings: a quarter of its time
+    "The row of a line; None if the line is not whole."
+    try:  # json.loads takes bytes too, but guessing the encoding is a quarter of its time
         return Row(*json.loads(line.decode())) if line.endswith(b"\n") else None
     except (ValueError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"A leaderboard's sample_submission.csv: its ids, their order, its columns."
+"""Read a leaderboard's sample_submission.csv: its ids, their order and its columns."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,9 +9,9 @@ from toolkit.errors import first_few
 
 
 def read_sample(path: Path) -> tuple[list[str], list[str]]:
-    """Its header, and the ids of its first column.
+    """Return its header, and the ids of its first column.
 
-    Raises ValueError where it is no CSV in UTF-8 with commas, has no ids, or one of them twice.
+    Raises ValueError if it is no CSV in UTF-8 with commas, has no ids, or has an id twice.
     """
     if b"\0" in path.read_bytes():
         raise ValueError(f"--sample {path} is not UTF-8 text, but UTF-16 or no text: save it as CSV in UTF-8")
@@ -27,7 +27,7 @@ def read_sample(path: Path) -> tuple[list[str], list[str]]:
 
 
 def in_order(photos: Named, ids: list[str], path: Path) -> Named:
-    """The photos under the sample's ids, in its order. An id is an image_name, with or without the file's suffix.
+    """Return the photos under the sample's ids, in its order. An id is an image_name, with or without a suffix.
 
     Raises ValueError, naming some, for ids without a photo and photos without an id.
     """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from export.runtime.cuda import pin, pinned
-from export.runtime.progress import tell
+from export.runtime.progress import print_line
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, RunOptions
@@ -85,4 +85,4 @@ def _pin(images: np.ndarray) -> None:
     try:
         pin(images)
     except OSError as error:
-        tell(f"photos go to the GPU from memory that is not pinned: {error}")
+        print_line(f"photos go to the GPU from memory that is not pinned: {error}")

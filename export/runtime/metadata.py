@@ -5,19 +5,21 @@ outputs than the contract's, or carries metadata that is missing, no JSON or at 
 """
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from toolkit.data.dataset import classes_fault
-from toolkit.data.preprocess import check
+from toolkit.data.preprocess import check, upgraded
 from toolkit.files import parse_json
 
 if TYPE_CHECKING:
     import onnxruntime
 
 
-def check_there(model: Path) -> None:
+def check_exists(model: Path) -> None:
     "Raises OSError, with what to give instead, where there is no such file."
     if model.is_dir():
         raise IsADirectoryError(f"{model} is a folder: give the model file, as in {model / 'model.onnx'}")
@@ -27,7 +29,7 @@ def check_there(model: Path) -> None:
 
 def content(model: Path) -> bytes:
     "The file's bytes. Raises OSError where there is none, ValueError where its weights stand in other files."
-    check_there(model)
+    check_exists(model)
     data = model.read_bytes()
     # An external tensor names its file under the key "location", so most files need no parsing to be cleared.
     if b"location" in data and _has_external_data(model, data):
@@ -71,6 +73,14 @@ def check_interface(session, model) -> None:
             raise ValueError(f"{model}: {name} is {value.type} {shape}, expected {expected} with a free batch")
 
 
+def check_outputs(model, logits: np.ndarray, probabilities: np.ndarray, expected: tuple[int, int]) -> None:
+    "Raises ValueError if a batch's outputs have another shape than `expected`, or probabilities are not numbers."
+    if logits.shape != expected or probabilities.shape != expected:
+        raise ValueError(f"{model}: probabilities of shape {probabilities.shape}, expected {expected}")
+    if not np.isfinite(probabilities).all():
+        raise ValueError(f"{model} gives probabilities that are no numbers: export it again in fp32")
+
+
 @dataclass(frozen=True)
 class Card:
     "What a model file says about itself: metadata_props of model.onnx, JSON values."
@@ -99,7 +109,7 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
     fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
     if fault:
         raise ValueError(f"{model}: {fault}; export it again with `python -m export.to_onnx RUN`")
-    return card
+    return replace(card, preprocess=upgraded(card.preprocess))
 
 
 def _json(found: dict, name: str, model):

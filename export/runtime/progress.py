@@ -1,20 +1,20 @@
-"A bar on stderr while it is a terminal, and lines that do not run into it."
+"""A progress bar on stderr if that is a terminal, and lines that do not run into the bar."""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator
 
 CLEAR = "\r\033[K"
-"Takes the bar off a terminal's line."
+"Clears the bar from the terminal's line."
 
 
-def tell(line: str) -> None:
-    "Prints `line` on stderr, over the bar where there is one."
+def print_line(line: str) -> None:
+    "Print `line` on stderr, over the bar if there is one."
     print(f"{CLEAR if _on_terminal() else ''}{line}", file=sys.stderr)
 
 
 def with_bar(items: Iterable, done: int, total: int) -> Iterator:
-    "The items, the first of which is number `done` + 1 of `total`, with a bar on stderr while it is a terminal."
+    "Yield the items, numbers `done` + 1 to `total`, with a bar on stderr if that is a terminal."
     if not _on_terminal():
         yield from items
         return

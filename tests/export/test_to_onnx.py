@@ -25,7 +25,7 @@ from export.convert.int8 import ranges_of, to_int8
 from export.convert.layers import layers_of, nodes_of
 from export.parity.certificate import faults
 from export.parity.measure import measured
-from export.parity.reference import reference_of
+from export.parity.reference import validation_reference
 from export.to_onnx import _writing, to_onnx
 from toolkit import files
 from toolkit import run as runs
@@ -138,7 +138,7 @@ def test_the_graph_names_no_place_of_this_machine(run):
 
 @pytest.fixture(scope="module")
 def reference(digits_run):
-    return reference_of(digits_run)
+    return validation_reference(digits_run)
 
 
 def faults_of(reference, path):
@@ -172,7 +172,7 @@ def test_swapped_channels_are_refused(run, tmp_path):
     turned = np.ascontiguousarray(numpy_helper.to_array(weight)[:, ::-1])
     weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
     onnx.save(model, path)
-    coloured = reference_of(colour(run, tmp_path / "coloured"))
+    coloured = validation_reference(colour(run, tmp_path / "coloured"))
     assert "a probability differs by" in faults_of(coloured, path)
     assert faults_of(coloured, damaged(run, tmp_path)) == ""
 

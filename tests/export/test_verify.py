@@ -18,8 +18,9 @@ from sklearn.metrics import log_loss
 
 from export.convert.calibration import calibration
 from export.convert.graph import write_metadata
+from export.convert.raw_outputs import raw_outputs
 from export.parity.reference import prepared_all
-from export.session import Classifier, scores
+from export.session import Classifier
 from export.to_onnx import to_onnx
 from export.verify import verify
 from recipes import digits, hw1
@@ -207,7 +208,7 @@ def test_on_a_device_that_plans_each_shape_all_batches_have_one(digits_run, mode
     classifier, shapes = Classifier(model, "cpu"), set()
     photos = list(digits_run.learner("cpu").dls.data.valid)[:37]  # 2 batches and 5 photos
     images = prepared_all(photos, classifier.card.preprocess)
-    expected, run = scores(classifier, images), classifier.session.run
+    expected, run = raw_outputs(classifier, images), classifier.session.run
 
     def watched(names, inputs, options=None):
         shapes.add(inputs["image"].shape)
@@ -215,7 +216,7 @@ def test_on_a_device_that_plans_each_shape_all_batches_have_one(digits_run, mode
 
     monkeypatch.setattr(classifier.session, "run", watched)
     monkeypatch.setattr(classifier, "pads", True)
-    for padded, plain in zip(scores(classifier, images), expected, strict=True):
+    for padded, plain in zip(raw_outputs(classifier, images), expected, strict=True):
         np.testing.assert_allclose(padded, plain, atol=1e-5)
     assert shapes == {(16, *images.shape[1:])}
 
@@ -224,7 +225,7 @@ def test_the_temperature_is_the_one_that_scipy_finds(digits_run, model):
     labels = labelled_photos(digits_run.recipe["data"]["path"])
     classes = digits_run.recipe["classes"]
     classifier = Classifier(model, "cpu")
-    logits = scores(classifier, prepared_all(list(labels), classifier.card.preprocess))[0]
+    logits = raw_outputs(classifier, prepared_all(list(labels), classifier.card.preprocess))[0]
     truth = [classes.index(label) for label in labels.values()]
 
     def loss(logarithm):

@@ -96,7 +96,7 @@ class Rotate(A.Rotate):
 def resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     """The photo, uint8 [any, any, 3], at another size: PIL's antialiased BILINEAR, to a rounding.
 
-    If the photo shrinks, torch's resize takes a fraction of the time of `data.preprocess.resize`, which needs no torch.
+    If the photo shrinks, torch's resize takes a fraction of the time of `data.resizing.scaled`, which needs no torch.
     """
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
     return interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()

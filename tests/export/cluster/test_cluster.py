@@ -25,6 +25,7 @@ from export.cluster.engine import predict_on_cluster  # noqa: E402
 from export.cluster.labeller import Job, Labeller  # noqa: E402
 from export.cluster.nodes import share_of  # noqa: E402
 from export.predict import predict  # noqa: E402
+from export.predictions.options import PredictOptions  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # about its own settings
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,6 +65,10 @@ def write(folder: Path, count: int, size: int = 32) -> Path:
 def local(model: Path, images, out: Path, **options):
     predict(model, images, out, device="cpu", **options)
     return parquet.read_table(out)
+
+
+def on_cluster(model: Path, images, out: Path, device: str = "cpu", **options) -> list:
+    return predict_on_cluster(model, images, PredictOptions(out, device, **options))
 
 
 def same(folder: Path, expected) -> None:
@@ -122,8 +127,9 @@ def test_two_nodes_give_the_rows_of_one_machine_and_say_no_more_than_it(cluster,
     (photos / "img7.png").write_bytes(b"no photo")  # img7.jpg is there too: both keep their suffix
     expected = local(model, photos, tmp_path / "local.parquet", probabilities=True, fallback="3")
     code = (
-        "import sys; from export.cluster.engine import predict_on_cluster as p; "
-        "print(p(*sys.argv[1:4], device='cpu', address=sys.argv[4], share=1, probabilities=True, fallback='3'))"
+        "import sys; from export.predict import predict; "
+        "print(predict(*sys.argv[1:4], 'cpu', engine='ray', address=sys.argv[4], share=1, probabilities=True, "
+        "fallback='3'))"
     )
     out = tmp_path / "predictions"
     command = [sys.executable, "-c", code, model, photos, out, cluster.address]
@@ -178,9 +184,7 @@ def test_uris_are_read_whole_and_one_that_is_not_there_keeps_its_row(cluster, mo
     lines = [f"{url}/photos/img{number}.jpg" for number in range(39)] + [f"{url}/photos/gone.jpg", photos.as_uri()]
     lines[-1] += "/img39.jpg"
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    unread = predict_on_cluster(
-        model, tmp_path / "list.txt", tmp_path / "p", device="cpu", address=cluster.address, share=1, top=2
-    )
+    unread = on_cluster(model, tmp_path / "list.txt", tmp_path / "p", address=cluster.address, share=1, top=2)
     assert unread == [(f"{url}/photos/gone", f"{url}/photos/gone.jpg", "no such file")]
     gets = [path for path, header in asked if path.endswith(".jpg") and header is None]
     assert sorted(gets) == sorted([f"/photos/img{number}.jpg" for number in range(39)] + ["/photos/gone.jpg"])
@@ -240,7 +244,7 @@ def test_an_actor_killed_midway_loses_and_doubles_nothing(cluster, model, tmp_pa
         os.kill(killed[0], signal.SIGKILL)
 
     thread = midway(cluster, out, strike)
-    predict_on_cluster(model, photos, out, device="cpu", bs=8, address=cluster.address, share=1)
+    on_cluster(model, photos, out, bs=8, address=cluster.address, share=1)
     thread.join()
     assert killed, "the run ended before the actor could be killed"
     complete(out, photos)
@@ -254,7 +258,7 @@ def test_a_node_removed_midway_loses_and_doubles_nothing(cluster, model, tmp_pat
         cluster.remove_node(cluster.list_all_nodes()[-1])
 
     thread = midway(cluster, out, strike)
-    predict_on_cluster(model, photos, out, device="cpu", bs=8, address=cluster.address, share=1)
+    on_cluster(model, photos, out, bs=8, address=cluster.address, share=1)
     thread.join()
     cluster.add_node(num_cpus=1)
     assert removed
@@ -276,7 +280,7 @@ def test_a_photo_that_kills_its_actor_ends_the_run_after_some_attempts(cluster, 
     thread.start()
     try:
         with pytest.raises(RuntimeError, match=r"actors died 5 times .*\n.*--resume"):
-            predict_on_cluster(model, photos, out, device="cpu", address=cluster.address, share=1)
+            on_cluster(model, photos, out, address=cluster.address, share=1)
     finally:
         over.set()
         thread.join()
@@ -289,8 +293,8 @@ def test_a_photo_that_kills_its_actor_ends_the_run_after_some_attempts(cluster, 
 def test_resume_writes_what_is_missing_alone_and_refuses_what_differs(cluster, model, tmp_path, capsys):
     photos, out = write(tmp_path / "photos", 700), tmp_path / "p"
     (photos / "img3.png").write_bytes(b"no photo")
-    options = {"device": "cpu", "address": cluster.address, "share": 1}
-    unread = predict_on_cluster(model, photos, out, **options)
+    options = {"address": cluster.address, "share": 1}
+    unread = on_cluster(model, photos, out, **options)
     assert [name for name, _, _ in unread] == ["img3.png"]
     whole = parquet.read_table(out)
     for name in ("_SUCCESS", "part-00001.parquet"):
@@ -299,13 +303,13 @@ def test_resume_writes_what_is_missing_alone_and_refuses_what_differs(cluster, m
     (out / ".part-00002.parquet.abcdefgh").write_bytes(b"ha")
     kept = os.stat(out / "part-00000.parquet").st_mtime_ns
     for differing, said in (({"top": 2}, "--top 0, now 2"), ({"bs": 16}, "--bs 8, now 16")):
-        with pytest.raises(ValueError, match=f"was begun with .*{said}.*leave out --resume"):
-            predict_on_cluster(model, photos, out, resume=True, **options, **differing)
+        with pytest.raises(ValueError, match=f"was started with .*{said}.*leave out --resume"):
+            on_cluster(model, photos, out, resume=True, **options, **differing)
     other = tiny_onnx.write(tmp_path / "other.onnx", metadata={"recipe": json.dumps("another")})
-    with pytest.raises(ValueError, match="was begun with model [0-9a-f]{12}, now [0-9a-f]{12}: "):
-        predict_on_cluster(other, photos, out, resume=True, **options)
+    with pytest.raises(ValueError, match="was started with model [0-9a-f]{12}, now [0-9a-f]{12}: "):
+        on_cluster(other, photos, out, resume=True, **options)
     capsys.readouterr()
-    assert predict_on_cluster(model, photos, out, resume=True, **options) == unread
+    assert on_cluster(model, photos, out, resume=True, **options) == unread
     assert capsys.readouterr().out.startswith("445 images (and 256 earlier) in ")
     assert os.stat(out / "part-00000.parquet").st_mtime_ns == kept
     assert parquet.read_table(out).equals(whole)
@@ -314,7 +318,7 @@ def test_resume_writes_what_is_missing_alone_and_refuses_what_differs(cluster, m
     for number in range(600, 700):
         (photos / f"img{number}.jpg").unlink()
     (photos / "img3.png").unlink()
-    assert predict_on_cluster(model, photos, out, **options) == []
+    assert on_cluster(model, photos, out, **options) == []
     assert parquet.read_table(out).num_rows == 600
     assert not (tmp_path / "p.errors.csv").exists()
 
@@ -322,41 +326,41 @@ def test_resume_writes_what_is_missing_alone_and_refuses_what_differs(cluster, m
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.md").write_text("mine")
     with pytest.raises(FileExistsError, match="holds other files, such as thesis.md: give a folder of its own"):
-        shards.begun(str(tmp_path), {}, resume=False)
+        shards.prepare_folder(str(tmp_path), {}, resume=False)
 
 
 @pytest.mark.parametrize("kind", ["path", "memory"])  # the latter as object stores are
 def test_a_shard_of_another_run_counts_for_nothing(tmp_path, model, kind):
-    photos, asked = write(tmp_path / "photos", 5), asked_of(model, tmp_path)
+    photos, settings = write(tmp_path / "photos", 5), settings_of(model, tmp_path)
     (photos / "img2.jpg").write_bytes(b"no photo")
     out = str(tmp_path / "p") if kind == "path" else f"memory://bucket{tmp_path}/p"
-    shards.begun(out, asked, resume=False)
-    assert labeller(model, asked, out)({"shard": 0, "photos": listed(photos)}) == {"rows": 5, "fault": ""}
-    note = shards.notes(out, asked, [5])[0]
+    shards.prepare_folder(out, settings, resume=False)
+    assert labeller(model, settings, out)({"shard": 0, "photos": listed(photos)}) == {"rows": 5, "fault": ""}
+    note = shards.notes(out, settings, [5])[0]
     assert (note.rows, [row for row, _ in note.unread]) == (5, [2])
-    assert shards.notes(out, asked | {"--top": 1}, [5]) == {}
-    assert shards.notes(out, asked, [6]) == {}
+    assert shards.notes(out, settings | {"--top": 1}, [5]) == {}
+    assert shards.notes(out, settings, [6]) == {}
     with pytest.raises(FileExistsError, match="taken over by another run"):
-        shards.finish(out, asked | {"--top": 1}, {0: note}, [5])
-    shards.finish(out, asked, {0: note}, [5])
+        shards.finish(out, settings | {"--top": 1}, {0: note}, [5])
+    shards.finish(out, settings, {0: note}, [5])
     assert objects.names_in(out) == ["_SUCCESS", "_run.json", "part-00000.parquet"]
-    shards.begun(out, asked, resume=True)
+    shards.prepare_folder(out, settings, resume=True)
     assert objects.names_in(out) == ["_SUCCESS", "_run.json", "part-00000.parquet"]
-    shards.begun(out, asked, resume=False)
+    shards.prepare_folder(out, settings, resume=False)
     assert objects.names_in(out) == ["_run.json"]
     with pytest.raises(RuntimeError, match="lacks 1 of 1 shards, such as part-00000.parquet: give --resume"):
-        shards.finish(out, asked, {}, [5])
+        shards.finish(out, settings, {}, [5])
 
 
-def asked_of(model, tmp_path) -> dict:
+def settings_of(model, tmp_path) -> dict:
     import onnxruntime
 
     options = {"--bs": 32, "--tta": "none", "--probabilities": False, "--top": 0, "--fallback": ""}
     return {"onnxruntime": onnxruntime.__version__, "device": "cpu", **options}
 
 
-def labeller(model, asked, out) -> Labeller:
-    made = Labeller(None, Job(asked, str(model), str(out), 1, 1))
+def labeller(model, settings, out) -> Labeller:
+    made = Labeller(None, Job(settings, str(model), str(out), 1, 1))
     made.classifier = session.Classifier(model, "cpu", threads=1)
     return made
 
@@ -366,16 +370,16 @@ def listed(photos: Path) -> str:
 
 
 def test_what_is_wrong_on_a_node_comes_back_in_a_line_and_a_bug_does_not(model, tmp_path):
-    photos, asked = write(tmp_path / "photos", 2), asked_of(model, tmp_path)
+    photos, settings = write(tmp_path / "photos", 2), settings_of(model, tmp_path)
     row = {"shard": 0, "photos": listed(photos)}
     (tmp_path / "file").write_text("")
-    answer = labeller(model, asked, tmp_path / "file")(row)
+    answer = labeller(model, settings, tmp_path / "file")(row)
     assert answer["rows"] == 0
     assert answer["fault"].startswith(f"{tmp_path / 'file'}: ")
-    older = Labeller(None, Job(asked | {"onnxruntime": "1.2.3"}, str(model), str(tmp_path / "p"), 1, 1))
-    assert "1.2.3 where the run was started: install one version on all nodes (on " in older(row)["fault"]
+    older = Labeller(None, Job(settings | {"onnxruntime": "1.2.3"}, str(model), str(tmp_path / "p"), 1, 1))
+    assert "1.2.3 on the machine that started the run: install one version on all nodes (on " in older(row)["fault"]
     with pytest.raises(ValueError, match="Expecting value"):
-        labeller(model, asked, tmp_path / "p")({"shard": 0, "photos": "no JSON"})
+        labeller(model, settings, tmp_path / "p")({"shard": 0, "photos": "no JSON"})
 
 
 @pytest.mark.parametrize(
@@ -425,11 +429,11 @@ def test_images_that_are_not_to_be_had_are_refused(tmp_path, images, error, said
 )
 def test_what_is_wrong_here_is_told_before_anything_is_written(model, tmp_path, options, said):
     photos = write(tmp_path / "photos", 1)
-    given = {"model": model, "images": photos, "out": "p", "device": "cpu"} | options
+    given = {"model": model, "images": photos, "out": "p"} | options
     given |= {name: tmp_path / given[name] for name in ("model", "out") if isinstance(given[name], str)}
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises((ValueError, OSError), match=said):
-        predict_on_cluster(**given)
+        on_cluster(**given)
     assert not (tmp_path / "p").exists()
 
 
@@ -456,9 +460,9 @@ def test_half_a_processor_is_no_share():
 def test_a_share_that_no_node_has_is_refused(cluster, model, tmp_path):
     photos = write(tmp_path / "photos", 1)
     with pytest.raises(ValueError, match="an actor is to have 3 CPUs, and no node has more than 1: give a smaller"):
-        predict_on_cluster(model, photos, tmp_path / "p", device="cpu", address=cluster.address, share=3)
+        on_cluster(model, photos, tmp_path / "p", address=cluster.address, share=3)
     with pytest.raises(ValueError, match="an actor is to have 1 GPUs, and no node has more than 0"):
-        predict_on_cluster(model, photos, tmp_path / "p", device="cuda", address=cluster.address)
+        on_cluster(model, photos, tmp_path / "p", device="cuda", address=cluster.address)
 
 
 def test_predicting_on_one_machine_does_not_load_ray():

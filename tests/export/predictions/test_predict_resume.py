@@ -117,7 +117,7 @@ def test_interrupted_it_ends_in_seconds_tells_how_to_go_on_and_goes_on(model, tm
     assert time.monotonic() - asked < 5
     assert (process.returncode, stdout) == (130, "")
     assert stderr.splitlines()[-1] == (
-        f"{said}; what is done is in {partial}: the same command with --resume goes on from there"
+        f"{said}; finished rows are in {partial}: the same command with --resume continues from there"
     )
     assert set(os.listdir(out.parent)) == {"p.csv", "p.csv.partial"}
     assert out.read_text() == "earlier"
@@ -169,7 +169,7 @@ def test_killed_before_the_output_has_its_name_only_that_is_left_to_do(model, ph
     predict(model, photos, tmp_path / "whole" / "p.csv", "cpu", bs=4)
     with monkeypatch.context() as patch:
         patch.setattr("export.predictions.formats.write_errors", lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt, match="interrupted; what is done is in "):
+        with pytest.raises(KeyboardInterrupt, match="interrupted; finished rows are in "):
             predict(model, photos, tmp_path / "cut" / "p.csv", "cpu", bs=4)
     monkeypatch.setattr(prepare, "file_bytes", None)  # no photo is read again
     predict(model, photos, tmp_path / "cut" / "p.csv", "cpu", bs=4, resume=True)
@@ -199,7 +199,7 @@ def test_a_finished_run_is_told_and_has_the_status_it_had(model, photos, tmp_pat
     before = files(tmp_path / "photos") | {"p.csv": (tmp_path / "p.csv").read_bytes()}
     done = run(*options, "--resume")
     assert (done.returncode, done.stderr) == (2, "")
-    assert done.stdout.startswith(f"{tmp_path / 'p.csv'} is finished already, 23 images: nothing is left to do")
+    assert done.stdout.startswith(f"{tmp_path / 'p.csv'} is already finished, 23 images: nothing is left to do")
     assert files(tmp_path / "photos") | {"p.csv": (tmp_path / "p.csv").read_bytes()} == before
     for broken in ("3.png", "17.png"):
         save(photos / broken, 1)
@@ -221,11 +221,11 @@ def test_a_finished_file_of_something_else_is_refused_and_stays(model, photos, t
             predict(model, images, out, "cpu", resume=True, **options)
         assert files(tmp_path / "photos") | {"p.csv": out.read_bytes()} == before
 
-    refused(r"p.csv was begun with model \w{12}, now \w{12}: ask for the same, or leave out --resume", older)
-    refused(r"begun with --tta none, now flip:", tta="flip")
-    refused(r"begun with --fallback \(empty\), now 7:", fallback="7")
-    refused(r"begun with --probabilities False, now True:", probabilities=True)
-    refused(r"begun with --bs 4, now 5:", bs=5)
+    refused(r"p.csv was started with model \w{12}, now \w{12}: give the same, or leave out --resume", older)
+    refused(r"started with --tta none, now flip:", tta="flip")
+    refused(r"started with --fallback \(empty\), now 7:", fallback="7")
+    refused(r"started with --probabilities False, now True:", probabilities=True)
+    refused(r"started with --bs 4, now 5:", bs=5)
     refused(r"p.csv is finished, but of other images, in part or all, under these names; leave out", images=other)
     save(other / "new.png", 0)
     refused(r"p.csv is finished, but of other images: it lacks new; leave out --resume", images=other)
@@ -243,7 +243,7 @@ def test_a_finished_file_whose_making_is_not_known_is_refused(model, photos, tmp
         record.unlink()
     else:
         record.write_text("{" if change == "damaged record" else "[]")
-    with pytest.raises(ValueError, match=r"p.csv is there, but .*.asked does not say what it was made by.*: leave out"):
+    with pytest.raises(ValueError, match=r"p.csv exists, but .*.asked does not say how it was made.*: leave out"):
         predict(model, photos, out, "cpu", bs=4, resume=True)
     predict(model, photos, out, "cpu", bs=4)
     assert len(predict(model, photos, out, "cpu", bs=4, resume=True)) == 2
@@ -265,11 +265,11 @@ def test_another_model_other_options_other_images_are_refused_by_name(model, pho
             predict(model, images, half_done, "cpu", bs=bs, resume=True, **options)
         assert half_done.with_name("p.csv.partial").read_bytes() == before
 
-    refused(r"p.csv.partial was begun with model \w{12}, now \w{12}: ask for the same, or leave out --resume", other)
-    refused(r"begun with --bs 4, now 5:", bs=5)
-    refused(r"begun with --bs 4, now 5, --probabilities False, now True:", bs=5, probabilities=True)
-    refused(r"begun with --tta none, now flip:", tta="flip")
-    refused(r"begun with --top 0, now 2:", top=2)
+    refused(r"p.csv.partial was started with model \w{12}, now \w{12}: give the same, or leave out --resume", other)
+    refused(r"started with --bs 4, now 5:", bs=5)
+    refused(r"started with --bs 4, now 5, --probabilities False, now True:", bs=5, probabilities=True)
+    refused(r"started with --tta none, now flip:", tta="flip")
+    refused(r"started with --top 0, now 2:", top=2)
     paths = {path.name: path for path in photos.iterdir()}
     refused(r"has other names for its images \(0, now x0\)", images={f"x{name}": path for name, path in paths.items()})
     save(photos.with_name("elsewhere") / "0.png", 0)
@@ -281,7 +281,7 @@ def test_another_model_other_options_other_images_are_refused_by_name(model, pho
         (photos / f"{name}.png").unlink()
     content = (photos / "2.png").read_bytes()
     (photos / "2.png").write_bytes(content + b"more")
-    refused(r"is of other images: since then the file changed of .*photos/2.png; leave out")
+    refused(r"is of other images: these files have changed since: .*photos/2.png; leave out")
     (photos / "2.png").write_bytes(content)
     predict(model, photos, half_done, "cpu", bs=4, resume=True)
     assert len(rows(half_done)) == 24
@@ -300,8 +300,7 @@ def test_a_photo_that_goes_or_breaks_between_kill_and_resume_keeps_its_row(model
 def test_without_resume_it_starts_anew_and_says_so(model, photos, half_done, capfd):
     predict(model, photos, half_done, "cpu", bs=5)
     assert capfd.readouterr().err.startswith(
-        f"{half_done}.partial, of a run that was not finished, is begun anew: "
-        "export.predict --resume would go on with it\n"
+        f"{half_done}.partial, of a run that was not finished, starts anew: export.predict --resume would continue it\n"
     )
     assert len(rows(half_done)) == 24
 
@@ -317,7 +316,9 @@ def test_a_wrong_model_leaves_the_partial_as_it_was(photos, half_done, tmp_path)
 @pytest.mark.parametrize("content", [b"", b"[]\n", b'{"images": 2}\n["a"]\n', b"\xff\xfe\n", b'{"bs": 3}\n'])
 def test_a_partial_that_is_none_of_ours_is_refused(model, photos, tmp_path, content):
     (tmp_path / "p.csv.partial").write_bytes(content)
-    with pytest.raises(ValueError, match=r"p.csv.partial was not begun by this version: remove it, or leave out --res"):
+    with pytest.raises(
+        ValueError, match=r"p.csv.partial was not written by this version: remove it, or leave out --res"
+    ):
         predict(model, photos, tmp_path / "p.csv", "cpu", resume=True)
 
 
@@ -366,7 +367,7 @@ def test_a_full_disk_is_an_error_and_once_there_is_room_it_goes_on(model, tmp_pa
     full = [f"error: {small_disk / name}: No space left on device" for name in ("p.csv", "p.csv.partial")]
     assert done.stderr.splitlines()[-2] in full  # they grow side by side
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("the same command with --resume goes on from there")
+    assert done.stderr.splitlines()[-1].endswith("the same command with --resume continues from there")
     kept = len(list(journal.rows(small_disk / "p.csv.partial")))
     assert 0 < kept < 800
     assert not (small_disk / "p.csv").exists()

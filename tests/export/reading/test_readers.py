@@ -18,6 +18,7 @@ from predicting import ROOT, label, rows, save
 from slow_photos import files, slow_photos
 
 from export.predictions.local import predict_here
+from export.predictions.options import PredictOptions
 from export.reading import readers
 from export.reading.prepare import prepared
 from export.reading.readers import Readers, worthwhile
@@ -28,8 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes read 
 
 no_gpu = pytest.mark.skipif(providers.gpus() == 0, reason="needs an NVIDIA GPU")
 
-OPTIONS = {"device": "cpu", "bs": 16, "workers": 3, "probabilities": True, "top": 0, "tta": "none", "fallback": ""}
-OPTIONS |= {"resume": False, "format": "auto", "sample": None, "zipped": False, "profile": False}
+OPTIONS = {"device": "cpu", "bs": 16, "workers": 3, "probabilities": True}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def photos(tmp_path):
 
 
 def predicted(model, images, out, processes=True, **options):
-    return predict_here(model, images, out, **(OPTIONS | options), processes=processes)
+    return predict_here(model, images, PredictOptions(**({"out": out} | OPTIONS | options)), processes)
 
 
 def running(parent: int | None = None) -> list[int]:
@@ -345,13 +345,15 @@ COMMAND = """
 import sys
 from pathlib import Path
 from export.predictions.local import predict_here
+from export.predictions.options import PredictOptions
 from toolkit.command import run
 
 def predict(
-    resume: bool = False,  # go on
+    resume: bool = False,  # continue
 ):
     "Label photos."
-    predict_here(Path({model!r}), {images!r}, Path({out!r}), **({options!r} | {{"resume": resume}}), processes=True)
+    options = PredictOptions(out={out!r}, resume=resume, **{options!r})
+    predict_here(Path({model!r}), {images!r}, options, processes=True)
 
 sys.exit(run(predict, sys.argv[1:]))
 """
@@ -405,7 +407,7 @@ def test_interrupted_it_ends_in_seconds_and_leaves_no_reader(model, tmp_path, gr
     stderr = process.communicate(timeout=30)[1]
     assert time.monotonic() - asked < 5
     assert process.returncode == 130
-    assert stderr.splitlines()[-1].startswith(f"interrupted; what is done is in {out}.partial: the same command")
+    assert stderr.splitlines()[-1].startswith(f"interrupted; finished rows are in {out}.partial: the same command")
     assert "Traceback" not in stderr
     assert gone(pids, 0)
 
