@@ -10,13 +10,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
+from toolkit.commandline.names import typed_name
 from toolkit.commandline.parameters import Parameter, parameters_of
 from toolkit.commandline.suggestions import unknown_flag, unknown_words
-
-COMMAND = "rapid-finetune"  # the console script: `rapid-finetune hw1` runs `python -m recipes.hw1`
 
 
 def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
@@ -109,14 +107,6 @@ def _refuse(message: str, parameters: list[Parameter]) -> NoReturn:
     usage = " ".join([typed_name(), *(each.name.upper() for each in parameters if each.required)])
     print(f"error: {message}\nusage: {usage} [flags]; --help lists them", file=sys.stderr)
     sys.exit(2)
-
-
-def typed_name() -> str:
-    "Return what the user typed to start this: `python -m recipes.hw1`, `rapid-finetune hw1` or `python mine.py`."
-    if len(sys.orig_argv) > 2 and Path(sys.orig_argv[1]).stem == COMMAND:
-        return f"{COMMAND} {sys.orig_argv[2]}"
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
 
 
 # The help
