@@ -21,7 +21,8 @@ from export.runtime.buffers import OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
 from export.runtime.metadata import content, first_line, read_card
 from export.runtime.open_session import device_of, opened
 from export.runtime.profiler import Stopwatch, Watch, unwatched
-from export.runtime.providers import choose_device, cores
+from export.runtime.providers import choose_device
+from toolkit.machine import cores
 from toolkit.threads import threads
 
 if TYPE_CHECKING:

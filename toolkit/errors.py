@@ -4,6 +4,7 @@ import dis
 import os
 import re
 import sys
+from collections.abc import Sequence
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # links unresolved, as in the frames of a traceback
 PACKAGES = tuple(os.path.join(HERE, package) + os.sep for package in ("recipes", "toolkit", "export"))
@@ -81,6 +82,12 @@ def _killed_worker(error: BaseException | None) -> str | None:
 def _worker_gone(error: BaseException | None) -> re.Match | None:
     pattern = r"DataLoader worker \(pid.+?\) (is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly[\w ]*)"
     return re.match(pattern, str(error)) if isinstance(error, RuntimeError) else None
+
+
+def first_few(names: Sequence[str], limit: int = 3, separator: str = ", ") -> str:
+    "Return the first `limit` names, and how many more there are."
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more
 
 
 def reason_of(error: Exception) -> str:

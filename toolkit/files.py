@@ -1,24 +1,24 @@
-"""Files written whole or not at all, and strict JSON and CSV read back."""
+"""Files that are written whole or not at all, locks, and strict JSON and CSV."""
 
 import csv
 import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TextIO
 
 from filelock import FileLock
 
-if TYPE_CHECKING:
-    pass
+KEPT_FREE = 0.05  # of a disk
 
 
 def target_of(path: Path) -> Path:
-    """The file that is written for `path`: the one a symbolic link leads to, else `path` itself; it may be new.
+    """The file that a write to `path` replaces: the one a symbolic link leads to, else `path` itself. It may be new.
 
     Raises IsADirectoryError or FileExistsError if something else is there: a device or a pipe would be lost.
     """
@@ -32,10 +32,10 @@ def target_of(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; after the block it is flushed to disk and takes the name `path` at once.
+    """Give a temporary path beside `path`. After the block the file is flushed to disk and renamed to `path`.
 
-    A symbolic link stays, and the file that it leads to is replaced. If the block raises, `path` is as it was and the
-    temporary file gone. Raises OSError (disk full, read-only folder) and as `target_of` does.
+    A symbolic link stays, and the file that it leads to is replaced. If the block raises, `path` is unchanged and the
+    temporary file is deleted. Raises OSError (disk full, read-only folder) and as `target_of` does.
     """
     path = target_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,15 +58,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def file_lock(path: Path, **options: Any) -> FileLock:
-    """filelock's lock of the file `path`, which is made first: one that it can't make it takes for another's.
+    """A lock of the file `path`, by filelock. The file is made first: filelock takes one that it can't make for locked.
 
-    Raises OSError where it can't be made. options: filelock's.
+    options: filelock's. Raises OSError if the file can't be made.
     """
     try:
         path.touch()
     except OSError as error:
         raise type(error)(f"{path.parent} can't be written to ({error.strerror}): give another folder") from error
     return FileLock(path, **options)
+
+
+def check_disk_space(folder: Path, needed: int, option: str) -> None:
+    "Raise OSError, naming the option, if `needed` bytes in `folder` would leave less than KEPT_FREE of its disk free."
+    disk = shutil.disk_usage(folder)
+    kept = int(disk.total * KEPT_FREE)
+    if needed > disk.free - kept:
+        raise OSError(
+            f"{option} {folder}: the photos take {size_text(needed)}, {size_text(disk.free)} are free there and "
+            f"{size_text(kept)} (5 % of the disk) stay so; give a folder on a larger disk, or leave {option} out"
+        )
+
+
+def size_text(count: int) -> str:
+    "A number of bytes in GB or MB."
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _umask() -> int:
@@ -76,7 +92,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    "A rename is on disk only when its folder is; Windows cannot open a folder and needs no such thing."
+    "Flush a folder to disk, which a rename needs to be safe. Windows can't open a folder and does not need it."
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -87,8 +103,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path`, whole or not at all. Text is written as UTF-8 with its newlines as they are; a file
-    name in it that is not UTF-8 keeps its bytes.
+    """Write `content` to `path`, whole or not at all.
+
+    Text is written as UTF-8, its newlines unchanged. File names in it that are not UTF-8 keep their bytes.
     """
     with replacing(path) as beside:
         beside.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
@@ -104,16 +121,30 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     "Write a CSV, whole or not at all, as Python's csv module reads it back."
+    write_atomic(path, csv_text(header, rows))
+
+
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    "The text of a CSV, with \\n at the end of each line."
     table, text = [list(row) for row in (header, *rows)], io.StringIO()
-    # Python 3.11 leaves a lone carriage return unquoted, and then can't read it back
-    quoting = csv.QUOTE_ALL if any("\r" in str(cell) for row in table for cell in row) else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(table)
-    write_atomic(path, text.getvalue())
+    csv_writer(text, has_return(str(cell) for row in table for cell in row)).writerows(table)
+    return text.getvalue()
+
+
+def csv_writer(file: TextIO, quote_all: bool) -> Any:
+    "A writer of Python's csv module, with \\n at the end of each line. quote_all: see `has_return`."
+    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
+
+
+def has_return(cells: Iterable[str]) -> bool:
+    "Whether all cells must be quoted: Python 3.11 leaves a lone carriage return bare, and then can't read it back."
+    return any("\r" in cell for cell in cells)
 
 
 def parse_json(text: str) -> Any:
-    """The value of `text`. Raises ValueError where it is not JSON (https://www.rfc-editor.org/rfc/rfc8259), or holds a
-    number that is no float64 or int64, or more than DEPTH levels.
+    """The value of JSON `text`, by https://www.rfc-editor.org/rfc/rfc8259.
+
+    Raises ValueError if it is not JSON, has a number that is no finite float64 or int64, or more than DEPTH levels.
     """
     try:
         value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_int64)
@@ -127,7 +158,7 @@ def parse_json(text: str) -> Any:
     return value
 
 
-DEPTH = 20  # of our own files at most 5
+DEPTH = 20  # our own files have at most 5 levels
 
 
 def _parts(whole: dict | list) -> Iterable[Any]:
@@ -155,9 +186,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path, header: list[str]) -> list[list[str]]:
-    """Rows of a CSV, its header first. Raises ValueError where it is none, or a row is not of the header's length.
+    """The rows of a CSV, with the header as the first one. File names that are not UTF-8 keep their bytes.
 
-    A file name that is not UTF-8 keeps its bytes as Python's file functions take them.
+    Raises ValueError if it is no CSV, has another header, or a row is not of the header's length.
     """
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

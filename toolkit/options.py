@@ -4,9 +4,9 @@ A trailing comment is an option's help. A recipe states its own defaults, and op
 The ranges of numbers are in toolkit/ranges.py.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Auto = Literal["auto"]
 
@@ -57,15 +57,42 @@ class Options:
     resume: Annotated[bool, FREE] = False  # continue the run in --out
 
 
-NAMES = [field.name for field in fields(Options)]
-"The shared options, in the order of `--help`."
-
-
-def is_free(annotation: object) -> bool:
-    "Whether an option of this type may change when a run is resumed."
+def is_free(annotation: Any) -> bool:
+    "True if an option of this type may change when a run is resumed."
     return get_origin(annotation) is Annotated and FREE in get_args(annotation)
 
 
-FREE_NAMES = frozenset(
-    name for name, annotation in get_type_hints(Options, include_extras=True).items() if is_free(annotation)
-)
+TYPES = get_type_hints(Options, include_extras=True)
+"The type of each shared option by name, in the order of `--help`."
+
+FREE_NAMES = frozenset(name for name, annotation in TYPES.items() if is_free(annotation))
+
+
+def without_marks(annotation: Any) -> Any:
+    "The type itself, without what Annotated adds."
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def check_choices(values: dict[str, Any], types: dict[str, Any] = TYPES) -> None:
+    "Raises ValueError for a value that is not among the choices of its option, or for a word that is no number."
+    for name, value in values.items():
+        kind = without_marks(types.get(name, Any))
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        if choices and value not in choices:
+            raise ValueError(f"unknown --{name} {value!r}: choose one of {', '.join(choices)}")
+        if Auto in get_args(kind) and isinstance(value, str) and value != "auto":
+            raise ValueError(f"--{name} {value!r} is neither a number nor auto")
+
+
+def recorded_options(recorded: dict[str, Any], **changes: Any) -> Options:
+    """The shared options of a recipe.json's `options`, with `changes`. Those of the recipe's own are left out."""
+    values = {name: value for name, value in recorded.items() if name in TYPES} | changes
+    return Options(**{name: converted(value, TYPES[name]) for name, value in values.items()})
+
+
+def converted(value: Any, annotation: Any) -> Any:
+    "The value as its type is: a text as a Path, a list as a tuple."
+    kind = without_marks(annotation)
+    if isinstance(value, str) and Path in (kind, *get_args(kind)):
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value

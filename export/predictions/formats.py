@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from export.predictions.columns import Columns
 from export.predictions.journal import Row, unpacked
-from toolkit.files import replacing
+from toolkit.files import csv_writer, has_return, replacing
 
 Unread = list[tuple[str, Path, str]]
 "(image_name, path, reason) of each photo that can't be read."
@@ -68,7 +68,7 @@ def cells_of(row: Row, columns: Columns, fallback: str) -> list[str | float | No
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[list], quoted: bool) -> None:
     with _open_csv(path) as file:
-        table = _csv_writer(file, quoted)
+        table = csv_writer(file, quoted)
         table.writerow(header)
         table.writerows([_text(cell) for cell in row] for row in rows)
 
@@ -139,22 +139,13 @@ def write_errors(out: Path, unread: Unread) -> None:
         path.unlink(missing_ok=True)
         return
     with replacing(path) as beside, _open_csv(beside) as file:
-        table = _csv_writer(file, has_return(str(cell) for cells in unread for cell in cells))
+        table = csv_writer(file, has_return(str(cell) for cells in unread for cell in cells))
         table.writerows([("image_name", "file", "reason"), *unread])
 
 
 def read_errors(out: Path) -> Unread:
     path = errors_file(out)
     return [(name, Path(file), reason) for name, file, reason in read_csv(path)[1:]] if path.exists() else []
-
-
-def has_return(cells: Iterable[str]) -> bool:
-    "Whether all cells must be quoted: Python 3.11 leaves a lone carriage return bare, and then can't read it back."
-    return any("\r" in cell for cell in cells)
-
-
-def _csv_writer(file, quoted: bool):
-    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
 
 
 def _open_csv(path: Path, mode: str = "w", encoding: str = "utf-8"):

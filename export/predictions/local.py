@@ -32,9 +32,10 @@ from export.runtime.batch_size import checked_bs
 from export.runtime.metadata import check_there
 from export.runtime.profiler import Stopwatch, Watch, unwatched
 from export.runtime.progress import tell, with_bar
-from export.runtime.providers import choose_device, cores
+from export.runtime.providers import choose_device
 from export.session import Classifier
 from toolkit.files import target_of
+from toolkit.machine import cores
 
 
 def _answered(

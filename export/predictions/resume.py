@@ -10,6 +10,7 @@ from pathlib import Path
 from export.predictions import formats, journal
 from export.predictions.inputs import Named
 from export.runtime.progress import tell
+from toolkit.errors import first_few
 from toolkit.files import write_atomic
 
 START_ANEW = "leave out --resume to start anew"
@@ -69,7 +70,7 @@ def finished(out: Path, kind: str, asked: dict, photos: Named) -> formats.Unread
     check_asked(made, asked, out)
     names = formats.read_names(out, kind)
     if new := set(dict(photos)) - set(names):
-        raise ValueError(f"{out} is finished, but of other images: it lacks {some(sorted(new))}; {START_ANEW}")
+        raise ValueError(f"{out} is finished, but of other images: it lacks {first_few(sorted(new))}; {START_ANEW}")
     if made["images"] != _digest_of(photos):
         raise ValueError(f"{out} is finished, but of other images, in part or all, under these names; {START_ANEW}")
     print(f"{out} is finished already, {len(names)} images: nothing is left to do ({START_ANEW})")
@@ -111,7 +112,7 @@ def same_photos(recorded: Named, found: Named, partial: Path) -> Named:
         return recorded
     known, here = {path for _, path in recorded}, {path for _, path in found}
     if new := [str(path) for _, path in found if path not in known]:
-        raise ValueError(f"{partial} is of other images: it lacks {some(new)}; {START_ANEW}")
+        raise ValueError(f"{partial} is of other images: it lacks {first_few(new)}; {START_ANEW}")
     if known == here:
         renamed = next(f"{old[0]}, now {new[0]}" for old, new in zip(recorded, found, strict=True) if old != new)
         raise ValueError(f"{partial} has other names for its images ({renamed}); {START_ANEW}")
@@ -131,7 +132,9 @@ def check_unchanged(photos: Named, partial: Path) -> None:
     rows = zip(photos, journal.rows(partial), strict=False)
     changed = [str(path) for (_, path), row in rows if row.reason is None and _changed(path, row.size)]
     if changed:
-        raise ValueError(f"{partial} is of other images: since then the file changed of {some(changed)}; {START_ANEW}")
+        raise ValueError(
+            f"{partial} is of other images: since then the file changed of {first_few(changed)}; {START_ANEW}"
+        )
 
 
 def file_size(path: Path) -> int | None:
@@ -140,12 +143,6 @@ def file_size(path: Path) -> int | None:
         return os.stat(path).st_size
     except OSError:
         return None
-
-
-def some(names: list[str]) -> str:
-    "Up to three names, and how many more there are."
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _changed(path: Path, size: int | None) -> bool:

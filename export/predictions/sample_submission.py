@@ -5,7 +5,7 @@ from pathlib import Path
 
 from export.predictions.formats import read_csv
 from export.predictions.inputs import Named
-from export.predictions.resume import some
+from toolkit.errors import first_few
 
 
 def read_sample(path: Path) -> tuple[list[str], list[str]]:
@@ -22,7 +22,7 @@ def read_sample(path: Path) -> tuple[list[str], list[str]]:
     if not ids:
         raise ValueError(f"--sample {path} has no rows: give a CSV with a header and an id in each row's first column")
     if twice := [each for each, count in Counter(ids).items() if count > 1]:
-        raise ValueError(f"--sample {path} has more than one row for {some(twice)}")
+        raise ValueError(f"--sample {path} has more than one row for {first_few(twice)}")
     return header, ids
 
 
@@ -36,8 +36,8 @@ def in_order(photos: Named, ids: list[str], path: Path) -> Named:
     missing = [each for each in ids if each not in known]
     wanted = {known[each] for each in ids if each in known}
     extra = [str(file) for _, file in photos if file not in wanted]
-    faults = [f"no image for {len(missing)} of its ids: {some(missing)}"] if missing else []
-    faults += [f"no id for {len(extra)} of the images: {some(extra)}"] if extra else []
+    faults = [f"no image for {len(missing)} of its ids: {first_few(missing)}"] if missing else []
+    faults += [f"no id for {len(extra)} of the images: {first_few(extra)}"] if extra else []
     if faults:
         raise ValueError(f"--sample {path}: {'; '.join(faults)}")
     return [(each, known[each]) for each in ids]

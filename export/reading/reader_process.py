@@ -64,7 +64,7 @@ def _code(socket: int, memory: int) -> str:
 
 
 def ended_by(status: int) -> str:
-    "How a process ended, in words, as `toolkit.data.decode_check` has them."
+    "How a process ended, in words, as `toolkit.data.checks.decode` has them."
     if status >= 0:
         return f"exit status {status}"
     name = signal.Signals(-status).name

@@ -5,11 +5,8 @@ and 16: resnet18 at 128 pixels 13.3, 12.0, 11.2, 10.7, 10.8, in int8 3.9, 3.8, 3
 209, 209, 215, 218, 214. Small batches bring the first rows sooner. A GPU wants large ones.
 """
 
-import sys
-from contextlib import suppress
-from pathlib import Path
-
 from export.runtime.cuda import free_gpu_memory
+from toolkit.machine import free_memory
 
 PER_PIXEL = 512
 """Bytes that a model holds at once for each pixel of an image, at most: 26 MB at 224 pixels. Peaks measured on a CPU
@@ -51,18 +48,3 @@ def choose_bs(bs: int | str, device: str, model_bytes: int, crop: int, in_flight
     while most > 1 and most * in_flight * crop**2 * PER_PIXEL > free / 2:
         most //= 2
     return most
-
-
-def free_memory() -> int:
-    "Bytes this process may still take, of the machine's and of its container's; of all that is built in, elsewhere."
-    with suppress(OSError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return min(int(lines["MemAvailable"].split()[0]) * 1024, _left_in_container())
-    return 4_000_000_000
-
-
-def _left_in_container() -> int:
-    with suppress(OSError, ValueError):
-        folder = Path("/sys/fs/cgroup")
-        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
-    return sys.maxsize

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from export.runtime.metadata import check_interface, first_line
 from export.runtime.providers import PROVIDERS, tensorrt_version
+from toolkit.errors import first_few
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -60,9 +61,8 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
     if session.get_providers()[0] != PROVIDERS[device][0]:  # it falls back without an error
         raise ValueError(f"device {device}: onnxruntime loaded the model on {session.get_providers()[0]} instead")
     if device != "cpu" and (nodes := nodes_on_cpu(session)):
-        more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
         raise ValueError(
-            f"device {device}: onnxruntime would run {', '.join(nodes[:3])}{more} of {model} on the CPU: "
+            f"device {device}: onnxruntime would run {first_few(nodes)} of {model} on the CPU: "
             "choose cpu for all of it, or export the model in another --precision"
         )
     check_interface(session, model)

@@ -41,11 +41,6 @@ def choose_device(device: str) -> str:
     return device
 
 
-def cores() -> int:
-    "How many processors this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def obstacle(device: str) -> str | None:
     "Why onnxruntime can't run on `device` (cuda or tensorrt) here, with what to do about it; None where it can."
     import onnxruntime

@@ -43,8 +43,8 @@ import tiny_onnx  # noqa: E402
 
 from export.predictions.local import predict_here  # noqa: E402
 from export.reading.prepare import prepared  # noqa: E402
-from export.runtime.providers import cores, gpus  # noqa: E402
 from export.session import Classifier  # noqa: E402
+from toolkit.machine import cores, gpus  # noqa: E402
 
 PHOTOS = ROOT.parent / "shared" / "data" / "grocery20"
 CLASSES = 100

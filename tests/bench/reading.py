@@ -13,8 +13,8 @@ import numpy as np
 from export.reading.prepare import fill, prepared
 from export.reading.readers import Readers
 from export.runtime.batching import in_batches
-from export.runtime.providers import cores
 from toolkit.data.preprocess import for_size
+from toolkit.machine import cores
 
 BS, BUFFERS, ROUNDS = 256, 3, 3
 PREPROCESS = for_size(224)

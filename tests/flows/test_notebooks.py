@@ -299,10 +299,10 @@ def test_the_passes_of_tta_differ_and_their_mean_is_what_it_gives(learn):
 
     passes, dl = [], learn.dls.valid
     with dl.dataset.set_split_idx(0):
-        first = dl.draws.next_epoch
+        first = dl.sampler_state.next_epoch
         passes = [learn.get_preds(dl=dl)[0] for _ in range(2)]
     assert not torch.allclose(passes[0], passes[1])
-    dl.draws.next_epoch = first
+    dl.sampler_state.next_epoch = first
     augmented = learn.tta(n=2, beta=0)[0]  # fastai's beta is the share of the plain prediction
     assert augmented.numpy() == pytest.approx(torch.stack(passes).mean(0).numpy(), abs=1e-5)
 

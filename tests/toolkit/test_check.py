@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from toolkit.check import check, main
+from toolkit.data.checks.decode import decode, decode_all
+from toolkit.data.checks.findings import printable
 from toolkit.data.dataset import find_data
-from toolkit.data.decode_check import verdict, verdicts
-from toolkit.data.findings import printable
 from toolkit.data.photo import read_photo
 from toolkit.data.photo_files import find_photos
 from toolkit.data.readable import readable
@@ -80,7 +80,7 @@ def test_a_class_of_one_photo_is_wrong_and_the_rest_is_looked_at_all_the_same(tm
         find_data(tmp_path)
 
 
-# Verdicts
+# Decoding
 
 
 def said_by_read_photo(path):
@@ -93,7 +93,7 @@ def said_by_read_photo(path):
 
 def test_every_odd_file_is_judged_as_read_photo_does(odd):
     paths = find_photos(odd)
-    answers = dict(verdicts(paths, 2))
+    answers = dict(decode_all(paths, 2))
     assert len(answers) == len(paths) > 200
     assert {path: answers[path][:3] for path in paths} == {path: said_by_read_photo(path) for path in paths}
     assert 20 < sum(bool(answer.reason) for answer in answers.values()) < 40
@@ -108,7 +108,7 @@ def test_damaged_jpegs_are_judged_as_read_photo_does(tmp_path):
         for place in draw.integers(0, len(content), number % 5) if content else ():
             content[place] = draw.integers(256)
         paths.append(put(tmp_path / f"{number}.jpg", bytes(content)))
-    answers = dict(verdicts(paths, 2))
+    answers = dict(decode_all(paths, 2))
     assert {path: answers[path][:3] for path in paths} == {path: said_by_read_photo(path) for path in paths}
     assert 30 < sum(bool(answer.reason) for answer in answers.values()) < 120
 
@@ -119,14 +119,14 @@ def test_a_pipe_a_folder_a_loop_and_nothing_are_refused_without_waiting(tmp_path
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     paths = [tmp_path / name for name in ("pipe.jpg", "folder.jpg", "loop.jpg", "nothing.jpg")]
-    answers = dict(verdicts(paths, 1))
+    answers = dict(decode_all(paths, 1))
     assert all(answers[path].reason and answers[path].digest is None for path in paths)
     assert answers[paths[1]].reason == "not a file, where one photo is needed"
 
 
 def test_the_same_bytes_have_the_same_digest_and_others_another(tmp_path):
     one, same, other = (put(tmp_path / f"{n}.jpg", encoded(seed)) for n, seed in enumerate((1, 1, 2)))
-    assert verdict(one).digest == verdict(same).digest != verdict(other).digest
+    assert decode(one).digest == decode(same).digest != decode(other).digest
 
 
 def test_fewer_than_one_worker_is_refused(sound):
@@ -141,10 +141,11 @@ def dangerous_house(tmp_path_factory):
     No file is known that does it to the real one.
     """
     house, real = tmp_path_factory.mktemp("house"), ROOT / "toolkit"
-    put(house / "toolkit/__init__.py", f"__path__.append({str(real)!r})".encode())
+    for package, folder in (("toolkit", real), ("toolkit/data", real / "data")):
+        put(house / package / "__init__.py", f"__path__.append({str(folder)!r})".encode())
     reader = f"""
 import os, time
-exec(compile(open({str(real / "photo.py")!r}).read(), {str(real / "photo.py")!r}, "exec"))
+exec(compile(open({str(real / "data/photo.py")!r}).read(), {str(real / "data/photo.py")!r}, "exec"))
 whole = read_photo
 def read_photo(source, *rest):
     if isinstance(source, bytes) and source.startswith(b"KILL"):
@@ -154,7 +155,7 @@ def read_photo(source, *rest):
         time.sleep(60)
     return whole(source, *rest)
 """
-    put(house / "toolkit/photo.py", reader.encode())
+    put(house / "toolkit/data/photo.py", reader.encode())
     return house
 
 

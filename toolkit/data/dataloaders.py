@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -17,24 +17,24 @@ from fastai.torch_core import TensorCategory, to_detach, to_device
 from fastai.vision.core import TensorImage
 from fastcore.basics import chunked
 
-from toolkit.data.augment import train_transform
-from toolkit.data.cache import TRAINED, open_cache
+from toolkit.data.augmentation import Augmentation, check_output
+from toolkit.data.cache import TRAINED, PhotoCache, open_cache
 from toolkit.data.dataset import DataSet
+from toolkit.data.preprocess import preprocessing
 from toolkit.data.transforms import (
     SOURCES,
     Augment,
-    Draws,
     Label,
     NormalizeInPlace,
     Photo,
-    Prepare,
     ReadPhoto,
     ReadReduced,
+    ResizeCenterCrop,
+    SamplerState,
 )
 from toolkit.data.workers import Ticket, Workers
+from toolkit.options import Options
 from toolkit.ranges import check_ranges
-
-SAMPLERS = ["shuffle", "balanced"]
 
 
 class PhotoLoader(TfmdDL):
@@ -48,25 +48,25 @@ class PhotoLoader(TfmdDL):
     share: Callable[[int], range] | None = None  # of so many samples, which
     mark: Callable[[str], object] | None = None  # called with "data_wait" when a batch has come; the profiler sets it
 
-    def __init__(self, dataset: Datasets, draws: Draws, **options: Any):
-        self.draws, self.workers = draws, Workers()
+    def __init__(self, dataset: Datasets, sampler_state: SamplerState, **options: Any):
+        self.sampler_state, self.workers = sampler_state, Workers()
         super().__init__(dataset, **options)
 
     def new(self, dataset: Datasets | None = None, cls: type | None = None, **options: Any) -> "PhotoLoader":
-        return super().new(dataset, cls, **{"draws": self.draws} | options)
+        return super().new(dataset, cls, **{"sampler_state": self.sampler_state} | options)
 
     def before_iter(self) -> None:
         super().before_iter()
         if self.dataset.split_idx == 0:
-            self.draws.epoch = self.draws.next_epoch
-            self.draws.next_epoch += 1
+            self.sampler_state.epoch = self.sampler_state.next_epoch
+            self.sampler_state.next_epoch += 1
 
     def get_idxs(self) -> list[int]:
         "The order of a pass, less what it skips; the whole of it is kept as `order`."
         self.order = super().get_idxs()
         if self.dataset.split_idx != 0:
             return self.order
-        skip, self.draws.skip = self.draws.skip, 0
+        skip, self.sampler_state.skip = self.sampler_state.skip, 0
         return self.order[skip:]
 
     def tickets(self, samples: list[int]) -> list[Ticket]:
@@ -74,11 +74,11 @@ class PhotoLoader(TfmdDL):
         batches = chunked(samples, self.bs, self.drop_last)
         if self.share is not None:
             batches = ([batch[place] for place in self.share(len(batch)) or [0]] for batch in batches)
-        return [Ticket(self.draws.epoch, list(batch)) for batch in batches]
+        return [Ticket(self.sampler_state.epoch, list(batch)) for batch in batches]
 
     def load(self, epoch: int, samples: list[int]) -> Any:
         "The mini-batch of these samples, as that epoch augments them; None if the transforms skip all of them."
-        self.draws.epoch = epoch
+        self.sampler_state.epoch = epoch
         loaded = [sample for sample in map(self.do_item, samples) if sample is not None]
         return self.do_batch(loaded) if loaded else None
 
@@ -88,10 +88,10 @@ class PhotoLoader(TfmdDL):
 
     def shuffle_fn(self, indices: list[int]) -> list[int]:
         "`indices` in another order; or as many draws of them, which come to `index + n` where one comes a second time."
-        generator = np.random.default_rng((self.draws.seed, self.draws.epoch))
-        if self.draws.chances is None or not indices:
+        generator = np.random.default_rng((self.sampler_state.seed, self.sampler_state.epoch))
+        if self.sampler_state.sampling_weights is None or not indices:
             return generator.permutation(indices).tolist()
-        chances = np.array([self.draws.chances[self.items[index]] for index in indices])
+        chances = np.array([self.sampler_state.sampling_weights[self.items[index]] for index in indices])
         drawn, times = generator.choice(indices, len(indices), p=chances / chances.sum()).tolist(), Counter()
         for place, index in enumerate(drawn):
             drawn[place] += self.n * times[index]
@@ -99,7 +99,7 @@ class PhotoLoader(TfmdDL):
         return drawn
 
     def do_item(self, index: int) -> Any:
-        self.draws.sample = index  # a photo's second time in an epoch is augmented in another way than its first
+        self.sampler_state.sample = index  # a photo's second time in an epoch is augmented in another way than its first
         return super().do_item(index % self.n)
 
     def wif(self) -> None:
@@ -122,7 +122,7 @@ class PhotoLoader(TfmdDL):
         self.before_iter()
         fake, tickets = self.fake_l, self.tickets(self.get_idxs())
         options = {"num_workers": fake.num_workers, "pin_memory": fake.pin_memory, "timeout": fake.timeout}
-        for batch in self.workers.batches(self.load, tickets, self._given(), self.wif, self.draws.seed, **options):
+        for batch in self.workers.batches(self.load, tickets, self._given(), self.wif, self.sampler_state.seed, **options):
             if batch is None:
                 continue
             if self.mark:
@@ -149,58 +149,73 @@ def _end_for(parent: int) -> None:
     os._exit(0)
 
 
-def make_loaders(
+class PhotoLoaders(DataLoaders):
+    "fastai's DataLoaders, with what they are made of."
+
+    data: DataSet
+    preprocess: dict[str, Any]  # of validation and test photos, as recipe.json and model.onnx record it
+    augment: Augmentation  # of training photos
+    reduced_to: int | None  # shorter side in pixels of cached training photos; None if all are whole
+
+
+def make_dataloaders(
+    options: Options,
     data: DataSet,
-    preprocess: dict[str, Any],  # of validation and test, as `toolkit.data.preprocess.for_size` makes it
-    augment: dict[str, Any],  # of training: what `toolkit.data.augment.train_transform` takes beside the size
-    bs: int,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-    classes: list[str] | None = None,  # in index order, where they are not those of the training photos
-    sampler: str = "shuffle",  # an epoch's photos: each one once, or as many draws with classes balanced
-    cache: str | Path | None = None,  # folder of `toolkit.data.cache.open_cache`; None: photos are decoded every time
-) -> DataLoaders:
-    """fastai DataLoaders over `data`: batches of TensorImage float32 [batch, 3, height, width], normalised on `device`,
-    and of TensorCategory int64 [batch]. Training is shuffled and drops no image; validation is in order.
-    sampler="balanced" draws as torch's WeightedRandomSampler does with the weights 1 / photos of the class: with
-    replacement, each class as often as any other, so that an epoch repeats photos of rare classes and lacks others.
+    train: Sequence[Any] | Augmentation,
+    valid: dict[str, int],
+    normalize: dict[str, Sequence[float]],
+    classes: list[str] | None = None,
+) -> PhotoLoaders:
+    """fastai DataLoaders over `data`: batches of TensorImage float32 [batch, 3, height, width], normalised on the device,
+    and of TensorCategory int64 [batch].
+
+    Training is shuffled and drops no photo; validation is in order. --sampler balanced draws as torch's
+    WeightedRandomSampler does with the weights 1 / photos of the class: with replacement, each class as often as any
+    other, so that an epoch repeats photos of rare classes and lacks others. If --cache reduces no photo
+    (`reduced_to` is None), training is the same without it to the bit.
+    options: device and workers are resolved (`toolkit.learner.device.resolved`). train: albumentations transforms.
+    valid: `toolkit.data.preprocess.resize_center_crop`. normalize: mean and std, RGB; empty for ImageNet's. classes: in
+    index order, if they are not those of the training photos.
     Source: https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.WeightedRandomSampler
-    `dls.data`, `dls.preprocess` and `dls.augment` say what they are made of, and `dls.reduced_to` to which shorter side
-    the cache reduced photos to train on: None where all are whole, and training is the same without it to the bit.
     """
-    check_ranges({"bs": bs})
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown --sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
-    photos, label = [*data.train, *data.valid], Label(data.train | data.valid)
-    splits = range(len(data.train)), range(len(data.train), len(photos))
-    categorize = Categorize(vocab=classes or data.classes, sort=False)
-    kept = None if cache is None else open_cache(cache, data, preprocess, workers or None)
-    datasets = Datasets(
-        photos,
-        [[ReadReduced(preprocess, kept), ReadPhoto(kept)], [label, categorize]],
-        splits=[list(part) for part in splits],
-        types=[SOURCES, SOURCES, Photo],  # fastai finds them out from a photo, and there may be none
-    )
-    draws = Draws(seed)
-    if sampler == "balanced":
-        draws.chances = {photo: 1 / data.counts[name] for photo, name in data.train.items()}
-    train = PhotoLoader(
+    check_ranges({"bs": options.bs, "workers": options.workers})
+    preprocess = preprocessing(valid, **normalize)
+    augment = train if isinstance(train, Augmentation) else Augmentation.of(train)
+    check_output(transform := augment.at(options.image_size), options.image_size)
+    cache = options.cache and open_cache(options.cache, data, preprocess, options.workers or None)
+    datasets = _datasets(data, preprocess, cache, classes or data.classes)
+    state = SamplerState(options.seed)
+    if options.sampler == "balanced":
+        state.sampling_weights = {photo: 1 / data.counts[name] for photo, name in data.train.items()}
+    loader = PhotoLoader(
         datasets.train,
-        draws,
-        bs=bs,
+        state,
+        bs=options.bs,
         shuffle=True,
         drop_last=False,
-        num_workers=workers,
-        pin_memory=torch.device(device).type == "cuda",
-        after_item=[Augment(train_transform(preprocess["crop"], **augment), draws), Prepare(preprocess)],
+        num_workers=options.workers,
+        pin_memory=options.device.startswith("cuda"),
+        after_item=[Augment(transform, state), ResizeCenterCrop(preprocess)],
         after_batch=[
             IntToFloatTensor(),
             NormalizeInPlace.from_stats(preprocess["mean"], preprocess["std"], cuda=False),
         ],
     )
-    train._n_inp, train._types = 1, {tuple: [TensorImage, TensorCategory]}  # else found out from a first batch
-    dls = DataLoaders(train, train.new(datasets.valid, shuffle=False), path=data.root, device=device)
+    loader._n_inp, loader._types = 1, {tuple: [TensorImage, TensorCategory]}  # else found out from a first batch
+    both = loader, loader.new(datasets.valid, shuffle=False)
+    dls = PhotoLoaders(*both, path=data.root, device=torch.device(options.device))
     dls.data, dls.preprocess, dls.augment = data, preprocess, augment
-    dls.reduced_to = TRAINED * preprocess["crop"] if kept and kept.reduces(data.train) else None
+    dls.reduced_to = TRAINED * preprocess["crop"] if cache and cache.reduces(data.train) else None
     return dls
+
+
+def _datasets(data: DataSet, preprocess: dict[str, Any], cache: PhotoCache | None, classes: list[str]) -> Datasets:
+    "fastai Datasets of (photo, label): the training photos, then the validation photos."
+    photos, label = [*data.train, *data.valid], Label(data.train | data.valid)
+    splits = range(len(data.train)), range(len(data.train), len(photos))
+    return Datasets(
+        photos,
+        [[ReadReduced(preprocess, cache), ReadPhoto(cache)], [label, Categorize(vocab=classes, sort=False)]],
+        splits=[list(part) for part in splits],
+        types=[SOURCES, SOURCES, Photo],  # fastai finds them out from a photo, and there may be none
+    )

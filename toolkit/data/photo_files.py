@@ -1,8 +1,9 @@
-"""Photo files: find them below a folder, sort their names, read their bytes."""
+"""Photo files: find them below a folder, sort their names, read their bytes, notice their changes."""
 
+import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MAX_PIXELS = 178_956_970
@@ -52,6 +53,16 @@ def file_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def file_states(paths: Iterable[Path]) -> bytes:
+    "SHA-256 of each file's path, size and times: it changes when one of them is written, replaced or moved."
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        line = f"{path.absolute()}\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n"
+        digest.update(line.encode(errors="surrogatepass"))  # a file's name need not be Unicode
+    return digest.digest()
 
 
 def _numbers_apart(part: str) -> list[str | int]:

@@ -34,15 +34,20 @@ INTERPOLATION = (
 """How `prepare` resizes, exactly: enough to write it again from a model's metadata."""
 
 
-def for_size(image_size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> dict:
-    """The preprocess dict of a model fed with `image_size` pixels: shorter side 256/224 of it, then its centre.
+def resize_center_crop(image_size: int, resize: float = 256 / 224) -> dict[str, int]:
+    "The shorter side to `resize` times the crop, then a centre crop of `image_size` pixels: for `preprocessing`."
+    return {"resize": round(image_size * resize), "crop": image_size}
 
-    mean, std: what the model subtracts and divides by, RGB, of pixels between 0 and 1.
-    Raises ValueError as `check` does.
+
+def preprocessing(
+    geometry: dict[str, int], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> dict:
+    """The preprocess dict of a model: the geometry of `resize_center_crop`, with what the model subtracts and divides by.
+
+    mean, std: RGB, of pixels between 0 and 1. Raises ValueError as `check` does.
     """
     preprocess = {
-        "resize": round(image_size * 256 / 224),
-        "crop": image_size,
+        **geometry,
         "interpolation": INTERPOLATION,
         "exif": "transpose",
         "alpha": "white",
@@ -51,6 +56,15 @@ def for_size(image_size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tupl
     }
     check(preprocess)
     return preprocess
+
+
+def for_size(image_size: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> dict:
+    """The preprocess dict of a model fed with `image_size` pixels: shorter side 256/224 of it, then its centre.
+
+    mean, std: what the model subtracts and divides by, RGB, of pixels between 0 and 1.
+    Raises ValueError as `check` does.
+    """
+    return preprocessing(resize_center_crop(image_size), mean, std)
 
 
 def check(preprocess: dict) -> None:

@@ -1,4 +1,4 @@
-"""Whether the photos of a data set can be read; what was found is remembered until a file changes."""
+"""Check that the photos of a data set can be read. The outcome is remembered until a file changes."""
 
 import hashlib
 import json
@@ -8,43 +8,50 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
-import PIL
 from fastcore.xdg import xdg_cache_home
-from tqdm import tqdm
 
-import toolkit.data.photo
 from toolkit import ranks
-from toolkit.data.dataset import DataSet
-from toolkit.data.decode_check import Verdict, verdicts
-from toolkit.data.findings import counted, judged, printable, same_content
+from toolkit.data.checks.decode import decode_all, decode_with_progress
+from toolkit.data.checks.findings import checked_photos, counted, printable, same_content
+from toolkit.data.dataset import DataSet, find_data
+from toolkit.data.photo import decoder_digest
+from toolkit.data.photo_files import file_states
+from toolkit.errors import first_few
 from toolkit.files import write_atomic
+from toolkit.options import Options
+
+
+def open_dataset(options: Options) -> DataSet:
+    """The data set at `options.data`, all its training and validation photos readable.
+
+    Raises ValueError and FileNotFoundError as `find_data` and `readable` do.
+    """
+    return readable(find_data(options.data, options.seed), options.skip_unreadable)
 
 
 def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None = None) -> DataSet:
-    """`data`, if all its photos to train or validate on can be read; with `skip_unreadable`, what is left of it.
+    """Return `data` if all its photos to train or validate on can be read, or with `skip_unreadable` the rest of it.
 
-    Photos are decoded once: the outcome is kept in the user's cache folder until a file changes. Content that stands in
-    both splits, or under two classes, is a line on stderr. Raises ValueError for photos that can't be read, for a class
-    that has no others, and for fewer than one worker.
+    Each photo is decoded once: the outcome is kept in the user's cache folder until a file changes. Content that stands
+    in both splits, or under two classes, is a warning on stderr. Raises ValueError for photos that can't be read, for a
+    class that has no others, and for fewer than one worker.
     """
     outcome = _outcome(data, workers)
     if outcome["warnings"]:
         print(f"warning: {', '.join(outcome['warnings'])}: `{_command(data)}` lists them", file=sys.stderr)
-    names = outcome["unreadable"]
-    unread = {path: names[name] for path in (*data.train, *data.valid) if (name := data.relative(path)) in names}
+    reasons = outcome["unreadable"]
+    unread = {path: reasons[name] for path in (*data.train, *data.valid) if (name := data.relative(path)) in reasons}
     if not unread:
         return data
-    first = [printable(data.relative(path)) for path in list(unread)[:3]]
-    more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+    names = [printable(data.relative(path)) for path in unread]
     if not skip_unreadable:
-        told = "; ".join(f"{name}: {reason}" for name, reason in zip(first, unread.values(), strict=False))
+        faults = [f"{name}: {reason}" for name, reason in zip(names, unread.values(), strict=True)]
         raise ValueError(
-            f"{counted(unread)} in {data.path} can't be read: {told}{more}\n"
+            f"{counted(unread)} in {data.path} can't be read: {first_few(faults, separator='; ')}\n"
             f"`{_command(data)}` lists them all; --skip_unreadable leaves them out"
         )
     left = data.without(unread)
-    print(f"left out {counted(unread)} that can't be read: {', '.join(first)}{more}")
+    print(f"left out {counted(unread)} that can't be read: {first_few(names)}")
     return left
 
 
@@ -54,39 +61,35 @@ def _command(data: DataSet) -> str:
 
 @ranks.first_here()
 def _outcome(data: DataSet, workers: int | None) -> dict[str, Any]:
-    """What is wrong with the photos to train and validate on: {"unreadable": {file: reason}, "warnings": [text]}.
+    """The faults of the photos to train and validate on: {"unreadable": {file: reason}, "warnings": [text]}.
 
-    What could be read is remembered; what could not is tried again, for the cause may lie outside the file.
+    Photos that could be read are remembered. Those that could not are tried again: the cause may lie outside the file.
     """
     file, paths = _cache_file(data), [*data.train, *data.valid]
     outcome = _remembered(file)
-    if outcome and _still_unread(data, outcome, workers):
+    if outcome and _still_unreadable(data, outcome, workers):
         return outcome
-    begun = time.monotonic()
-    photos = judged(data, _verdicts(paths, workers))
-    if (seconds := time.monotonic() - begun) > 1:
+    started = time.monotonic()
+    photos = checked_photos(data, decode_with_progress(paths, workers))
+    if (seconds := time.monotonic() - started) > 1:
         print(f"checked {counted(photos)} in {seconds:.1f} s")
     outcome = {
-        "unreadable": {photo.file: photo.verdict.reason for photo in photos if photo.verdict.reason},
+        "unreadable": {photo.file: photo.result.reason for photo in photos if photo.result.reason},
         "warnings": [finding.text for finding in same_content(photos) if finding.state == "wrong"],
     }
     _remember(file, outcome)
     return outcome
 
 
-def _still_unread(data: DataSet, outcome: dict[str, Any], workers: int | None) -> bool:
+def _still_unreadable(data: DataSet, outcome: dict[str, Any], workers: int | None) -> bool:
     paths = [path for path in (*data.train, *data.valid) if data.relative(path) in outcome["unreadable"]]
-    return all(verdict.reason for _, verdict in verdicts(paths, workers))
+    return all(result.reason for _, result in decode_all(paths, workers))
 
 
 def _cache_file(data: DataSet) -> Path | None:
-    "Where the outcome is kept: another file whenever a photo, a label, or the reader changes. None without a home."
-    key = hashlib.sha256(f"{data.fingerprint} {cv2.__version__} {PIL.__version__}".encode())
-    key.update(Path(toolkit.data.photo.__file__).read_bytes())
-    for path in (*data.train, *data.valid):
-        state = path.stat()
-        line = f"{path.absolute()}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n"
-        key.update(line.encode(errors="surrogatepass"))
+    "The file of the outcome: another one if a photo, a label or the decoder changes. None if the user has no home."
+    states = file_states([*data.train, *data.valid]).hex()
+    key = hashlib.sha256(f"{data.fingerprint} {decoder_digest()} {states}".encode())
     try:
         return xdg_cache_home() / "rapid-finetune" / "checked" / f"{key.hexdigest()}.json"
     except RuntimeError:  # the system does not know this user, as in a container
@@ -94,7 +97,7 @@ def _cache_file(data: DataSet) -> Path | None:
 
 
 def _remembered(file: Path | None) -> dict[str, Any] | None:
-    "What `file` holds; None where there is none, or it is damaged."
+    "The outcome in `file`; None if there is no file or it is damaged."
     try:
         outcome = json.loads(file.read_bytes()) if file else None
     except (OSError, ValueError):
@@ -112,9 +115,3 @@ def _remember(file: Path | None, outcome: dict[str, Any]) -> None:
         except OSError as error:
             trouble = f"{file.parent} can't be written ({error.strerror or error})"
     print(f"note: the photos will be checked again next time, {trouble}", file=sys.stderr)
-
-
-def _verdicts(paths: list[Path], workers: int | None) -> dict[Path, Verdict]:
-    "By path, with a bar on stderr while it is a terminal."
-    silent = not (sys.stderr and sys.stderr.isatty())
-    return dict(tqdm(verdicts(paths, workers), total=len(paths), disable=silent, leave=False, unit=" photos"))

@@ -82,7 +82,7 @@ class Label(Transform):
 
 
 @dataclass
-class Draws:
+class SamplerState:
     "Which random draws come next; shared by the loaders of one DataLoaders, and copied into their workers."
 
     seed: int
@@ -90,7 +90,7 @@ class Draws:
     skip: int = 0  # photos at the beginning of that pass that are left out, as trained on before
     epoch: int = 0
     sample: int = 0
-    chances: dict[Path, float] | None = None  # of being drawn, with replacement; None: each photo once an epoch
+    sampling_weights: dict[Path, float] | None = None  # drawn with replacement by them; None: each photo once an epoch
 
 
 class Augment(Transform):
@@ -98,15 +98,15 @@ class Augment(Transform):
 
     split_idx = 0
 
-    def __init__(self, transform: Any, draws: Draws):
-        self.transform, self.draws = transform, draws
+    def __init__(self, transform: Any, sampler_state: SamplerState):
+        self.transform, self.sampler_state = transform, sampler_state
 
     def encodes(self, photo: Photo) -> TensorImage:
-        reseed(self.transform, self.draws.seed, self.draws.epoch, self.draws.sample)
+        reseed(self.transform, self.sampler_state.seed, self.sampler_state.epoch, self.sampler_state.sample)
         return _tensor(self.transform(image=np.asarray(photo))["image"])
 
 
-class Prepare(Transform):
+class ResizeCenterCrop(Transform):
     "The validation and test transform, the one that export uses too: Photo -> TensorImage uint8 [3, crop, crop]."
 
     split_idx = 1

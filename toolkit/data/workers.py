@@ -16,7 +16,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from toolkit.data.transforms import Draws
+from toolkit.data.transforms import SamplerState
 
 METHOD = "fork" if sys.platform == "linux" else None
 """The start method of workers. Beside an H100, 16 of them are ready in 0.3 s by fork, in 5 s by spawn, by forkserver in
@@ -184,9 +184,9 @@ class _Checksum:
 
 
 class _Pickler(pickle.Pickler):
-    "It takes the seed alone of Draws: a ticket says the epoch."
+    "It takes the seed alone of SamplerState: a ticket says the epoch."
 
-    dispatch_table = copyreg.dispatch_table | {Draws: lambda draws: (Draws, (draws.seed,))}
+    dispatch_table = copyreg.dispatch_table | {SamplerState: lambda draws: (SamplerState, (draws.seed,))}
 
 
 def _digest(value: Any) -> bytes | None:

@@ -1,15 +1,12 @@
 """The result files of a run, read and checked: history.csv, valid_predictions.csv, lr_finder.csv."""
 
-import csv
-import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from toolkit.evaluation import metrics
-from toolkit.files import read_csv, write_csv
+from toolkit.files import csv_text, read_csv, write_csv
 from toolkit.run import Run
 
 HISTORY = "epoch train_loss valid_loss accuracy lr seconds".split()  # columns of history.csv
@@ -109,23 +106,13 @@ def per_class_csv(predictions: Predictions) -> str:
     figures = metrics.per_class(predictions.confusion)
     rows = zip(predictions.classes, *figures.values(), strict=True)
     cells = ([name, *("" if np.isnan(v) else float(v) for v in values), support] for name, *values, support in rows)
-    return _csv(["class", *figures], cells)
+    return csv_text(["class", *figures], cells)
 
 
 def confusion_csv(predictions: Predictions) -> str:
     "A row for each label, a column for each prediction, and in the cell the number of validation images."
     rows = zip(predictions.classes, predictions.confusion.tolist(), strict=True)
-    return _csv(["label", *predictions.classes], ([name, *counts] for name, counts in rows))
-
-
-def _csv(header: list[str], rows: Iterable[list]) -> str:
-    text = io.StringIO()
-    rows = [header, *rows]
-    # Python 3.11 leaves a lone carriage return unquoted, and then can't read it back
-    odd = any("\r" in name for name in [*header, *(row[0] for row in rows)])
-    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)
-    return text.getvalue()
+    return csv_text(["label", *predictions.classes], ([name, *counts] for name, counts in rows))
 
 
 def read_predictions(run: Run) -> Predictions | None:

@@ -51,7 +51,7 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
 
     Raises ValueError for a loss without a `reduction`, which can't be had photo by photo.
     """
-    if learn.dls.train.draws.chances is None:
+    if learn.dls.train.sampler_state.sampling_weights is None:
         return loss
     if not hasattr(loss, "reduction"):
         raise ValueError(f"--sampler balanced: the probe can't weight the photos in {type(loss).__name__}")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from fastai.callback.core import Callback
 
-from toolkit.data.augment import train_transform
 from toolkit.data.transforms import Augment
 from toolkit.ranges import check_ranges
 
@@ -42,4 +41,4 @@ class ProgressiveResizing(Callback):
         if size != self.size:
             self.size = size
             augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))
-            augment.transform = train_transform(size, **self.dls.augment)
+            augment.transform = self.dls.augment.at(size)

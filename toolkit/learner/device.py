@@ -1,9 +1,9 @@
 """The device and the number format that a model computes in: those asked for, or an error, never others in silence."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from toolkit import ranks
 from toolkit.learner.performance import in_whole_batches
+from toolkit.machine import cores
+from toolkit.options import Options
 from toolkit.ranges import check_ranges
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -112,12 +114,22 @@ def _autocast_forward(model: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def pick_workers(count: int | None) -> int:
-    "`count` processes to read photos in, or, for None, one for each core this process may use, at most 8."
+    "`count` data-loading processes; None is one for each core that this process may use, at most 8."
     if count is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, max(1, cores // ranks.local_count()))
+        return min(8, max(1, cores() // ranks.local_count()))
     check_ranges({"workers": count})
     return count
+
+
+def resolved(options: Options) -> Options:
+    "`options` with the device, the precision and the number of workers that are used. Raises ValueError as these do."
+    device = pick_device(options.device)
+    return replace(
+        options,
+        device=str(device),
+        precision=pick_precision(options.precision, device),
+        workers=pick_workers(None if options.workers == "auto" else options.workers),
+    )
 
 
 def peak_memory(device: torch.device) -> int:

@@ -55,7 +55,7 @@ class NaNGuard(Callback):
     def _stop_at(self, batch: int) -> None:
         if batch < 0:
             return
-        epoch = self.dls.train.draws.epoch + 1
+        epoch = self.dls.train.sampler_state.epoch + 1
         where = f"step {batch // self.learn.accum + 1}" if self.training else f"validation batch {batch + 1}"
         photos = ", ".join(self.dls.data.relative(photo) for photo in self.dl.batch_photos(batch))
         error = ValueError(

@@ -1,9 +1,11 @@
 """A fastai Learner around a model and its data loaders, which declares what its callbacks ask of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 import fastai.callback.hook  # noqa: F401  gives Learner summary
@@ -13,7 +15,6 @@ from fastai.callback.core import Callback, CancelFitException, GatherPredsCallba
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.schedule import ParamScheduler  # its module gives Learner lr_find, fit_one_cycle, fine_tune
 from fastai.callback.training import GradientAccumulation
-from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor
 from fastai.learner import Learner as FastaiLearner
@@ -23,7 +24,9 @@ from fastai.torch_core import set_seed as set_seed  # for recipes, where an impo
 from fastai.torch_core import trainable_params
 from fastcore.basics import listify
 from torch import nn
+from torch.optim import AdamW, Optimizer
 
+from toolkit.data.dataloaders import PhotoLoaders
 from toolkit.data.workers import kept_workers
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import mixed_precision, pick_precision
@@ -32,6 +35,8 @@ from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.performance import ChannelsLast, compiled, fast_math, uncompiled, whole_batches
 from toolkit.learner.profiler import EpochTimer, Profile
 from toolkit.learner.recorder import Progress, Recorder
+from toolkit.options import FREE_NAMES, Options
+from toolkit.ranges import check_ranges
 
 
 class Validation(Callback):
@@ -55,7 +60,12 @@ class Learner(FastaiLearner):
     `epochs_done`, `in_run` and `resumed`, from which schedules tell how long the whole fit is.
     """
 
-    options: Any = None  # toolkit.options.Options that its recipe was called with, the values finally used
+    options: Options = Options()  # the values finally used
+    own_options: Mapping[str, Any] = MappingProxyType({})  # the recipe's own options beside the shared ones
+    free: frozenset[str] = FREE_NAMES  # options that may change when the run is resumed
+    recipe: str = "own"  # the recipe's name
+    command: Sequence[str] = ()  # what starts the recipe's command, such as python -m recipes.hw1
+    plan: Callable[["Learner"], None] | None = None  # called once after `auto` was searched; it may change the epochs
     precision: str = "fp32"  # of the forward pass
     exact: bool = False  # computes to the bit what a plain loop does
     fault: BaseException | None = None  # the error that ends this fit
@@ -174,39 +184,41 @@ class Learner(FastaiLearner):
 
 
 def make_learner(
-    dls: DataLoaders,
+    options: Options,
+    dls: PhotoLoaders,
     model: nn.Module,
     loss: nn.Module,
-    lr: float,
-    precision: str = "fp32",
+    opt_func: Callable[..., Optimizer] = AdamW,
     cbs: Iterable[Callback] = (),
-    exact: bool = False,
-    compile: bool = False,
     splitter: Callable[[nn.Module], list] = trainable_params,
 ) -> Learner:
-    """A fastai Learner: torch's AdamW with its defaults at `lr`, accuracy, forward passes in `precision`, `cbs`.
+    """A fastai Learner: a torch optimiser at --lr, accuracy, forward passes in --precision, `cbs`.
 
-    It computes channels last, with a fused optimiser and on CUDA in TF32, or, for `exact`, to the bit what a plain loop
-    does. `compile` has torch compile the forward pass and its gradient, which rounds in yet another way; a mini-batch
-    that is short, as an epoch's last one, is computed without, because torch would compile again for its size.
-    `learn.precision` says which precision. Everything fastai's Learner has works on it.
+    It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact it computes to
+    the bit what a plain loop does. --compile has torch compile the forward pass and its gradient, which rounds in yet
+    another way; a batch that is short, as an epoch's last one, is computed without, because torch would compile again for
+    its size. Everything that fastai's Learner has works on it.
+    options: resolved (`toolkit.learner.device.resolved`), with a number for --lr. opt_func: a torch optimiser, such as
+    `functools.partial(SGD, momentum=0.9)`.
     """
-    memory_format = torch.contiguous_format if exact else torch.channels_last
+    check_ranges({"lr": options.lr})
+    memory_format = torch.contiguous_format if options.exact else torch.channels_last
     own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), ChannelsLast(memory_format), LastPhoto()]
-    own += [LossScaler()] if precision == "fp16" else []
+    own += [LossScaler()] if options.precision == "fp16" else []
+    fused = {} if options.exact or "fused" not in inspect.signature(opt_func).parameters else {"fused": True}
     learn = Learner(
         dls,
-        mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, precision),
+        mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, options.precision),
         loss_func=loss,
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, **({} if exact else {"fused": True})),
-        lr=lr,
+        opt_func=partial(OptimWrapper, opt=opt_func, **fused),
+        lr=options.lr,
         splitter=splitter,
         metrics=accuracy,
         path=Path(),  # lr_find saves below it; the data's folder, fastai's default, may be read-only and is not ours
         default_cbs=False,
         cbs=[*own, *cbs],
     )
-    learn.precision, learn.exact = precision, exact
-    if compile:
+    learn.options, learn.precision, learn.exact = options, options.precision, options.exact
+    if options.compile:
         compiled(model, dls.device)
     return learn

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from fastai.callback.core import Callback
-from torch import nn
 
-from toolkit.data.dataloaders import make_loaders
+from toolkit.data.augmentation import Augmentation
+from toolkit.data.dataloaders import make_dataloaders
 from toolkit.data.dataset import recorded_dataset
-from toolkit.learner.device import pick_device
+from toolkit.learner.device import resolved
 from toolkit.learner.learner import Learner, make_learner
-from toolkit.models.losses import create_loss, weights_by_class
-from toolkit.models.timm_model import create_model, load_weights
+from toolkit.models.losses import make_loss
+from toolkit.models.timm_model import load_weights, make_model
+from toolkit.options import recorded_options
 
 
 class PredictsOnly(Callback):
@@ -37,39 +38,29 @@ def rebuild(recipe: dict[str, Any], weights: Path, device: str = "auto") -> Lear
     longer those it was trained on, it warns and has none.
     Raises ValueError for a recipe.json or weights that do not fit, FileNotFoundError where there are no weights yet.
     """
-    options, folder = recipe["options"], weights.parent
-    place = pick_device(device)
-    model = create_model(
-        recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=recipe["preprocess"]["crop"]
+    folder, preprocess = weights.parent, recipe["preprocess"]
+    fixed = {"device": device, "precision": "fp32", "workers": 0, "compile": False, "cache": None}
+    options = resolved(
+        recorded_options(recipe["options"], weights="none", image_size=preprocess["crop"], **fixed),
     )
+    model = make_model(options, recipe["classes"])
     load_weights(model, weights)
     data, fault = recorded_dataset(recipe)
     if fault:
         warnings.warn(f"the photos of {folder} {fault}: this learner predicts, but has none to train on", stacklevel=3)
-    dls = make_loaders(
+    dls = make_dataloaders(
+        options,
         data,
-        recipe["preprocess"],
-        recipe["augment"],
-        bs=options["bs"],
-        workers=0,
-        device=place,
-        seed=options["seed"],
+        train=Augmentation.from_recipe(recipe["augment"]),
+        valid={name: preprocess[name] for name in ("resize", "crop")},
+        normalize={name: preprocess[name] for name in ("mean", "std")},
         classes=recipe["classes"],
-        sampler=options.get("sampler", "shuffle"),
     )
-    exact = options.get("exact", False)
     instead = (
         f"the learner of {folder} predicts only, for the folder does not keep all that it was trained by: train "
         f"further by the recipe's command with --out {folder} --resume and more --epochs, or make a new learner by "
         f"the recipe and load {weights} into its model by toolkit.models.timm_model.load_weights"
     )
-    return make_learner(dls, model, _loss(recipe), options["lr"], cbs=[PredictsOnly(instead)], exact=exact)
-
-
-def _loss(recipe: dict[str, Any]) -> nn.Module:
-    "The loss of a recipe.json; where it weights classes, by the photos there were to train on."
-    options, counts = recipe["options"], recipe["data"]["counts"] or {}
-    weight = weights_by_class(
-        options.get("class_weights", "none"), {name: counts.get(name, 0) for name in recipe["classes"]}
-    )
-    return create_loss(options["loss"], weight, options.get("gamma"), options.get("smoothing"))
+    counts = recipe["data"]["counts"] or {}
+    loss = make_loss(options, {name: counts.get(name, 0) for name in recipe["classes"]})
+    return make_learner(options, dls, model, loss, cbs=[PredictsOnly(instead)])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.options import Options
 from toolkit.ranges import check_ranges
 
 TINY = torch.finfo(torch.float32).tiny
@@ -132,3 +133,12 @@ def create_loss(
         "smoothing": {"smoothing": 0.1 if smoothing is None else smoothing},
     }
     return ClassificationLoss(LOSSES[name], weight, options.get(name, {}))
+
+
+def make_loss(options: Options, counts: dict[str, int]) -> ClassificationLoss:
+    """The loss by --loss, --gamma, --smoothing and --class_weights. counts: training photos of each class, in index order.
+
+    Raises ValueError as `create_loss` and `weights_by_class` do.
+    """
+    weight = weights_by_class(options.class_weights, counts, options.sampler)
+    return create_loss(options.loss, weight, options.gamma, options.smoothing)

@@ -4,6 +4,7 @@ import difflib
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit.errors import reason_of
+from toolkit.options import Options
 from toolkit.schema import read_recipe
 
 
@@ -287,3 +289,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} does not hold this model's weights ({str(error).strip().splitlines()[0]})") from error
+
+
+def make_model(options: Options, classes: Collection[str], dropout: float = 0.0) -> nn.Module:
+    "The model by --arch, --weights and --image_size, with a new head for `classes`: see `create_model`."
+    return create_model(options.arch, len(classes), options.weights, dropout, options.image_size)

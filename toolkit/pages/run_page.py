@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit.errors import first_few
 from toolkit.evaluation import metrics, mistakes
 from toolkit.evaluation.intervals import macro_f1_interval
 from toolkit.evaluation.results import (
@@ -21,6 +22,8 @@ from toolkit.files import parse_json, write_atomic
 from toolkit.pages import plots
 from toolkit.pages.formatting import chosen_among, number, percent, shown
 from toolkit.run import Run
+
+LISTED = 8  # names in a warning about the data
 
 
 def write_report(run: Run) -> Path:
@@ -179,21 +182,17 @@ def data_warnings(recipe: dict, predictions: Predictions | None) -> list[str]:
     "What a reader of the figures should know about the data they come from."
     counts, found = recipe["data"].get("counts") or {}, []
     if few := [name for name, n in counts.items() if n < 10]:
-        found.append(f"Fewer than 10 training images: {_listed(few)}.")
+        found.append(f"Fewer than 10 training images: {first_few(few, LISTED)}.")
     if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
         found.append(f"Unbalanced: {min(counts.values())} to {max(counts.values())} training images a class.")
     if left_out := recipe["data"].get("left_out"):
-        said = _listed([f"{file} ({reason})" for file, reason in left_out.items()])
+        said = first_few([f"{file} ({reason})" for file, reason in left_out.items()], LISTED)
         found.append(f"Left out, as they can't be read: {said}.")
     if predictions:
         support = zip(predictions.classes, predictions.confusion.sum(1), strict=True)
         if absent := [name for name, n in support if not n]:
-            found.append(f"No validation image, so no figure: {_listed(absent)}.")
+            found.append(f"No validation image, so no figure: {first_few(absent, LISTED)}.")
     return found
-
-
-def _listed(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def render(run: Run, history: dict, predictions: Predictions | None, figures: dict, best: int | None) -> str:

@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fastai.callback.core import Callback, CancelFitException
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.learner import Learner
 from toolkit.learner.loss_scaler import LossScaler
+from toolkit.machine import free_memory
 from toolkit.search.snapshot import restoring_state
 
 SPARE = {"cuda": 0.1, "cpu": 0.2}  # of the free memory, left for what other steps and validation need beyond the trial
@@ -142,21 +142,3 @@ def _reset_peak() -> int:
         return _peak()
     except (OSError, TypeError) as error:
         raise OSError(f"--bs auto on a CPU goes by Linux's /proc/self ({error}): give a number") from error
-
-
-def free_memory() -> int:
-    "Bytes of the machine's memory that are free, or of its container's where that has less. Linux only."
-    free = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
-    return min(free, *(_left(Path("/sys/fs/cgroup"), *names) for names in CGROUPS))
-
-
-CGROUPS = (
-    ("memory.max", "memory.current"),  # version 2
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # version 1
-)
-
-
-def _left(folder: Path, limit: str, used: str) -> int:
-    with suppress(OSError, ValueError):  # no such file, or "max"
-        return int((folder / limit).read_text()) - int((folder / used).read_text())
-    return sys.maxsize

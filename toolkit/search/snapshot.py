@@ -38,7 +38,7 @@ def restoring_state(learn: Learner) -> Iterator[Learner]:
     for loader in learn.dls.loaders:
         undo.append(partial(loader.rng.setstate, loader.rng.getstate()))
         _keep_attributes(loader.fake_l, undo)
-        _keep_attributes(loader.draws, undo)
+        _keep_attributes(loader.sampler_state, undo)
     try:
         yield learn
     finally:

@@ -72,7 +72,7 @@ class Checkpoint(Callback):
 
     def before_train(self) -> None:
         self.seen, self.total = self.inside.seen, 0.0 if ranks.rank() else self.inside.total
-        self.dl.draws.next_epoch, self.dl.draws.skip = self.finished, self.seen
+        self.dl.sampler_state.next_epoch, self.dl.sampler_state.skip = self.finished, self.seen
         self.skipped = self.seen // self.dl.bs
         self.start = time.perf_counter() - self.inside.seconds
         self.rate = self.opt.hypers[-1]["lr"] if self.inside.rate is None else self.inside.rate

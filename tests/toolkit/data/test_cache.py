@@ -252,7 +252,7 @@ def test_a_cache_among_the_photos_is_refused_and_nothing_written(small):
 
 def test_room_is_reckoned_by_headers_to_the_byte(data, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("toolkit.data.cache._check_room", lambda file, needed: said.append(needed))
+    monkeypatch.setattr("toolkit.data.cache.check_disk_space", lambda folder, needed, option: said.append(needed))
     open_cache(tmp_path / "c", data, for_size(SIZE))
     assert said == [the_file(tmp_path / "c").stat().st_size]
 

@@ -77,7 +77,7 @@ def test_another_seed_gives_other_batches(data):
 def test_an_epoch_can_be_taken_up_again_by_its_number(data):
     three = epochs(loaders(data).train, 3)
     later = loaders(data)
-    later.train.draws.next_epoch = 2
+    later.train.sampler_state.next_epoch = 2
     assert same(three[2:], epochs(later.train, 1))
 
 
@@ -141,7 +141,7 @@ def test_balanced_draws_as_torchs_weighted_random_sampler_does(uneven):
     "As many as there are photos; over 2,000 epochs each as often as there, within 4 standard errors."
     train, each = loaders(uneven, sampler="balanced").train, np.zeros(14)
     for epoch in range(2000):
-        train.draws.epoch = epoch
+        train.sampler_state.epoch = epoch
         drawn = np.array(train.get_idxs()) % 14
         assert len(drawn) == 14
         each += np.bincount(drawn, minlength=14)
@@ -161,7 +161,7 @@ def test_balanced_is_the_same_for_0_1_and_3_workers_and_differs_between_epochs_a
         assert same(alone, epochs(loaders(uneven, workers=workers, sampler="balanced").train, 2))
     train, other = (loaders(uneven, seed=seed, sampler="balanced").train for seed in (0, 1))
     first, of_other = train.get_idxs(), other.get_idxs()
-    train.draws.epoch = 1
+    train.sampler_state.epoch = 1
     assert len({tuple(first), tuple(of_other), tuple(train.get_idxs())}) == 3
 
 
@@ -183,7 +183,7 @@ def test_batch_photos_are_those_of_the_batch_where_balanced_draws_repeat_them(un
 def test_balanced_draws_are_taken_up_again_inside_an_epoch(uneven):
     whole = epochs(loaders(uneven, sampler="balanced").train, 3)
     later = loaders(uneven, sampler="balanced").train
-    later.draws.next_epoch, later.draws.skip = 2, 8
+    later.sampler_state.next_epoch, later.sampler_state.skip = 2, 8
     assert same([whole[2][1:]], epochs(later, 1))
 
 

@@ -17,7 +17,7 @@ from fasttransform import Transform
 from noise import write_noise
 
 from recipes import hw1, rapid
-from toolkit.data.transforms import Draws
+from toolkit.data.transforms import SamplerState
 from toolkit.data.workers import Ticket, Workers
 
 TICKETS = [Ticket(0, [number]) for number in range(8)]
@@ -69,12 +69,12 @@ def test_kept_workers_are_started_anew_if_what_they_were_given_is_not_the_same(c
 
 
 def test_of_draws_the_epoch_may_change_for_a_ticket_says_it():
-    workers, draws = Workers(), Draws(seed=3)
+    workers, draws = Workers(), SamplerState(seed=3)
     workers.keep = True
     first = processes(workers, given=draws)
     draws.epoch, draws.next_epoch, draws.sample = 1, 2, 30
     assert processes(workers, given=draws) == first
-    assert not first & processes(workers, given=Draws(seed=4))
+    assert not first & processes(workers, given=SamplerState(seed=4))
     workers.end()
 
 

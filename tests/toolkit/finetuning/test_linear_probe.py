@@ -102,7 +102,7 @@ def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch
     features, digit = features_of(learn)
     labels = digit // 4  # three classes: of four digits, of four and of two
     monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", lambda learn: (features, labels))
-    monkeypatch.setattr(learn.dls.train.draws, "chances", {"any": 1.0})
+    monkeypatch.setattr(learn.dls.train.sampler_state, "sampling_weights", {"any": 1.0})
     monkeypatch.setattr(learn, "loss_func", create_loss(name))
     found, head, each = linear_probe(learn), linear_head(learn.model), create_loss(name)
     each.reduction = "none"

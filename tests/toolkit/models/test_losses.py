@@ -192,7 +192,7 @@ def test_a_run_records_what_its_loss_came_to_and_is_rebuilt_with_it(uneven, tmp_
     again = runs.load(run.folder).learner("cpu")
     assert again.loss_func.options == learn.loss_func.options
     torch.testing.assert_close(again.loss_func.weight, learn.loss_func.weight, rtol=0, atol=0)
-    assert again.dls.train.draws.chances == learn.dls.train.draws.chances
+    assert again.dls.train.sampler_state.sampling_weights == learn.dls.train.sampler_state.sampling_weights
     logits, labels = torch.randn(5, 2), torch.tensor([0, 1, 0, 0, 1])
     assert again.loss_func(logits, labels) == learn.loss_func(logits, labels)
 
@@ -224,7 +224,7 @@ def test_a_run_of_before_these_options_is_rebuilt_with_their_defaults(uneven, tm
     files.write_json(run.path("recipe.json"), run.recipe)
     again = runs.load(run.folder).learner("cpu")
     assert (again.loss_func.options, again.loss_func.weight) == ({"gamma": 2.0}, None)
-    assert again.dls.train.draws.chances is None
+    assert again.dls.train.sampler_state.sampling_weights is None
 
 
 def test_a_run_whose_photos_are_gone_is_rebuilt_with_its_weights(uneven, tmp_path):
@@ -260,7 +260,7 @@ def test_both_recipes_hand_their_options_to_loss_and_loaders(tmp_path):
         learn.loss_func.weight, [sum(counts.values()) / 10 / count for count in counts.values()], rtol=1e-6
     )
     drawn = digits.learner(tmp_path / "digits", sampler="balanced", device="cpu")
-    assert set(drawn.dls.train.draws.chances) == set(learn.dls.data.train)
+    assert set(drawn.dls.train.sampler_state.sampling_weights) == set(learn.dls.data.train)
 
 
 @pytest.mark.parametrize("weight", [None, torch.tensor([0.01, 50.0, 1.0])])

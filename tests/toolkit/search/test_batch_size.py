@@ -75,16 +75,6 @@ def test_a_peak_is_what_was_held_at_most_since_it_was_reset():
     assert batch_size._peak() - begun < 64 * 2**20
 
 
-def test_free_memory_is_the_containers_where_that_has_less(tmp_path):
-    assert 0 < batch_size.free_memory() < 2**50
-    (tmp_path / "limit").write_text("3000\n")
-    (tmp_path / "used").write_text("1000\n")
-    assert batch_size._left(tmp_path, "limit", "used") == 2000
-    (tmp_path / "limit").write_text("max\n")
-    assert batch_size._left(tmp_path, "limit", "used") > 2**60
-    assert batch_size._left(tmp_path, "absent", "used") > 2**60
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, which this machine lacks")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -48,7 +48,7 @@ def small(data, **options):
 
 def state(learn):
     "Everything that a fit goes by, copied."
-    draws = learn.dls.train.draws
+    draws = learn.dls.train.sampler_state
     return {
         "model": {name: tensor.clone() for name, tensor in learn.model.state_dict().items()},
         "gradients": [None if weight.grad is None else weight.grad.clone() for weight in learn.model.parameters()],

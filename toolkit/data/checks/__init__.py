@@ -1,0 +1,1 @@
+"Checks of a data set: decode every photo, in processes that may die of one, and find faults in what was decoded."
