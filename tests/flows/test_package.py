@@ -1,7 +1,9 @@
 """The package: versions without published holes, the wheel's contents, and the wheel installed and run elsewhere."""
 
 import ast
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from toolkit.commandline.names import COMMANDS
 
@@ -174,3 +177,66 @@ def test_the_installed_model_reader_labels_photos(installed, tmp_path, digits_ru
     done = run(installed, tmp_path, "rapid-finetune", "predict", model, "photos", "--device", "cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "predictions.csv").read_text().splitlines()[1].startswith("a.png,")
+
+
+# The Dockerfile, as far as it goes without Docker
+
+
+def instructions(file: Path = ROOT / "Dockerfile") -> list[tuple[str, str]]:
+    "The instructions of a Dockerfile, with continued lines joined and comments left out."
+    lines = [line for line in file.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+DOCKER = instructions()
+RUNS = [rest for word, rest in DOCKER if word == "RUN"]
+
+
+def test_the_image_runs_the_console_script_as_a_user_on_a_python_that_is_taken():
+    last = dict(DOCKER)  # the last of each instruction
+    assert json.loads(last["ENTRYPOINT"]) == list(PROJECT["scripts"])
+    assert last["USER"] not in ("root", "0")
+    version = re.fullmatch(r"python:([\d.]+)-slim", last["FROM"])[1]
+    assert SpecifierSet(PROJECT["requires-python"]).contains(version)
+    assert version == "3.11"  # which constraints.txt is of
+
+
+def test_the_image_has_no_cache_and_nothing_of_developers():
+    installs = [command for run in RUNS for command in re.findall(r"pip (?:install|wheel)[^;]*", run)]
+    assert len(installs) == 3
+    assert all("--no-cache-dir" in command for command in installs)
+    assert "[dev]" not in " ".join(RUNS)
+    assert "apt-get" not in " ".join(RUNS)
+
+
+def test_what_the_dockerfile_copies_is_there_and_is_all_that_it_is_sent():
+    sources = [source for word, rest in DOCKER if word == "COPY" for source in rest.split()[:-1]]
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    plain = {source for source in sources if not source.startswith(("--", "/"))}
+    assert plain == sent
+    assert all((ROOT / source).exists() for source in plain)
+
+
+@pytest.mark.parametrize(("device", "onnxruntime"), [("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")])
+def test_the_first_stage_builds_a_wheel_for_its_device(device, onnxruntime, tmp_path):
+    "Its RUN instructions, run here with the paths of the image put into a folder."
+    for word, rest in DOCKER[: DOCKER.index(("FROM", "python:3.11-slim"))]:
+        if word == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+                copy(ROOT / source, tmp_path / (source if target == "./" else target))
+        if word == "RUN":
+            command = rest.replace("/wheels", str(tmp_path / "wheels"))
+            command = command.replace("pip wheel", f"{sys.executable} -m pip wheel")
+            offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "false", "DEVICE": device}
+            subprocess.run(["sh", "-c", command], cwd=tmp_path, env=os.environ | offline, check=True)
+    (built,) = (tmp_path / "wheels").iterdir()
+    (file,) = [name for name in zipfile.ZipFile(built).namelist() if name.endswith("/METADATA")]
+    lines = zipfile.ZipFile(built).read(file).decode().splitlines()
+    needed = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist: ")]
+    here = {"sys_platform": "linux", "platform_machine": "x86_64", "extra": ""}
+    names = {each.name for each in needed if each.marker is None or each.marker.evaluate(here)}
+    assert {name for name in names if name.startswith("onnxruntime")} == {onnxruntime}
+    assert f"\n{onnxruntime}==" in (tmp_path / "constraints.txt").read_text()
