@@ -240,3 +240,23 @@ def test_the_first_stage_builds_a_wheel_for_its_device(device, onnxruntime, tmp_
     names = {each.name for each in needed if each.marker is None or each.marker.evaluate(here)}
     assert {name for name in names if name.startswith("onnxruntime")} == {onnxruntime}
     assert f"\n{onnxruntime}==" in (tmp_path / "constraints.txt").read_text()
+
+
+# docs/install.md
+
+
+INSTALL = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_installing_names_every_command_and_every_extra():
+    words = set(re.findall(r"[\w.]+", INSTALL))
+    assert COMMANDS.keys() <= words
+    assert {module for module, _ in COMMANDS.values()} <= words
+    extras = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", INSTALL.partition("## Extras")[2], re.M))))
+    assert extras == PROJECT["optional-dependencies"].keys()
+
+
+def test_the_page_on_installing_runs_commands_that_there_are():
+    typed = re.findall(r"^    (?:docker run .* )?rapid-finetune (\w+)", INSTALL, re.MULTILINE)
+    assert len(typed) >= 5
+    assert set(typed) <= COMMANDS.keys()

@@ -18,6 +18,7 @@ from typing_extensions import Doc
 from recipes import digits, hw1, rapid
 from toolkit.command import parsed
 from toolkit.commandline import parsing
+from toolkit.commandline.names import COMMANDS
 from toolkit.commandline.suggestions import ELSEWHERE
 from toolkit.errors import user_message
 
@@ -528,6 +529,20 @@ def test_libraries_warnings_are_silent_in_a_command_and_ours_are_not(tmp_path):
     assert "library" not in done.stderr
     assert "logged" not in done.stderr
     assert "from a library" in start(body(NOISE), tmp_path, python=("-W", "always")).stderr
+
+
+HEAVY = {"torch", "fastai", "timm", "albumentations", "sklearn", "matplotlib", "onnxruntime", "ray", "pandas"}
+
+
+@pytest.mark.parametrize("argument", ["--help", "--bogus"])
+@pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values() if not module.startswith("recipes.")])
+def test_help_and_a_wrong_option_load_no_heavy_library(module, argument):
+    words = [sys.executable, "-X", "importtime", "-m", module, argument]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (0 if argument == "--help" else 2)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "toolkit.command" in imported
+    assert not HEAVY & imported
 
 
 def test_importing_it_changes_no_filter_and_brings_no_heavy_library():
