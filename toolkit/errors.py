@@ -12,7 +12,7 @@ PACKAGES = tuple(os.path.join(HERE, package) + os.sep for package in ("recipes",
 WHY_KILLED = {
     "Killed": "as if memory ran out; try fewer --workers, or 0",
     "Bus error": "as if shared memory was full; make /dev/shm larger (docker's --shm-size), or try fewer --workers",
-    "": "as if memory ran out or a library failed in it, which it may have said above; try fewer --workers, or 0",
+    "": "as if memory ran out or a library failed in it (see above); try fewer --workers, or 0",
 }
 
 

@@ -1,4 +1,4 @@
-"""The package: versions without published holes, the wheel's contents, and the wheel installed and run elsewhere."""
+"""The package: its requirements, the contents of its wheel, and the wheel installed and run elsewhere."""
 
 import ast
 import json
@@ -33,11 +33,11 @@ BY_NAME = {required.name.replace("_", "-"): required.specifier for required in R
 @pytest.mark.parametrize(
     ("name", "holed"), [("onnx", "1.20.9"), ("pillow", "12.1.1"), ("onnxruntime", "1.27"), ("onnxruntime-gpu", "1.27")]
 )
-def test_versions_with_published_holes_are_not_taken(name, holed):
+def test_versions_with_known_vulnerabilities_are_not_accepted(name, holed):
     assert not BY_NAME[name].contains(holed)
 
 
-def test_the_pinned_versions_are_among_those_that_are_taken():
+def test_the_pinned_versions_meet_the_requirements():
     found = {name: specifier for name, specifier in BY_NAME.items() if name in PINS}
     assert len(found) >= len(BY_NAME) - 1  # one onnxruntime or the other
     assert [name for name, specifier in found.items() if not specifier.contains(PINS[name])] == []
@@ -193,16 +193,16 @@ DOCKER = instructions()
 RUNS = [rest for word, rest in DOCKER if word == "RUN"]
 
 
-def test_the_image_runs_the_console_script_as_a_user_on_a_python_that_is_taken():
+def test_the_image_runs_the_console_script_as_a_user_on_a_supported_python():
     last = dict(DOCKER)  # the last of each instruction
     assert json.loads(last["ENTRYPOINT"]) == list(PROJECT["scripts"])
     assert last["USER"] not in ("root", "0")
     version = re.fullmatch(r"python:([\d.]+)-slim", last["FROM"])[1]
     assert SpecifierSet(PROJECT["requires-python"]).contains(version)
-    assert version == "3.11"  # which constraints.txt is of
+    assert version == "3.11"  # of constraints.txt
 
 
-def test_the_image_has_no_cache_and_nothing_of_developers():
+def test_the_image_has_no_pip_cache_and_no_development_packages():
     installs = [command for run in RUNS for command in re.findall(r"pip (?:install|wheel)[^;]*", run)]
     assert len(installs) == 3
     assert all("--no-cache-dir" in command for command in installs)
@@ -210,7 +210,7 @@ def test_the_image_has_no_cache_and_nothing_of_developers():
     assert "apt-get" not in " ".join(RUNS)
 
 
-def test_what_the_dockerfile_copies_is_there_and_is_all_that_it_is_sent():
+def test_the_dockerfile_copies_what_exists_and_dockerignore_lets_only_that_through():
     sources = [source for word, rest in DOCKER if word == "COPY" for source in rest.split()[:-1]]
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     plain = {source for source in sources if not source.startswith(("--", "/"))}
@@ -220,7 +220,7 @@ def test_what_the_dockerfile_copies_is_there_and_is_all_that_it_is_sent():
 
 @pytest.mark.parametrize(("device", "onnxruntime"), [("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")])
 def test_the_first_stage_builds_a_wheel_for_its_device(device, onnxruntime, tmp_path):
-    "Its RUN instructions, run here with the paths of the image put into a folder."
+    "The stage's COPY and RUN instructions are carried out in a folder."
     for word, rest in DOCKER[: DOCKER.index(("FROM", "python:3.11-slim"))]:
         if word == "COPY":
             *sources, target = rest.split()
@@ -256,7 +256,7 @@ def test_the_page_on_installing_names_every_command_and_every_extra():
     assert extras == PROJECT["optional-dependencies"].keys()
 
 
-def test_the_page_on_installing_runs_commands_that_there_are():
+def test_the_page_on_installing_uses_existing_commands():
     typed = re.findall(r"^    (?:docker run .* )?rapid-finetune (\w+)", INSTALL, re.MULTILINE)
     assert len(typed) >= 5
     assert set(typed) <= COMMANDS.keys()

@@ -25,7 +25,7 @@ def run(*options, **environment):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    "install(name, version): such a distribution is found before those that are really installed."
+    "Return a function install(name, version): that distribution is then found before those really installed."
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name, version, *requires):
@@ -51,7 +51,7 @@ def only(findings):
     return finding
 
 
-def test_this_installation_is_well_and_the_command_says_so_in_a_line_each():
+def test_this_installation_is_well_with_a_line_for_each_check():
     done = run()
     assert done.returncode == 0, done.stdout
     assert done.stderr == ""
@@ -60,7 +60,7 @@ def test_this_installation_is_well_and_the_command_says_so_in_a_line_each():
     assert f"torch {metadata.version('torch')}" in done.stdout
 
 
-def test_a_flag_it_does_not_have_is_the_users_error():
+def test_an_unknown_flag_is_the_users_error():
     done = subprocess.run([sys.executable, "-m", "toolkit.doctor", "--fix"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "unknown flag --fix" in done.stderr) == (2, True)
 
@@ -83,7 +83,7 @@ def test_a_python_that_is_too_old_is_wrong():
     assert "3.11 or later" in finding.text
 
 
-def test_a_version_out_of_range_is_wrong_with_the_line_that_mends_it(install):
+def test_a_version_out_of_range_is_wrong_with_the_command_that_repairs_it(install):
     install("albumentations", "2.0.9")
     finding = only(packages.versions())
     assert finding == (
@@ -100,7 +100,7 @@ def test_a_dependency_that_is_not_installed_is_wrong(install):
     assert finding.fix == "pip install 'no-such-library>=1.2' -c constraints.txt"
 
 
-def test_of_two_requirements_for_two_systems_only_this_ones_counts(install):
+def test_a_requirement_for_another_system_does_not_count(install):
     other = "win32" if sys.platform != "win32" else "linux"
     install("rapid-finetune", "9", f"no-such-library; sys_platform == '{other}'", "numpy")
     assert states(packages.versions()) == ["ok"]
@@ -131,7 +131,7 @@ def test_onnxruntime_twice_is_wrong(install):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    "What the command says where torchvision, cv2 and tyro are broken, each in its own way."
+    "The output of the command if torchvision, cv2 and tyro are broken, each in its own way."
     folder = tmp_path_factory.mktemp("broken")
     (folder / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
     (folder / "tyro.py").write_text("raise ImportError('half installed')\n")
@@ -142,7 +142,7 @@ def broken(tmp_path_factory):
     return run(PYTHONPATH=str(folder))
 
 
-def test_torchvision_built_for_another_torch_is_named_as_such(broken):
+def test_a_torchvision_built_for_another_torch_is_reported_as_that(broken):
     assert broken.returncode == 2
     assert "operator torchvision::nms does not exist: torchvision was built for another torch" in broken.stdout
     assert REINSTALL["torchvision"] in broken.stdout
@@ -159,14 +159,14 @@ def test_an_import_that_breaks_in_any_way_is_a_finding(tmp_path, monkeypatch):
         assert f"import {module} fails: {reason}" in finding.text
 
 
-def test_a_broken_cv2_is_mended_by_the_headless_one(broken):
+def test_a_broken_cv2_is_repaired_by_the_headless_package(broken):
     assert (
         f"import cv2 fails: ImportError: libGL.so.1: cannot open shared object file\n       {REINSTALL['cv2']}"
         in broken.stdout
     )
 
 
-def test_without_tyro_which_reads_the_command_line_it_reports_all_the_same(broken):
+def test_it_reports_without_tyro_which_reads_its_command_line(broken):
     assert (broken.returncode, broken.stderr) == (2, "")
     assert "import tyro fails: ImportError: half installed" in broken.stdout
 
@@ -191,14 +191,14 @@ def test_with_a_gpu_torch_and_onnxruntime_run_on_it():
     assert states([*compute.torch_cuda(), *compute.onnxruntime_cuda()]) == ["ok", "ok"]
 
 
-def test_the_library_that_the_loader_misses_is_named(tmp_path):
+def test_the_library_that_the_system_cannot_load_is_named(tmp_path):
     if sys.platform != "linux":
         pytest.skip("Linux's loader tells")
     (tmp_path / "libonnxruntime_providers_shared.so").write_bytes(b"cut short")
     assert "libonnxruntime_providers_shared.so" in compute._missing_library(tmp_path)
 
 
-def test_bf16_is_what_torch_says_of_this_cpu():
+def test_bf16_is_reported_if_this_cpu_has_it():
     from toolkit.learner.device import cpu_has_bf16
 
     assert only(compute.processor()).state == ("ok" if cpu_has_bf16() else "note")
@@ -215,22 +215,22 @@ def test_imagenet_weights_are_looked_for_in_the_hub_cache(tmp_path):
     code = "from toolkit.installation import storage; print(*storage.hub(), sep='|')"
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path)}
 
-    def said():
+    def report():
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
         return done.stdout
 
-    assert "state='note'" in said()
-    assert f"hf download timm/{storage.ARCH}" in said()
+    assert "state='note'" in report()
+    assert f"hf download timm/{storage.ARCH}" in report()
     held = tmp_path / f"models--timm--{storage.ARCH}"  # the hub cache's own layout
     (held / "snapshots" / "1234").mkdir(parents=True)
     (held / "snapshots" / "1234" / "model.safetensors").write_bytes(b"weights")
     (held / "refs").mkdir()
     (held / "refs" / "main").write_text("1234")
-    assert "state='ok'" in said()
-    assert str(tmp_path) in said()
+    assert "state='ok'" in report()
+    assert str(tmp_path) in report()
 
 
-def test_the_network_it_looks_for_is_the_one_hw1_takes():
+def test_the_weights_it_looks_for_are_of_hw1s_network():
     from recipes import hw1
 
     assert inspect.signature(hw1.learner).parameters["arch"].default == storage.ARCH

@@ -33,7 +33,8 @@ def typed_name() -> str:
     if command := _console_command():
         return f"{CONSOLE} {command}"
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
+    module = started_module() or (spec.name.removesuffix(".__main__") if spec else None)
+    return f"python -m {module}" if module else f"python {Path(sys.argv[0]).name}"
 
 
 def _console_command() -> str | None:

@@ -93,13 +93,13 @@ def _message(event: Any, parameters: dict[str, Parameter]) -> str | None:
     if kind not in ("BadValue", "InvalidChoice", "InstantiationFailure") or event.argument is None:
         return None
     parameter = parameters[event.argument.field.intern_name]
-    said = f"argument {parameter.name if parameter.required else parameter.flag}"
+    name = f"argument {parameter.name if parameter.required else parameter.flag}"
     if kind == "BadValue":
-        return f"{said}: expected one argument"
+        return f"{name}: expected one argument"
     if kind == "InvalidChoice":
-        return f"{said}: invalid choice: {event.value!r} (choose from {', '.join(event.choices)})"
+        return f"{name}: invalid choice: {event.value!r} (choose from {', '.join(event.choices)})"
     given = re.search(r"(['\"].*['\"])\]?\.?$", event.message.splitlines()[0])
-    return f"{said}: invalid {' or '.join(parameter.accepted)} value: {given[1] if given else event.message}"
+    return f"{name}: invalid {' or '.join(parameter.accepted)} value: {given[1] if given else event.message}"
 
 
 def _refuse(message: str, parameters: list[Parameter]) -> NoReturn:
