@@ -13,7 +13,7 @@ def raised_over(first):
 
 
 def test_a_killed_worker_is_reported_though_another_error_was_raised_over_it():
-    "torch raises the first at any point of the main process; at the start of a thread, CPython raises a KeyError over it."
+    "torch raises the first at any point of the main process; as a thread starts, CPython raises a KeyError over it."
     with pytest.raises(KeyError) as dead_worker:
         raised_over("DataLoader worker (pid 7) is killed by signal: Killed. ")
     assert user_message(dead_worker.value).startswith("DataLoader worker (pid 7) is killed by signal: Killed:")
