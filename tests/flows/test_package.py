@@ -140,14 +140,18 @@ def test_an_unknown_command_is_two_lines_and_status_2(installed, tmp_path, typed
 
 
 def test_a_command_of_the_console_script_is_the_module(installed, tmp_path):
-    "For all commands but the slow ones: same help, but for its name."
-    for command in ("check", "report", "doctor", "export", "verify", "predict", "hub", "digits"):
-        module = COMMANDS[command][0]
+    "It prints the same help under its own name, and refuses an unknown flag as the module does."
+    for command, (module, _) in COMMANDS.items():
         ours = run(installed, tmp_path, "rapid-finetune", command, "--help")
         plain = run(installed, tmp_path, "python", "-m", module, "--help")
         assert (ours.returncode, ours.stderr) == (0, "")
         assert ours.stdout == plain.stdout.replace(f"python -m {module}", f"rapid-finetune {command}")
         assert ours.stdout.startswith(f"usage: rapid-finetune {command}")
+        wrong = run(installed, tmp_path, "rapid-finetune", command, "--bogus")
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        first, second = wrong.stderr.splitlines()
+        assert first.startswith("error: unknown flag --bogus")
+        assert second.startswith(f"usage: rapid-finetune {command} ")
 
 
 def test_an_error_of_an_installed_module_is_still_the_users(installed, tmp_path):

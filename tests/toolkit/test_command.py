@@ -117,7 +117,7 @@ def test_an_interruption_is_one_line_and_130(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "library"), [("recipes.hw1", "torch"), ("toolkit.check", "cv2"), ("export.predict", "numpy")]
+    ("module", "library"), [("recipes.digits", "torch"), ("toolkit.check", "cv2"), ("export.predict", "numpy")]
 )
 @pytest.mark.parametrize(("number", "message"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "terminated\n")])
 def test_an_interruption_while_libraries_are_imported_is_one_line_and_130(module, library, number, message, tmp_path):
