@@ -15,6 +15,7 @@ from typing import Any
 from toolkit import options as shared
 from toolkit import ranks
 from toolkit.command import run
+from toolkit.commandline.names import started_module
 from toolkit.commandline.startup import end_at_once, while_starting
 from toolkit.options import check_paths
 from toolkit.recipe import Recipe, recipe_of
@@ -25,8 +26,8 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 def check_arguments_early() -> None:
     "If the program that is starting is a recipe, end it here for `--help` and for arguments that it would refuse."
-    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:  # while `python -m` looks for its module
-        package, _, name = sys.orig_argv[sys.orig_argv.index("-m") + 1].rpartition(".")
+    if module := started_module():  # while `python -m` looks for it
+        package, _, name = module.rpartition(".")
         file = RECIPES / f"{name}.py" if package == "recipes" else None
     else:
         file = Path(started) if (started := getattr(sys.modules["__main__"], "__file__", None)) else None

@@ -10,7 +10,6 @@ what exists.
 from pathlib import Path
 
 from toolkit.command import run_script
-from toolkit.pages.run_page import write_report
 from toolkit.run import load
 
 
@@ -18,6 +17,8 @@ def main(
     run: Path,  # run folder
 ):
     "Make the report page of a run again."
+    from toolkit.pages.run_page import write_report  # Matplotlib: --help and wrong options need none of it
+
     print(write_report(load(run)))
 
 

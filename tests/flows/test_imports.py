@@ -25,6 +25,7 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "toolkit.finetuning toolkit.pages toolkit.loggers",
     "toolkit.search",
     "toolkit.training",
+    "toolkit.installation",
     "toolkit.check toolkit.doctor toolkit.report",
     "export.runtime",
     "export.reading",
