@@ -50,7 +50,8 @@ def test_plots_neither_import_pyplot_nor_change_its_settings(tmp_path):
     make_run(tmp_path, list("abcd"))
     code = (
         "import sys, matplotlib; before = matplotlib.rcParams.copy();"
-        f"from toolkit import report, run; report.write_report(run.load({str(tmp_path)!r}));"
+        "from toolkit import run; from toolkit.pages.run_page import write_report;"
+        f"write_report(run.load({str(tmp_path)!r}));"
         "print('matplotlib.pyplot' in sys.modules, matplotlib.rcParams.copy() == before)"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
