@@ -83,7 +83,7 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     from export.predict import predict
     from export.to_onnx import to_onnx
     from toolkit.data.on_disk.layouts import check_outside_data
-    from toolkit.loggers.base import folders, logged, loggers
+    from toolkit.loggers.log import folders, logged, loggers
     from toolkit.pages.run_page import write_report
     from toolkit.run import new_folder
     from toolkit.training.begin import begin

@@ -52,8 +52,8 @@ class Recipe:
     def resumed(self, folder: Path, options: Options, own: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
         """The options with the recorded value of the run in `folder`, if there is one, for each that was left open.
 
-        So nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or empty
-        and may not change in a resumed run; so is --epochs if it is None. --accum follows from --bs auto.
+        So nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or
+        empty and may not change in a resumed run; so is --epochs if it is None. --accum follows from --bs auto.
         """
         if not (folder / "recipe.json").is_file():
             return options, own
@@ -83,7 +83,7 @@ class Recipe:
 
 
 def recipe_of(build: Callable[..., Any], defaults: dict[str, Any]) -> Recipe:
-    "The recipe of `build`, whose parameters after the first are its own options. Raises TypeError for unknown defaults."
+    "The recipe of `build`; parameters after the first are its own options. Raises TypeError for unknown defaults."
     if unknown := defaults.keys() - TYPES:
         raise TypeError(f"unknown defaults {', '.join(sorted(unknown))}: toolkit/options.py has those there are")
     own = {name: kind for name, kind in get_type_hints(build, include_extras=True).items() if name != "return"}
@@ -129,3 +129,19 @@ def _name_and_command(build: Callable[..., Any]) -> tuple[str, list[str]]:
     if file:
         return Path(file).stem, ["python", os.path.abspath(file)]
     return build.__name__, []  # written in a notebook
+
+
+def shared_parameters(function: Callable[..., Any], names: Sequence[str]) -> inspect.Signature:
+    "The signature of `function` whose `**` parameter stands for shared options: these names, None if not given."
+    shared, comments = field_comments(Options), parameter_comments(function)
+    types = get_type_hints(function, include_extras=True)
+    named = list(inspect.signature(function).parameters.values())[:-1]
+    own = [each.replace(annotation=Annotated[types[each.name], Doc(comments[each.name])]) for each in named]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        own
+        + [
+            inspect.Parameter(name, kind, default=None, annotation=Annotated[TYPES[name], Doc(shared[name])])
+            for name in names
+        ]
+    )

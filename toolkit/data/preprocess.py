@@ -44,7 +44,8 @@ def preprocessing(
 ) -> dict:
     """The preprocess dict of a model: the geometry of `resize_center_crop`, mean and standard deviation.
 
-    mean, std: RGB, of pixels between 0 and 1; the model subtracts and divides by them. Raises ValueError as `check` does.
+    mean, std: RGB, of pixels between 0 and 1; the model subtracts and divides by them.
+    Raises ValueError as `check` does.
     """
     preprocess = {
         **geometry,

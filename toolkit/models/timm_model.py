@@ -267,7 +267,7 @@ class Deployable(nn.Module):
     """`model` with what comes before and after it: uint8 [batch, height, width, 3] RGB -> logits and probabilities,
     float32 [batch, classes]. mean and std as `toolkit.data.preprocess` has them, of pixels between 0 and 1.
 
-    temperature: what the logits are divided by before the softmax; see `toolkit.evaluation.metrics.temperature`.
+    temperature: what the logits are divided by before the softmax; see `toolkit.evaluation.calibration.temperature`.
     """
 
     def __init__(self, model: nn.Module, mean: list[float], std: list[float], temperature: float = 1.0):

@@ -98,7 +98,7 @@ def epochs_within(learn: Learner, minutes: float, train_sizes: Sequence[int] = (
     """The epochs of `learn` that fit into `minutes` of training, at most MOST, and the sizes of the training squares.
 
     A few steps are timed. A linear probe counts as the first epoch; it is done meanwhile, so that its time is known,
-    and its epoch puts it in place. The sizes are those given, else by `epochs_and_size` if the network takes other sizes.
+    and its epoch puts it in place. The sizes are those given, else by `epochs_and_size`.
     What comes after training (evaluation, model.onnx, page, predictions) is not counted.
     Raises ValueError if there is not even time for one epoch after the probe.
     """

@@ -3,13 +3,13 @@
 import shlex
 from typing import Any
 
-from toolkit.evaluation import metrics
+from toolkit.evaluation.formatting import optimism_note
 from toolkit.evaluation.results import PREDICTIONS
+from toolkit.evaluation.summary import summary
 from toolkit.files import write_csv, write_json
 from toolkit.learner.device import in_float32, peak_memory
 from toolkit.learner.learner import Learner
 from toolkit.learner.performance import uncompiled, whole_batches
-from toolkit.pages.formatting import chosen_among
 from toolkit.run import Run, load
 from toolkit.training.state import read_state
 
@@ -35,7 +35,7 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     found = {
         "best_epoch": state.best.epoch,
         "epochs": state.epoch,
-        **metrics.summary(probabilities, labels),
+        **summary(probabilities, labels),
         "seconds": sum(seconds),
         "bs": state.bs,
         "accum": state.accum,
@@ -69,7 +69,7 @@ def tell_results(run: Run) -> None:
         f"validation accuracy {found['accuracy']:.2%} ({interval}, {found['images']} photos), "
         f"epoch {found['best_epoch']} of {found['epochs']}"
     )
-    if flattered := chosen_among(found["epochs"]):
+    if flattered := optimism_note(found["epochs"]):
         model = shlex.quote(str(run.path("model.onnx")))
         print(f"             {flattered}; an honest figure needs labelled photos that chose nothing:")
         print(f"             python -m export.verify {model} PHOTOS")
