@@ -2,9 +2,12 @@
 
 import math
 
+from toolkit.errors import first_few
 from toolkit.evaluation.formatting import optimism_note, percent
 from toolkit.evaluation.results import Predictions
 from toolkit.evaluation.statistics import macro_f1_interval, wilson_interval
+
+LISTED = 8  # names in a warning about the data
 
 
 def headline(figures: dict, predictions: Predictions | None) -> list[tuple[str, str, str]]:
@@ -64,18 +67,14 @@ def data_warnings(recipe: dict, predictions: Predictions | None) -> list[str]:
     "Sentences about the data that a reader of the figures should know."
     counts, warnings = recipe["data"].get("counts") or {}, []
     if few := [name for name, n in counts.items() if n < 10]:
-        warnings.append(f"Fewer than 10 training images: {_listed(few)}.")
+        warnings.append(f"Fewer than 10 training images: {first_few(few, LISTED)}.")
     if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
         warnings.append(f"Unbalanced: {min(counts.values())} to {max(counts.values())} training images per class.")
     if left_out := recipe["data"].get("left_out"):
-        files = _listed([f"{file} ({reason})" for file, reason in left_out.items()])
+        files = first_few([f"{file} ({reason})" for file, reason in left_out.items()], LISTED)
         warnings.append(f"Left out, because they can't be read: {files}.")
     if predictions:
         support = zip(predictions.classes, predictions.confusion.sum(1), strict=True)
         if absent := [name for name, n in support if not n]:
-            warnings.append(f"No validation images, so no recall: {_listed(absent)}.")
+            warnings.append(f"No validation images, so no recall: {first_few(absent, LISTED)}.")
     return warnings
-
-
-def _listed(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
