@@ -7,12 +7,14 @@ The digits are scikit-learn's: 70 % to train, 15 % to validate, 15 % to predict.
 predictions for the test folder 99.6, 99.6, 98.9 %.
 """
 
+from recipes import exit_status, pipeline, recipe  # first: it checks the arguments before torch is imported
+
+# isort: split
 from dataclasses import replace
 
 from fastai.learner import Learner
 from torch.optim import AdamW
 
-from recipes import exit_status, pipeline, recipe
 from toolkit.command import run_script
 from toolkit.data.augment import RandomResizedCrop, Rotate
 from toolkit.data.dataloaders import make_dataloaders

@@ -10,10 +10,12 @@ bf16, one seed, timm's own head, 24 Nov 2026. The best of 8 epochs was chosen on
 photos can't tell the three apart, which does not make them equal.
 """
 
+from recipes import exit_status, pipeline, recipe  # first: it checks the arguments before torch is imported
+
+# isort: split
 from fastai.learner import Learner
 from torch.optim import AdamW
 
-from recipes import exit_status, pipeline, recipe
 from toolkit.command import run_script
 from toolkit.data.augment import HorizontalFlip, RandomResizedCrop, Rotate  # albumentations, as torchvision draws
 from toolkit.data.dataloaders import make_dataloaders

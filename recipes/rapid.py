@@ -11,12 +11,14 @@ validation photos with these seeds, hw1's were not. LOG.md has what each part gi
 tuning, where rapid is more accurate.
 """
 
+from recipes import exit_status, pipeline, recipe  # first: it checks the arguments before torch is imported
+
+# isort: split
 from typing import Annotated, Literal
 
 from fastai.learner import Learner
 from torch.optim import AdamW
 
-from recipes import exit_status, pipeline, recipe
 from toolkit.command import run_script
 from toolkit.data.augment import HorizontalFlip, RandomResizedCrop, Rotate
 from toolkit.data.dataloaders import make_dataloaders

@@ -15,7 +15,9 @@ from recipes import hw1
 from toolkit.files import write_json
 from toolkit.loggers.log import LOGGERS, folders, logged, loggers
 from toolkit.run import load
-from toolkit.training.fit import begin, evaluate, fit
+from toolkit.training.begin import begin
+from toolkit.training.evaluate import evaluate
+from toolkit.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[3]
 CURVES = "train_loss valid_loss accuracy lr".split()
@@ -69,8 +71,7 @@ def train_until(photos, folder, epochs, names, stop=False):
         photos, arch="test_resnet", weights="none", image_size=32, bs=8, accum=1, workers=0, device="cpu",
         precision="fp32",
     )  # fmt: skip
-    options = {"loss": "ce", "arch": "test_resnet", "lr": 1e-3, "bs": 8, "accum": 1, "seed": 0, "epochs": epochs}
-    run = begin(folder, "hw1", options, learn)
+    run = begin(folder, learn)
     with logged(learn, run, loggers(names)):
         fit(learn, run, epochs)
         if stop:

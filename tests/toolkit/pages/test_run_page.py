@@ -24,7 +24,7 @@ from toolkit.pages.run_again import command_line
 from toolkit.pages.run_page import render, write_report
 from toolkit.pages.run_text import chance_difference
 from toolkit.run import load
-from toolkit.training.fit import tell_results
+from toolkit.training.evaluate import tell_results
 
 OPTIMISTIC = "the best of 5 epochs on these same photos, so it is optimistic"
 REPOSITORY = Path(__file__).resolve().parents[3]
