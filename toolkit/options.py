@@ -91,10 +91,12 @@ def recorded_options(recorded: dict[str, Any], **changes: Any) -> Options:
 
 
 def converted(value: Any, annotation: Any) -> Any:
-    "The value as its type is: a text as a Path, a list as a tuple."
+    "The value as its type is: a text as a Path or the reverse, a list as a tuple."
     kind = without_marks(annotation)
     if isinstance(value, str) and Path in (kind, *get_args(kind)):
         return Path(value)
+    if isinstance(value, Path) and kind is str:
+        return str(value)
     return tuple(value) if isinstance(value, list) else value
 
 
