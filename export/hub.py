@@ -1,9 +1,9 @@
-"""A run -> a folder that timm loads and that can be pushed to the Hugging Face Hub as it is.
+"""Write a run as a folder that timm loads and that can be pushed to the Hugging Face Hub as it is.
 
     python -m export.hub runs/hw1/20261124-120000-ce my_model
     hf upload USER/my_model my_model
 
-Nothing in it names a place of this machine: the data are called by their folder's name alone.
+No file in it holds a path of this machine: the data are named by the last part of their path alone.
 """
 
 import json
@@ -21,13 +21,13 @@ from toolkit.run import Run, load
 if TYPE_CHECKING:
     from torch import nn
 
-FILES = "README.md model.safetensors model.onnx config.json".split()  # in the order in which they get their names
+FILES = "README.md model.safetensors model.onnx config.json".split()  # in the order in which they are written
 
 
 def check_free(folder: Path) -> None:
-    """Raises NotADirectoryError where `folder` is a file, FileExistsError where it holds what we did not write.
+    """Raises NotADirectoryError if `folder` is a file, FileExistsError if it holds a file that we did not write.
 
-    Names with a leading dot, such as git's, are left alone.
+    Names with a leading dot, such as git's, are ignored.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: give a folder for the model, new or empty")
@@ -39,9 +39,10 @@ def check_free(folder: Path) -> None:
 
 
 def timm_model(run: Run) -> "nn.Module":
-    """timm's model with the run's best weights; its pretrained_cfg says how photos are prepared, as near as timm can.
+    """Return timm's model with the run's best weights; its pretrained_cfg describes the preparation as closely as it
+    can.
 
-    Raises FileNotFoundError where there are no weights yet, ValueError where they do not fit.
+    Raises FileNotFoundError if there are no weights yet, ValueError if they do not fit.
     """
     model, preprocess = run.model(), run.recipe["preprocess"]
     own = {
@@ -53,7 +54,7 @@ def timm_model(run: Run) -> "nn.Module":
         "crop_mode": "center",
         "crop_pct": crop_share(preprocess["crop"], preprocess["resize"]),
     }
-    # what timm says of the weights it offers under this name is not said of these
+    # these facts are about the weights that timm offers under this name, not about ours
     foreign = ["tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "min_input_size"]
     foreign += ["test_input_size", "test_crop_pct", "test_pool_size"]
     model.pretrained_cfg = model.pretrained_cfg | own | dict.fromkeys(foreign)
@@ -76,9 +77,9 @@ def _write_timm_files(run: Run, folder: Path) -> None:
 
 
 def _write_onnx(run: Run, path: Path) -> None:
-    """The run's model.onnx without what it says of this machine: paths in its options, stack traces in its graph.
+    """Write the run's model.onnx without facts of this machine: paths in its options, stack traces in its graph.
 
-    Raises ValueError where it was made of other weights, or is no ONNX file.
+    Raises ValueError if it was exported from other weights, or is no ONNX file.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -87,24 +88,24 @@ def _write_onnx(run: Run, path: Path) -> None:
         model = onnx.load(run.path("model.onnx"))
     except DecodeError as error:
         raise ValueError(f"{run.path('model.onnx')} is not an ONNX file: export it again, or delete it") from error
-    said = {prop.key: prop.value for prop in model.metadata_props}
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
     figures = {name: value for name, value in run.metrics.items() if "reliability" not in name}
-    if json.loads(said.get("metrics", "{}")) != figures:
+    if json.loads(metadata.get("metrics", "{}")) != figures:
         raise ValueError(
-            f"{run.path('model.onnx')} is not of the weights that metrics.json was measured with: "
+            f"{run.path('model.onnx')} was exported from other weights than metrics.json was measured with: "
             f"export it again, `python -m export.to_onnx {run.folder}`"
         )
-    recipe = json.loads(said["recipe"])
+    recipe = json.loads(metadata["recipe"])
     options = recipe["options"].items()
     recipe["options"] = {name: last_part(value) if isinstance(value, str) else value for name, value in options}
-    onnx.helper.set_model_props(model, said | {"recipe": json.dumps(recipe, ensure_ascii=False)})
+    onnx.helper.set_model_props(model, metadata | {"recipe": json.dumps(recipe, ensure_ascii=False)})
     for part in (*model.graph.node, *model.graph.value_info, *(node for f in model.functions for node in f.node)):
         del part.metadata_props[:]
     onnx.save(model, path)
 
 
 def _measured(run: Run) -> dict[str, Any]:
-    "metrics.json. Raises FileNotFoundError or ValueError where the figures of the card are not there."
+    "The content of metrics.json. Raises FileNotFoundError or ValueError if figures of the card are missing."
     figures, file = run.metrics, run.path("metrics.json")
     if not figures:
         raise FileNotFoundError(f"{file} is not there: the run has not been evaluated yet")
@@ -121,8 +122,8 @@ def hub(
 ) -> Path:
     """Write a run as a folder for timm and the Hugging Face Hub: weights, config.json and a model card.
 
-    Returns the folder, which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads; model.onnx comes along
-    where the run has one. config.json comes last, without it timm loads nothing. Raises FileNotFoundError for a run
+    Returns the folder, which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads; model.onnx is included if
+    the run has one. config.json is written last: without it timm loads nothing. Raises FileNotFoundError for a run
     without weights or figures, and as `check_free` does.
     """
     trained, folder = load(run), Path(folder)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import toolkit  # noqa: F401  first: it keeps fastai quiet and handles Ctrl-C while libraries are imported
-from toolkit.early import check_arguments_early
 from toolkit.options import Options
-from toolkit.recipe import Recipe, recipe_of
+from toolkit.recipe.early import check_arguments_early
+from toolkit.recipe.signature import Recipe, recipe_of
 
 if TYPE_CHECKING:
     from toolkit.learner.learner import Learner

@@ -22,7 +22,7 @@ from typing import Any
 from toolkit.command import run_script
 from toolkit.commandline.parsing import parsed
 from toolkit.options import FREE_NAMES
-from toolkit.recipe import Recipe, shared_parameters
+from toolkit.recipe.signature import Recipe, shared_parameters
 from toolkit.run import Run, load
 
 SHARED = "data arch weights epochs lr bs accum image_size workers device precision".split()

@@ -1,6 +1,6 @@
-"""A float32 model -> float16 weights and arithmetic, but for nodes that are kept in float32.
+"""Convert a float32 model to float16 weights and arithmetic, except for nodes that are kept in float32.
 
-And, on a CPU, what it gives where float16 is computed in.
+And emulate, on a CPU, the results of a device that computes in float16.
 """
 
 import logging
@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 
 def to_half(model: onnx.ModelProto, kept: Iterable[str]) -> onnx.ModelProto:
-    """The model in float16: inputs and outputs as they were, the nodes named in `kept` and what follows the logits in
+    """Return the model in float16. Its inputs and outputs, the nodes named in `kept` and those after the logits stay
     float32.
 
-    The model given is used up.
+    The given model is changed and must not be used again.
     """
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -25,7 +25,7 @@ def to_half(model: onnx.ModelProto, kept: Iterable[str]) -> onnx.ModelProto:
     ends = [node.name for node in model.graph.node if "logits" in node.input or "probabilities" in node.output]
     logger = logging.getLogger("onnxruntime.transformers.float16")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # a weight too small for float16: the verification is what tells
+    logger.setLevel(logging.ERROR)  # it warns of weights too small for float16; the verification decides
     try:
         model = convert_float_to_float16(model, keep_io_types=True, node_block_list=[*kept, *ends])
     finally:
@@ -37,8 +37,8 @@ def to_half(model: onnx.ModelProto, kept: Iterable[str]) -> onnx.ModelProto:
 
 
 def _mend(graph: onnx.GraphProto) -> None:
-    """What onnxruntime 1.31's conversion leaves behind: the same cast for each kept node that reads a tensor, a cast to
-    float16 and back between two kept ones, and types that are no longer so.
+    """Remove what onnxruntime 1.31's conversion leaves behind: the same cast once for each kept node that reads a
+    tensor, casts to float16 and back between two kept nodes, and types that are wrong now.
     """
     casts = [node for node in graph.node if node.op_type == "Cast"]
     wide = {node.output[0]: node.input[0] for node in casts if node.name.endswith("_cast_to_fp16_node")}
@@ -62,7 +62,7 @@ def _mend(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def as_computed(path: Path, precision: str, device: str) -> Iterator[Path]:
-    "The file to run for what the one at `path` gives in its own precision: on a CPU, one that emulates float16."
+    "Yield the file that gives the results of `path` in its own precision: on a CPU, one that emulates float16."
     if (precision, device) != ("fp16", "cpu"):
         yield path
         return
@@ -73,11 +73,11 @@ def as_computed(path: Path, precision: str, device: str) -> Iterator[Path]:
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 model that gives what the float16 `model` gives where float16 is computed in: every result is rounded
-    to float16, and one beyond 65504 becomes infinite.
+    """Return a float32 model with the results of the float16 `model` on a device that computes in float16: each result
+    is rounded to float16, and becomes infinite beyond 65504.
 
-    onnxruntime computes float16 on x86 in float32 and drops the casts between nodes: an overflow would pass unseen.
-    Subgraphs, which torch's export of timm's models has none of, are left as they are.
+    On x86 onnxruntime computes float16 in float32 and drops the casts between nodes: an overflow would not be seen.
+    Subgraphs are left as they are; torch's export of timm's models has none.
     """
     kinds = {
         value.name: value.type.tensor_type.elem_type for value in shape_inference.infer_shapes(model).graph.value_info

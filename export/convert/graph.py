@@ -1,4 +1,4 @@
-"""A torch model -> an ONNX graph with normalization, softmax and metadata in one file."""
+"""Export a torch model as an ONNX graph with normalization, softmax and metadata in one file."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ FOLDED = 2**30  # the largest constant, in elements, that is computed when the g
 def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, temperature: float = 1.0) -> None:
     """Write the graph: image uint8 [batch, crop, crop, 3] RGB -> logits, probabilities float32 [batch, classes].
 
-    model: float [batch, 3, crop, crop], normalised -> logits. Its weights end up in the one file. temperature: the
+    model: float [batch, 3, crop, crop], normalised -> logits. The file holds its weights. temperature: the
     probabilities are softmax(logits / temperature).
     """
     import onnx
@@ -34,7 +34,7 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
     with _quiet_exporter(), _not_in_place(model):
         torch.onnx.export(
             Deployable(model, preprocess["mean"], preprocess["std"], temperature).eval(),
-            (torch.zeros(2, size, size, 3, dtype=torch.uint8),),  # a batch of 1 would be taken for a constant
+            (torch.zeros(2, size, size, 3, dtype=torch.uint8),),  # a batch of 1 would become a constant
             path,
             input_names=["image"],
             output_names=["logits", "probabilities"],
@@ -44,18 +44,20 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
             dynamo=True,
             verbose=False,
         )
-        # weights that are computed of others, as nfnet's, are too large for the exporter to compute them itself
+        # weights that are computed from others, as in nfnet, are too large for the exporter's own limit
         model = optimizer.optimize(onnx.load(path), input_size_limit=FOLDED, output_size_limit=FOLDED)
     for part in (*model.graph.node, *model.graph.value_info):
-        for prop in [prop for prop in part.metadata_props if "stack_trace" in prop.key]:  # with places of this machine
+        for prop in [
+            prop for prop in part.metadata_props if "stack_trace" in prop.key
+        ]:  # it holds paths of this machine
             part.metadata_props.remove(prop)
     onnx.save(model, path)
 
 
 @contextlib.contextmanager
 def _not_in_place(model: "nn.Module") -> Iterator[None]:
-    """Within it no activation of the model writes over its input. It computes the same, and the exporter takes each for
-    one node of the graph: one that writes in place it takes apart and puts together again, 4 of 12 s for a mobilenetv2.
+    """In the block no activation of the model overwrites its input. The results are the same, and the export is faster:
+    it takes activations in place apart and puts them together again, 4 of 12 s for a mobilenetv2.
     """
     layers = [layer for layer in model.modules() if getattr(layer, "inplace", False) is True]
     for layer in layers:
@@ -69,7 +71,7 @@ def _not_in_place(model: "nn.Module") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    "Without torch's remarks on its own conversion, which a user can do nothing about."
+    "Silence torch's remarks on its own conversion, about which a user can do nothing."
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -82,11 +84,11 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def write_metadata(path: Path, values: dict[str, Any]) -> None:
-    "Put `values`, each as JSON, into the metadata_props of the model at `path`; one that is there already is replaced."
+    "Put `values`, each as JSON, into the metadata_props of the model at `path`; existing keys are replaced."
     import onnx
 
     model = onnx.load(path)
     kept = {prop.key: prop.value for prop in model.metadata_props}
-    said = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in values.items()}
-    onnx.helper.set_model_props(model, kept | said)
+    added = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in values.items()}
+    onnx.helper.set_model_props(model, kept | added)
     onnx.save(model, path)

@@ -1,7 +1,7 @@
-"""A float32 model -> 8 bits: static QDQ, unsigned activations, signed weights with a scale for each channel.
+"""Convert a float32 model to 8 bits: static QDQ, unsigned activations, signed weights with a scale for each channel.
 
-So it runs fastest on CPUs with VNNI; measured on resnet152, signed activations take more than twice the time. Weights
-have 7 of the 8 bits: x86 CPUs without VNNI add two products in 16 bits, where larger ones would be cut off.
+This is the fastest on CPUs with VNNI: on resnet152, signed activations take more than twice the time. Weights use 7 of
+the 8 bits: x86 CPUs without VNNI add two products in 16 bits, which larger weights would overflow.
 Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """
 
@@ -24,18 +24,18 @@ OPS = (
     "Conv Gemm MatMul Add Mul Relu Clip LeakyRelu Sigmoid MaxPool AveragePool GlobalAveragePool Concat "
     "Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Pad"
 ).split()
-"What onnxruntime's CPU computes, or moves, in 8 bits; the rest would be float32 between two roundings."
+"The operators that onnxruntime's CPU computes, or moves, in 8 bits; others would be float32 between two roundings."
 
 STREAM = ("Add", "Mul")
-"""What a transformer's blocks add up, between its LayerNormalizations, keeps its precision: on vit_tiny with random
-weights the logits are off by 0.05 of their standard deviation instead of 0.84, and it is faster."""
+"""The sums between a transformer's LayerNormalizations stay in float32: on vit_tiny with random weights the logits are
+then off by 0.05 of their standard deviation instead of 0.84, and it is faster."""
 
 FLOAT_OUTPUT = ["Gemm", "MatMul"]
-"The logits, which rounded to 256 steps would tie, and what is added to a transformer's stream."
+"Their outputs stay float32: logits, which would tie if rounded to 256 steps, and what a transformer's blocks add."
 
 
 def ranges_of(model: Path, images: np.ndarray, bs: int = 8) -> TensorsData:
-    "The smallest and largest value of each tensor over `images`, uint8 [n, crop, crop, 3]; the mean over batches."
+    "The smallest and largest value of each tensor over `images`, uint8 [n, crop, crop, 3], averaged over batches."
     with tempfile.TemporaryDirectory() as folder, _quiet():
         calibrator = create_calibrator(
             model,
@@ -49,9 +49,9 @@ def ranges_of(model: Path, images: np.ndarray, bs: int = 8) -> TensorsData:
 
 
 def to_int8(model: onnx.ModelProto, ranges: TensorsData, kept: Iterable[str]) -> onnx.ModelProto:
-    """The model in 8 bits, the nodes named in `kept` in float32; inputs and outputs as they were.
+    """Return the model in 8 bits, with the nodes named in `kept` in float32; inputs and outputs stay as they were.
 
-    The model given is used up.
+    The given model is changed and must not be used again.
     """
     kept = {*kept, *_ending_of(model.graph)}
     channels = {node.name: count for node, count in _with_channels(model) if node.name in kept}
@@ -80,13 +80,13 @@ def _ops_of(graph: onnx.GraphProto) -> list[str]:
 
 
 def _ending_of(graph: onnx.GraphProto) -> list[str]:
-    "The nodes from the last layer on, unless it is a Gemm: the logits of another would be rounded to 256 steps."
+    "The nodes from the last layer on, unless that is a Gemm or MatMul: else the logits would be rounded to 256 steps."
     last = max(index for index, node in enumerate(graph.node) if node.op_type in WEIGHTY)
     return [] if graph.node[last].op_type in FLOAT_OUTPUT else [node.name for node in graph.node[last:]]
 
 
 def _with_channels(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int]]:
-    "Each Conv and Gemm with the length of its input's second axis, by the shape of its weights."
+    "Yield each Conv and Gemm with the length of its input's second axis, by the shape of its weights."
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in shape_inference.infer_shapes(model).graph.value_info:
         shapes.setdefault(value.name, [size.dim_value for size in value.type.tensor_type.shape.dim])
@@ -99,11 +99,12 @@ def _with_channels(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int
 
 
 def _keep_in_float(graph: onnx.GraphProto, channels: dict[str, int]) -> None:
-    """Keeps onnxruntime, from 1.20 on, from putting the kept layers between 8-bit tensors into 8 bits after all.
+    """Prevent onnxruntime 1.20 and later from converting kept layers between 8-bit tensors to 8 bits when it loads
+    them.
 
-    Its WeightBiasQuantization does so on loading, with one scale for all channels: 0.58 instead of 0.02 nats from the
-    float model, on mobilenetv2. It passes over an input with a scale for each channel; these are all the same one.
-    channels: of the input of each kept Conv and Gemm, by its name.
+    Its WeightBiasQuantization would do so with one scale for all channels: 0.58 instead of 0.02 nats from the float
+    model, on mobilenetv2. It skips an input with a scale for each channel; here these scales are all equal. channels:
+    the number of input channels of each kept Conv and Gemm, by its name.
     """
     made = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -121,7 +122,7 @@ def _keep_in_float(graph: onnx.GraphProto, channels: dict[str, int]) -> None:
 def _by_channel(
     node: onnx.NodeProto, channels: int, tensors: dict[str, onnx.TensorProto], name: str
 ) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
-    "The same DequantizeLinear with its scale and zero point once for each channel."
+    "The same DequantizeLinear, with its scale and zero point repeated for each channel."
     constants = [
         numpy_helper.from_array(np.repeat(numpy_helper.to_array(tensors[constant]), channels), f"{name}/{kind}")
         for constant, kind in zip(node.input[1:], ("scale", "zero_point"), strict=True)
@@ -141,7 +142,7 @@ class _Batches(CalibrationDataReader):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    "Without its advice on the model's preparation, by the root logger."
+    "Silence onnxruntime's advice on preparing the model, which goes to the root logger."
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

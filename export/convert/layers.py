@@ -1,4 +1,4 @@
-"""Which layers a network can't have in half precision or 8 bits: found by measuring, kept in float32.
+"""Rank the layers of a network by the damage that half precision or 8 bits do to them.
 
 A layer is a Conv, Gemm or MatMul with the nodes that follow it, up to the next one.
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 import onnx
 
 WEIGHTY = ("Conv", "Gemm", "MatMul")
-"Where nearly all of the time goes; each begins a layer."
+"The operators that take nearly all of the time; each starts a layer."
 
 Layers = dict[str, list[str]]
-"Names of nodes by layer, in the order they run; layers are named as torch's modules are."
+"Names of nodes by layer, in the order in which they run. Layers have the names of torch's modules."
 
 
 def layers_of(model: onnx.ModelProto) -> Layers:
-    "What stands before the first layer is none: making pixels of bytes."
+    "The layers of a model. Nodes before the first layer, which turn bytes into pixels, belong to none."
     layers: Layers = {}
     for node in model.graph.node:
         if node.op_type in WEIGHTY:
@@ -29,7 +29,7 @@ def layers_of(model: onnx.ModelProto) -> Layers:
 
 
 def precision_of(path: Path) -> str:
-    "fp32, fp16 or int8, by what is in the file."
+    "fp32, fp16 or int8, by the nodes and weights in the file."
     graph = onnx.load(path).graph
     if any(node.op_type == "QuantizeLinear" for node in graph.node):
         return "int8"
@@ -38,7 +38,7 @@ def precision_of(path: Path) -> str:
 
 
 def _module_of(node: onnx.NodeProto) -> str:
-    "The torch module whose weights the node multiplies by; the node's own name where the exporter doesn't say."
+    "The torch module with the node's weights; the node's own name if the exporter does not record it."
     for name in node.input:
         if name.endswith(".weight"):
             return name.removesuffix(".weight").removeprefix("model.")
@@ -52,14 +52,16 @@ def _module_of(node: onnx.NodeProto) -> str:
 
 
 def nodes_of(layers: Layers, names: Iterable[str]) -> list[str]:
+    "The nodes of the layers with these names."
     return [node for name in names for node in layers[name]]
 
 
 def costliest_first(layers: list[str], damage: Callable[[list[str]], float]) -> Iterator[tuple[str, float]]:
-    """Each layer with the damage it does when it alone is lowered, the worst first, nearly.
+    """Yield each layer with the damage done when it alone is in low precision, approximately the worst first.
 
-    damage: of lowering these layers and no other. Groups are halved where they do the most damage, so that a few bad
-    layers of many are found in a few measurements: a layer's damage is taken to be at most that of a group it is in.
+    damage: the damage when these layers and no others are in low precision. The group with the most damage is halved
+    again and again, so that a few measurements find a few bad layers among many: the damage of a layer is taken to be
+    at most that of its group.
     """
     ranked = [(-damage(layers), 0, layers)]
     while ranked:

@@ -1,7 +1,7 @@
-"""A verified float32 file -> float16 or 8 bits, with the layers that this would harm kept in float32.
+"""Convert a verified float32 file to float16 or 8 bits, and keep the layers in float32 that this would harm.
 
-A search that the verification drives: the worst layers are kept one by one until the file is within its budget, and
-then those let go again that it is within it without.
+The verification drives a search: the worst layers are kept one by one until the file is within its budget; then each is
+dropped again if the file is within its budget without it.
 """
 
 import itertools
@@ -20,18 +20,18 @@ from export.convert.raw_outputs import raw_outputs
 from export.session import Classifier
 
 MOST = 0.5
-"Share of the layers that may stay in float32; with more, a file is not what was asked for."
+"The largest share of layers that may stay in float32; with more, the file would not be of the precision asked for."
 
 
 def lower(
     path: Path, precision: str, device: str, images: np.ndarray, faults: Callable[[Path, list[str]], list[str]]
 ) -> dict[str, float]:
-    """Replace the float32 file at `path` by one of `precision` in which `faults` finds none.
+    """Replace the float32 file at `path` by one of `precision` for which `faults` returns none.
 
-    images: uint8 [n, crop, crop, 3], training photos, to calibrate by and to measure a layer's damage on. faults: of a
-    file with these layers kept, in words. Returns the layers kept in float32, each with the damage it would do alone:
-    the mean squared error of the logits, as a share of their variance.
-    Raises ValueError, naming the layers that hurt most, where more than MOST would have to be kept.
+    images: uint8 [n, crop, crop, 3], training photos, to calibrate with and to measure a layer's damage on. faults: the
+    faults, in words, of a file with these layers kept in float32. Returns the layers kept in float32, each with the
+    damage that it would do alone: the mean squared error of the logits, as a share of their variance. Raises
+    ValueError, naming the most harmful layers, if more than MOST would have to be kept.
     """
     layers, make = layers_of(onnx.load(path)), _maker(path, precision, images)
     expected = _logits(path, "fp32", device, images[:64])
@@ -56,35 +56,35 @@ def lower(
 
 
 def _searched(precision: str, layers: list[str], damage: Callable, judge: Callable) -> dict[str, float]:
-    "The layers to keep, with the damage of each. Raises ValueError where MOST of them are not enough."
+    "The layers to keep, with the damage of each. Raises ValueError if MOST of them are not enough."
     found, kept = judge([]), {}
     if not found:
         return kept
-    _tell(f"{precision}: {found[0]}; looking for the layers that hurt, of {len(layers)}")
+    _print_line(f"{precision}: {found[0]}; looking for the harmful layers among {len(layers)}")
     for name, cost in itertools.islice(costliest_first(layers, damage), int(MOST * len(layers))):
         kept[name] = cost
         found = judge(list(kept))
-        _tell(f"{precision}: {name} in float32: {found[0] if found else 'within the budget'}")
+        _print_line(f"{precision}: {name} in float32: {found[0] if found else 'within the budget'}")
         if not found:
             return _needed(precision, kept, judge)
     raise ValueError(_too_much(precision, found, kept, len(layers)))
 
 
 def _needed(precision: str, kept: dict[str, float], judge: Callable) -> dict[str, float]:
-    "Those of the layers that the file is over its budget without; the last of them is one."
+    "The layers without which the file is over its budget. The last one always is."
     for name in list(kept)[:-1]:
         if not judge([other for other in kept if other != name]):
             del kept[name]
-            _tell(f"{precision}: {name} need not be")
+            _print_line(f"{precision}: {name} can be lowered after all")
     return kept
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def _maker(path: Path, precision: str, images: np.ndarray) -> Callable[[list[str]], onnx.ModelProto]:
-    "Of the nodes to keep, the model."
+    "A function that makes the model, given the nodes to keep in float32."
     if precision == "fp16":
         return lambda kept: to_half(onnx.load(path), kept)
     from export.convert.int8 import ranges_of, to_int8
@@ -99,14 +99,15 @@ def _logits(path: Path, precision: str, device: str, images: np.ndarray) -> np.n
 
 
 def _error(expected: np.ndarray, logits: np.ndarray) -> float:
-    "Mean squared error as a share of the variance; infinite where a logit is no number."
+    "Mean squared error as a share of the variance; infinite if a logit is no number."
     error = np.mean((logits.astype(np.float64) - expected) ** 2) / np.var(expected.astype(np.float64))
     return float(error) if np.isfinite(error) else float("inf")
 
 
 def _too_much(precision: str, wrong: list[str], kept: dict[str, float], total: int) -> str:
+    "The message of the error: what is still wrong, and the most harmful layers."
     worst = ", ".join(f"{name} ({cost:.1e})" for name, cost in list(kept.items())[:8])
     return (
         f"{precision} is over its budget, no file is written: with {len(kept)} of {total} layers in float32 still "
-        f"{'; '.join(wrong)}\nthe layers that hurt most (share of the logits' variance): {worst}"
+        f"{'; '.join(wrong)}\nthe most harmful layers (share of the logits' variance): {worst}"
     )

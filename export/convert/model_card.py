@@ -1,4 +1,4 @@
-"""The model card of a run: README.md with YAML front matter, as the Hugging Face Hub shows it.
+"""Write the model card of a run: README.md with YAML front matter, as the Hugging Face Hub shows it.
 
 https://huggingface.co/docs/hub/model-cards
 """
@@ -24,20 +24,20 @@ FIGURES = {  # of metrics.json, as the card names them
 
 
 def literal(text: Any) -> str:
-    "`text` as one line of Markdown that shows just that: no markup, link, HTML, formula or table cell of its own."
+    "`text` as one line of Markdown that is shown literally: no markup, link, HTML, formula or table cell."
     line = " ".join(re.split(r"[\s\x00-\x1f\x7f]+", str(text).strip()))
     return re.sub(r"([!#$&()*+.:<=>?@\[\]\\^_`{|}~])", r"\\\1", line)
 
 
 def last_part(path: str) -> str:
-    "The name at the end of a path of any system, as Unicode text; a plain word as it is."
+    "The last name of a path of any system, as Unicode text; a plain word stays as it is."
     return PureWindowsPath(path).name.encode(errors="replace").decode()
 
 
 def model_card(recipe: dict[str, Any], figures: dict[str, Any], name: str, has_onnx: bool) -> str:
-    """The card of the model `name`; recipe and figures as recipe.json and metrics.json hold them.
+    """Return the card of the model `name`; recipe and figures are the content of recipe.json and metrics.json.
 
-    No licence of the model is stated: that is the owner's to choose. That of the weights it was begun with is.
+    It states the licence of the pretrained weights, and none of the model: that is the owner's to choose.
     """
     parts = [
         f"---\n{front_matter(recipe, figures, name)}\n---\n{MARK}",
@@ -51,7 +51,7 @@ def model_card(recipe: dict[str, Any], figures: dict[str, Any], name: str, has_o
 
 
 def front_matter(recipe: dict[str, Any], figures: dict[str, Any], name: str) -> str:
-    "YAML as huggingface_hub writes it: tags, library, base model where the weights are timm's, accuracy and macro F1."
+    "YAML by huggingface_hub: tags, library, base model if the weights are timm's, accuracy and macro F1."
     from huggingface_hub import EvalResult, ModelCardData
 
     where = {
@@ -76,12 +76,12 @@ def front_matter(recipe: dict[str, Any], figures: dict[str, Any], name: str) -> 
 
 
 def data_name(recipe: dict[str, Any]) -> str:
-    "What the data's folder or CSV is called, without the place where it lies."
+    "The name of the data's folder or CSV, without its path."
     return last_part(recipe["data"]["path"]) or "photos"
 
 
 def base_model(recipe: dict[str, Any]) -> str | None:
-    "The hub's name of the weights that training began with; None for random ones, a file, or another source."
+    "The hub's name of the pretrained weights; None for random weights, a file, or another source."
     source = (recipe.get("weights") or {}).get("source")
     from_timm = recipe["options"].get("weights") == "imagenet" and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
     return source if from_timm else None
@@ -89,13 +89,13 @@ def base_model(recipe: dict[str, Any]) -> str | None:
 
 def _origin(recipe: dict[str, Any]) -> str:
     options, base = recipe["options"], base_model(recipe)
-    begun = f"from the weights {literal(base)}" if base else "from random weights"
+    start = f"from the weights {literal(base)}" if base else "from random weights"
     if not base and options.get("weights") not in (None, "none"):
-        begun = f"from the weights {literal(last_part(str(options['weights'])))}"
-    told = [name for name in ("loss", "lr", "bs", "epochs", "seed") if name in options]
-    settings = ", ".join(f"{name} {literal(options[name])}" for name in told)
+        start = f"from the weights {literal(last_part(str(options['weights'])))}"
+    shown = [name for name in ("loss", "lr", "bs", "epochs", "seed") if name in options]
+    settings = ", ".join(f"{name} {literal(options[name])}" for name in shown)
     return (
-        f"timm's {literal(recipe['model']['arch'])}, trained {begun} on {literal(data_name(recipe))} to tell "
+        f"timm's {literal(recipe['model']['arch'])}, trained {start} on {literal(data_name(recipe))} to tell "
         f"{len(recipe['classes'])} classes apart, by the recipe {literal(recipe['recipe'])} ({settings})."
         f"{_licence(recipe)}"
     )
@@ -121,9 +121,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _use(recipe: dict[str, Any], has_onnx: bool) -> str:
-    said = TIMM + (ONNX if has_onnx else "")
+    text = TIMM + (ONNX if has_onnx else "")
     crop, resize = (recipe["preprocess"][key] for key in ("crop", "resize"))
-    return said + f"\n\nPhotos are seen at {crop} pixels: the shorter side is made {resize}, and the centre cut out."
+    return (
+        text + f"\n\nPhotos are seen at {crop} pixels: the shorter side becomes {resize}, then the centre is cut out."
+    )
 
 
 TIMM = """## Use

@@ -1,6 +1,6 @@
-"""How far a file may be from the trained model, by its precision and by the device it is verified on.
+"""The budgets: how far a file may be from the trained model, by its precision and the device it is verified on.
 
-And in words: what was measured, and what of it is over the budget.
+And the text of a certificate, and of the figures that are over its budget.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 PRECISIONS = ["fp32", "fp16", "int8"]
 
 SOFTMAX = 2e-3
-"What a probability may be from the softmax of the file's own logits over its temperature, which may be a float16."
+"The largest difference of a probability from the softmax of the file's own logits over its temperature, in float16."
 
 BUDGETS = {  # least share of equal labels, largest difference in a probability, accuracy that may be lost
     ("fp32", "cpu"): {"agreement": 0.999, "probability": 1e-3, "accuracy_loss": 0.001},
@@ -17,7 +17,7 @@ BUDGETS = {  # least share of equal labels, largest difference in a probability,
     ("fp16", "cpu"): {"agreement": 0.999, "probability": 5e-2, "accuracy_loss": 0.001},
     ("fp16", "cuda"): {"agreement": 0.999, "probability": 5e-2, "accuracy_loss": 0.001},
     ("fp16", "tensorrt"): {"agreement": 0.999, "probability": 5e-2, "accuracy_loss": 0.001},
-    # of 256 steps, a probability may be far off: labels and accuracy are what counts
+    # with 256 steps a probability may be far off: labels and accuracy count
     ("int8", "cpu"): {"agreement": 0.99, "probability": 1.0, "accuracy_loss": 0.005},
     ("int8", "cuda"): {"agreement": 0.99, "probability": 1.0, "accuracy_loss": 0.005},
     ("int8", "tensorrt"): {"agreement": 0.99, "probability": 1.0, "accuracy_loss": 0.005},
@@ -25,12 +25,12 @@ BUDGETS = {  # least share of equal labels, largest difference in a probability,
 
 
 SEARCHED = 0.5
-"""Share of the labels and of the accuracy that a file may lose which the search for layers lets it lose: its photos are
-training photos, and the file must be within its budget on photos that the search has not seen."""
+"""The search for layers allows this share of the loss of labels and accuracy that a file may have: it sees training
+photos, and the file must be within its budget on photos that the search has not seen."""
 
 
 def for_search(certificate: dict[str, Any]) -> dict[str, Any]:
-    "The certificate with the budget that the search for layers goes by."
+    "The certificate with the stricter budget of the search for layers."
     budget = certificate["budget"]
     stricter = {"agreement": 1 - SEARCHED * (1 - budget["agreement"])}
     stricter["accuracy_loss"] = SEARCHED * budget["accuracy_loss"]
@@ -38,7 +38,7 @@ def for_search(certificate: dict[str, Any]) -> dict[str, Any]:
 
 
 def faults(certificate: dict[str, Any]) -> list[str]:
-    "Every figure of the certificate that is over its budget, in words; none for one without a budget."
+    "Each figure of the certificate that is over its budget, in words; none if it has no budget."
     if certificate["not_finite"]:
         return [f"{certificate['not_finite']} of {certificate['images']} photos get no numbers: an overflow"]
     if not certificate["softmax_difference"] <= SOFTMAX:
@@ -47,7 +47,7 @@ def faults(certificate: dict[str, Any]) -> list[str]:
         return []
     budget, worst = certificate["budget"], certificate["worst"][0][0]
     loss = certificate["torch_accuracy"] - certificate["accuracy"]
-    said = [
+    checks = [
         (
             certificate["agreement"] < budget["agreement"],
             f"same label on {certificate['agreement']:.2%} of {certificate['images']} photos, "
@@ -64,11 +64,11 @@ def faults(certificate: dict[str, Any]) -> list[str]:
             f"{100 * budget['accuracy_loss']:.2f} points may be lost",
         ),
     ]
-    return [text for wrong, text in said if wrong]
+    return [text for wrong, text in checks if wrong]
 
 
 def brief(certificate: dict[str, Any]) -> str:
-    "A certificate that is within its budget, in one line."
+    "One line for a certificate that is within its budget."
     return (
         f"verified in {certificate['precision']} on {certificate['arithmetic']}: torch's label on "
         f"{certificate['agreement']:.2%} of {certificate['images']} photos"
@@ -76,7 +76,7 @@ def brief(certificate: dict[str, Any]) -> str:
 
 
 def table(certificate: dict[str, Any]) -> str:
-    "The certificate for a person to read, a line a figure."
+    "The certificate as text, one line per figure."
     low, high = certificate["accuracy_interval"]
     fitted = " (the temperature was fitted to these photos)" if certificate["ece_in_sample"] else ""
     lines = [

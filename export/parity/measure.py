@@ -1,4 +1,4 @@
-"""The measurements of a certificate: an ONNX file and its run's torch model on the same photos."""
+"""Measure a certificate: an ONNX file and its run's torch model on the same photos."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from toolkit.evaluation.statistics import wilson_interval
 
 
 def measured(reference: Reference, model: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
-    """What the file `model` does with the photos of the reference: its certificate, within the budget or not.
+    """The certificate of the file `model` on the photos of the reference, within the budget or not.
 
     Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits
     are no numbers), softmax_difference (of a probability from the softmax of the file's own logits, the largest),
     accuracy, accuracy_interval (Wilson, 95 %), ece, ece_in_sample (whether the temperature was fitted to these photos);
-    and against torch, where the reference has it: torch_accuracy, agreement (share of equal class names),
+    and compared with torch, if the reference has logits: torch_accuracy, agreement (share of equal class names),
     agreement_interval (Wilson, 95 %), logit_difference and probability_difference (the largest), worst (file and logit
-    difference of those that differ most), budget.
+    difference of the photos that differ most), budget.
     """
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
@@ -66,8 +66,9 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
 
 
 def _temperature(classifier: Classifier) -> float:
-    said, (low, high) = classifier.card.calibration, TEMPERATURES
-    value = said.get("temperature") if isinstance(said, dict) else 1.0
+    "The temperature in the file; 1 if it has none. Raises ValueError if it is out of range."
+    fitted, (low, high) = classifier.card.calibration, TEMPERATURES
+    value = fitted.get("temperature") if isinstance(fitted, dict) else 1.0
     if type(value) not in (int, float) or not low <= value <= high:
         raise ValueError(
             f"{classifier.model}: its calibration has temperature {value!r:.60}, expected {low:g} to {high:g}"

@@ -1,4 +1,4 @@
-"""Photo -> the pixels that a model takes. It is imported by each process that reads, so it imports little."""
+"""Prepare photos for a model. Each process that reads imports this module, so it imports little."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Photo = Path | str | bytes | np.ndarray
 
 
 def prepared(photo: Photo, preprocess: dict, watch: Watch = unwatched) -> np.ndarray:
-    """A photo as the model takes it, uint8 [crop, crop, 3] RGB.
+    """Return a photo as the model takes it, uint8 [crop, crop, 3] RGB.
 
     Raises FileNotFoundError or ValueError, naming the file, if it can't be read; ValueError for other arrays.
     """
@@ -36,19 +36,19 @@ def prepared(photo: Photo, preprocess: dict, watch: Watch = unwatched) -> np.nda
 def fill(
     images: np.ndarray, start: int, photos: Sequence[Photo], preprocess: dict, watch: Watch = unwatched
 ) -> list[Exception | None]:
-    """Put the prepared photos into `images` from place `start` on; return, for each, why it can't be read, or None.
+    """Write the prepared photos into `images` from index `start` on; return for each its error, or None.
 
-    images: uint8 [batch, crop, crop, 3] RGB. The place of a photo that can't be read is black.
+    images: uint8 [batch, crop, crop, 3] RGB. A photo that can't be read becomes black.
     """
-    return [_placed(images[start + place], photo, preprocess, watch) for place, photo in enumerate(photos)]
+    return [_fill_one(images[start + offset], photo, preprocess, watch) for offset, photo in enumerate(photos)]
 
 
-def _placed(place: np.ndarray, photo: Photo, preprocess: dict, watch: Watch) -> Exception | None:
+def _fill_one(target: np.ndarray, photo: Photo, preprocess: dict, watch: Watch) -> Exception | None:
     try:
         image = prepared(photo, preprocess, watch)
     except (ValueError, OSError) as error:
-        place[:] = 0
+        target[:] = 0
         return error
     with watch("copy"):
-        place[:] = image
+        target[:] = image
     return None

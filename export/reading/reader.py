@@ -1,4 +1,4 @@
-"""The process that reads photos for `readers`: messages come by a socket, pixels go into shared memory."""
+"""The program of a process that reads photos: messages come by a socket, pixels go into shared memory."""
 
 import contextlib
 import math
@@ -15,9 +15,9 @@ from export.runtime.profiler import Stopwatch
 
 
 def images_in(memory: int, count: int, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """`count` arrays of uint8 [batch, crop, crop, 3] in the memory that the file descriptor `memory` stands for.
+    """Return `count` arrays of uint8 [batch, crop, crop, 3] in the memory of the file descriptor `memory`.
 
-    Each begins a page of its own, because a GPU's driver pins whole pages and refuses to pin one twice.
+    Each starts on a new page, because a GPU's driver pins whole pages and refuses to pin a page twice.
     """
     size = math.prod(shape)
     mapped = mmap.mmap(memory, count * pages(size))
@@ -30,10 +30,10 @@ def pages(size: int) -> int:
 
 
 def serve(socket: int, memory: int) -> None:
-    """Answer each message (buffer number, first place, paths) with (outcomes, seconds by stage).
+    """Answer each message (buffer number, first index, paths) with (outcomes, seconds by stage).
 
-    The first message is (buffers, their shape, preprocess). An error that no photo explains is the answer itself. It
-    returns when the other end closes, which the system does if that process is killed.
+    The first message is (number of buffers, their shape, preprocess). An error that is not due to a photo is the answer
+    itself. It returns when the other end of the socket closes, as it does if the other process is killed.
     """
     cv2.setNumThreads(0)
     connection = Connection(socket)
@@ -51,5 +51,5 @@ def _answer(images: np.ndarray, start: int, paths: list[str], preprocess: dict) 
     try:
         return fill(images, start, paths, preprocess, watch), watch.seconds
     except Exception as error:
-        error.add_note(traceback.format_exc())  # which does not travel with it
+        error.add_note(traceback.format_exc())  # the traceback is not pickled with the error
         return error

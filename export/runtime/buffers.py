@@ -1,4 +1,4 @@
-"""The memory of a batch of prepared images, ordinary or ready for a GPU, and how the model is run on it."""
+"""The memory of a batch of prepared images, ordinary or pinned for a GPU, on which the model is run."""
 
 import functools
 from typing import TYPE_CHECKING, Protocol
@@ -19,11 +19,11 @@ class Buffer(Protocol):
     "uint8 [batch, crop, crop, 3] RGB."
 
     def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
-        "Logits and probabilities, float32 [n, classes], of n prepared images: the first n of these, or others."
+        "Logits and probabilities, float32 [n, classes], of n prepared images: the first n of the buffer, or others."
 
 
 class MemoryBuffer:
-    "Ordinary memory, where the model reads the images. A device that `pads` gets whole batches, black at the end."
+    "Ordinary memory, from which the model reads the images. With `pads` the last batch is padded with black images."
 
     def __init__(self, session: "InferenceSession", images: np.ndarray, pads: bool):
         self.session, self.images, self.pads = session, images, pads
@@ -35,9 +35,9 @@ class MemoryBuffer:
 
 
 class BoundBuffer:
-    """Pinned memory, bound to as much on the device: nothing is allocated while it runs, and every batch is whole.
+    """Pinned memory, bound to memory on the device: a run allocates nothing, and every batch is whole.
 
-    Buffers that run at the same time have a stream each: onnxruntime gives every run its own.
+    Buffers that run at the same time have one stream each: onnxruntime gives every run its own.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class BoundBuffer:
         images: np.ndarray | None = None,
         classes: int | None = None,
     ):
-        """images: memory to use, of that shape, which is pinned where it lies; its own if None.
-        classes: columns of the outputs, which then have fixed places on the device, as a CUDA graph needs; if None they
-        are brought to the CPU's memory by the run.
+        """images: memory of that shape to use, which is pinned in place; its own memory if None.
+        classes: columns of the outputs, which then have fixed addresses on the device, as a CUDA graph needs; if None
+        the run copies them to the CPU's memory.
         """
         import onnxruntime
 
@@ -81,7 +81,7 @@ class BoundBuffer:
 
 
 def _pin(images: np.ndarray) -> None:
-    "Pin them if the driver will; a GPU reads them without, a little slower, and a line says so."
+    "Pin the memory if the driver allows it. A GPU reads memory that is not pinned a little slower; a line says so."
     try:
         pin(images)
     except OSError as error:

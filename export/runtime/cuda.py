@@ -1,6 +1,6 @@
-"""Calls of CUDA that onnxruntime's Python does not offer: how much memory is free, memory that the GPU reads directly.
+"""CUDA calls that onnxruntime's Python does not offer: free memory, and memory that the GPU reads directly.
 
-Asked of the driver (https://docs.nvidia.com/cuda/cuda-driver-api/), on the GPU that onnxruntime uses: the first one.
+They go to the driver (https://docs.nvidia.com/cuda/cuda-driver-api/) for the GPU that onnxruntime uses, the first one.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE and CU_MEMHOSTREGISTER_PORTABLE: pinned
 
 
 def free_gpu_memory() -> int:
-    "Bytes free on the GPU. Raises OSError where the driver refuses."
+    "Free bytes on the GPU. Raises OSError if the driver refuses."
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     with _context() as driver:
         _checked(driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)), "cuMemGetInfo")
@@ -25,9 +25,9 @@ def free_gpu_memory() -> int:
 
 
 def pinned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 zeros in memory that the system never moves, so that the GPU fetches it while the CPU goes on.
+    """uint8 zeros in memory that the system never moves, so that the GPU copies it while the CPU continues.
 
-    It is given back with the array. Raises OSError where the driver has none.
+    It is freed with the array. Raises OSError if the driver has none.
     """
     address, size = ctypes.c_void_p(), math.prod(shape)
     with _context() as driver:
@@ -40,9 +40,9 @@ def pinned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def pin(array: np.ndarray) -> None:
-    """Pin the memory of `array` where it lies, until it is given back: what `pinned` does, for memory that exists.
+    """Pin the memory of `array` in place until it is freed, as `pinned` does for new memory.
 
-    array: contiguous, from the beginning of a page on, alone in its pages. Other processes may write to the memory.
+    array: contiguous, from the start of a page on, alone in its pages. Other processes may write to the memory.
     Raises OSError if the driver refuses.
     """
     address, size = ctypes.c_void_p(array.ctypes.data), math.ceil(array.nbytes / mmap.PAGESIZE) * mmap.PAGESIZE
@@ -66,7 +66,7 @@ def _give_back(address: ctypes.c_void_p) -> None:
 
 @contextmanager
 def _context() -> Iterator[ctypes.CDLL]:
-    "The driver, in the context that all of the process share on the first GPU."
+    "The driver, in the primary context of the first GPU, which the whole process shares."
     driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     device, context = ctypes.c_int(), ctypes.c_void_p()
     _checked(driver.cuInit(0), "cuInit")

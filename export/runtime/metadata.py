@@ -1,7 +1,7 @@
-"""What a model.onnx says about itself, and whether it is one of ours. The file is not trusted.
+"""Read and check the metadata and the interface of a model.onnx. The file is not trusted.
 
-It is refused, naming the reason, where it is no ONNX file, keeps weights outside of itself, has other inputs and
-outputs than the contract's, or carries metadata that is missing, no JSON or at odds with its graph.
+It is refused, with the reason, if it is no ONNX file, keeps weights in other files, has other inputs and outputs than
+ours, or if its metadata are missing, are no JSON or do not fit its graph.
 """
 
 import textwrap
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_exists(model: Path) -> None:
-    "Raises OSError, with what to give instead, where there is no such file."
+    "Raises OSError, with what to give instead, if there is no such file."
     if model.is_dir():
         raise IsADirectoryError(f"{model} is a folder: give the model file, as in {model / 'model.onnx'}")
     if not model.exists():
@@ -28,14 +28,12 @@ def check_exists(model: Path) -> None:
 
 
 def content(model: Path) -> bytes:
-    "The file's bytes. Raises OSError where there is none, ValueError where its weights stand in other files."
+    "The file's bytes. Raises OSError if there is no file, ValueError if its weights are in other files."
     check_exists(model)
     data = model.read_bytes()
-    # An external tensor names its file under the key "location", so most files need no parsing to be cleared.
+    # An external tensor names its file under the key "location": most files need not be parsed.
     if b"location" in data and _has_external_data(model, data):
-        raise ValueError(
-            f"{model} keeps weights outside of itself: export it as one file, `python -m export.to_onnx RUN`"
-        )
+        raise ValueError(f"{model} keeps weights in other files: export it as one file, `python -m export.to_onnx RUN`")
     return data
 
 
@@ -55,7 +53,9 @@ def _has_external_data(model: Path, data: bytes) -> bool:
 
 
 def check_interface(session, model) -> None:
-    "Input `image` uint8 [batch, height, width, 3]; outputs `logits` and `probabilities` float32 [batch, classes]."
+    """Raises ValueError unless the input is `image`, uint8 [batch, height, width, 3], and the outputs are `logits` and
+    `probabilities`, float32 [batch, classes].
+    """
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
     if set(inputs) != {"image"} or not {"logits", "probabilities"} <= set(outputs):
@@ -83,12 +83,12 @@ def check_outputs(model, logits: np.ndarray, probabilities: np.ndarray, expected
 
 @dataclass(frozen=True)
 class Card:
-    "What a model file says about itself: metadata_props of model.onnx, JSON values."
+    "The metadata_props of a model.onnx, parsed from JSON."
 
     classes: list[str]
-    "Names in index order."
+    "Class names in index order."
     preprocess: dict
-    "What `toolkit.data.preprocess.prepare` takes."
+    "The dict that `toolkit.data.preprocess.prepare` takes, as this version writes it."
     recipe: object = None
     metrics: object = None
     calibration: object = None
@@ -97,12 +97,12 @@ class Card:
 
 
 def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Card:
-    "The metadata of an open session's file. Raises ValueError for what is missing or at odds with the graph."
+    "The metadata of an open session's file. Raises ValueError if some are missing or do not fit the graph."
     try:
         found = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{model}: its metadata is no text ({error.reason} at {error.start}), the file is damaged"
+            f"{model}: its metadata are no text ({error.reason} at {error.start}), the file is damaged"
         ) from error
     names = ("classes", "preprocess", "recipe", "metrics", "calibration", "precision", "verification")
     card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
@@ -113,6 +113,7 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
 
 
 def _json(found: dict, name: str, model):
+    "The parsed value of one entry. Raises ValueError if it is missing or no JSON."
     if name not in found:
         raise ValueError(f"{model} carries no {name!r}: export it with `python -m export.to_onnx RUN`")
     try:
@@ -141,4 +142,5 @@ def _preprocess_fault(preprocess, session) -> str | None:
 
 
 def first_line(error: Exception) -> str:
+    "The first line of the message, or the name of the exception's class."
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"The bytes of a model file -> a session on a device that is to be had, on which it then really runs."
+"""Open the bytes of a model file as a session that really runs on the device asked for."""
 
 import hashlib
 import json
@@ -33,28 +33,29 @@ OF_SIZES = set(
     "Range Add Sub Mul Div Mod Min Max Floor Ceil Neg Abs ReduceProd ReduceMax ReduceMin Equal Less Greater And Or Not "
     "Where Tile ScatterND DequantizeLinear".split()
 )
-"""What computes sizes, which onnxruntime does on the CPU wherever a model runs, to be faster: every file of ours, whose
-batch is free, has such nodes, so that its own `session.disable_cpu_ep_fallback` would refuse them all. It has each of
-these for CUDA too: on the CPU one computes sizes. A DequantizeLinear there is that of a bias, in int32."""
+"""Operators that compute sizes. onnxruntime runs them on the CPU on any device, because that is faster: all our files
+have such nodes, as their batch size is free, so `session.disable_cpu_ep_fallback` would refuse every file. CUDA has all
+of these operators too, so one on the CPU computes sizes. A DequantizeLinear on the CPU is that of a bias, in int32."""
 
 BY_PRECISION, OTHERWISE = {"fp16": "nhwc heuristic"}, "heuristic"
-"""The variant for files of a precision, and the one for all others, whose speed is not measured. On an H100 a resnet152
-in float16 labelled 8,742 images/s by it, 8,704 with cuDNN's search, 5,700 by onnxruntime's defaults, 7,638 as a CUDA
-graph; torch in float16 and channels last 6,430. The search took 0.1 to 0.8 s at the first batch (LOG.md, 26 Nov 2026).
+"""The variant for files of a precision, and the one for all others, whose speed has not been measured. On an H100 a
+resnet152 in float16 labelled 8,742 images/s by it, 8,704 with cuDNN's search, 5,700 by onnxruntime's defaults, 7,638 as
+a CUDA graph; torch in float16 and channels last 6,430. The search took 0.1 to 0.8 s at the first batch (LOG.md, 26 Nov
+2026).
 """
 
 
 def opened(model: str | Path, data: bytes, device: str, threads: int | None = None) -> "onnxruntime.InferenceSession":
-    """A session of the file `data`, which stood at `model`, on cpu, cuda or tensorrt.
+    """Open the file content `data`, read from `model`, as a session on cpu, cuda or tensorrt.
 
-    threads: how many the CPU computes with; None for one a core.
-    Raises ValueError if it is not a model of ours, and if it or a part of it would run elsewhere.
+    threads: threads with which the CPU computes; None for one per core.
+    Raises ValueError if it is not a model of ours, and if the model or a part of it would run on another device.
     """
     try:
         session = session_of(data, providers_of(data, device), threads)
-    except OSError:  # of the cache folder
+    except OSError:  # the cache folder
         raise
-    except Exception as error:  # onnxruntime's exceptions have no base of their own
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise ValueError(
             f"{model} is not a model that onnxruntime can load on {device}: {first_line(error)}"
         ) from error
@@ -70,19 +71,19 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
 
 
 def nodes_on_cpu(session: "onnxruntime.InferenceSession") -> list[str]:
-    "The nodes of a session on a device that fell back to the CPU: their kind, and their name if they have one."
+    "The nodes of a session on a GPU that fell back to the CPU: operator, and name if there is one."
     parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
     nodes = [node for part in parts for node in part.get_nodes() if node.op_type not in OF_SIZES]
     return [f"{node.op_type} {node.name}".strip() for node in nodes]
 
 
 def device_of(session: "onnxruntime.InferenceSession") -> str:
-    "cpu, cuda or tensorrt: where the session really runs."
+    "The device on which the session really runs: cpu, cuda or tensorrt."
     return next(device for device, names in PROVIDERS.items() if names[0] == session.get_providers()[0])
 
 
 def providers_of(data: bytes, device: str, variant: str | None = None) -> list[tuple[str, dict[str, str]]]:
-    "onnxruntime's providers for `device`, with their options; variant: of CUDA_VARIANTS, or by the file's precision."
+    "onnxruntime's providers for `device`, with options. variant: one of CUDA_VARIANTS; None: by the file's precision."
     if device == "cpu":
         return [(name, {}) for name in PROVIDERS[device]]
     variant = variant or BY_PRECISION.get(_precision(data), OTHERWISE)
@@ -96,7 +97,7 @@ def providers_of(data: bytes, device: str, variant: str | None = None) -> list[t
 def session_of(
     data: bytes, providers: list, threads: int | None, batch: int | None = None, optimised: bool = True
 ) -> "onnxruntime.InferenceSession":
-    "batch: the images of every batch, if that is fixed, as a CUDA graph needs. optimised: to run, not only to look at."
+    "A session. batch: a fixed batch size, as a CUDA graph needs. optimised: to run it, not only to read its metadata."
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -104,10 +105,10 @@ def session_of(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if batch is not None:
         options.add_free_dimension_override_by_name("batch", batch)
-    options.log_severity_level = 4  # what goes wrong is raised; the log would say it a second time
+    options.log_severity_level = 4  # errors are raised; the log would repeat them
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # threads that spin while they wait take the cores from those that decode: 145 images/s, not 108, on 2 cores
+    # threads that spin while they wait take cores from the threads that decode: 108 images/s, else 145, on 2 cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if providers[0][0] != "CPUExecutionProvider":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `nodes_on_cpu`
@@ -117,9 +118,9 @@ def session_of(
 
 
 def tensorrt_options(checksum: str, precision: str, version: int) -> dict[str, str]:
-    """Options of onnxruntime's TensorRT provider: it keeps engines, which take minutes to build, in the cache folder.
+    """Options of onnxruntime's TensorRT provider, which keeps engines, that take minutes to build, in a cache folder.
 
-    They are of one model file, one TensorRT and one onnxruntime. It computes in the precision that the file has.
+    An engine belongs to one model file, one TensorRT and one onnxruntime. It computes in the precision of the file.
     Source: https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html
     """
     import onnxruntime
@@ -139,6 +140,6 @@ def tensorrt_options(checksum: str, precision: str, version: int) -> dict[str, s
 
 
 def _precision(data: bytes) -> str:
-    "fp32, fp16 or int8, as the file's metadata say, which only a session tells: one on the CPU, in 0.2 s for 117 MB."
+    "fp32, fp16 or int8, from the file's metadata. Only a session reads them: one on the CPU, in 0.2 s for 117 MB."
     session = session_of(data, [("CPUExecutionProvider", {})], 1, optimised=False)
     return json.loads(session.get_modelmeta().custom_metadata_map.get("precision", '"fp32"'))

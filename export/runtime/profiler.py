@@ -1,4 +1,4 @@
-"The seconds of each stage of a prediction run, and which of them bounds it."
+"""Measure the seconds of each stage of a prediction run, and find the stage that limits its speed."""
 
 import contextlib
 import threading
@@ -11,15 +11,16 @@ Watch = Callable[[str], AbstractContextManager]
 
 READING = ("read", "decode", "crop", "copy")
 STAGES = (*READING, "model", "write")
-"Workers do them, but for writing: whoever asked for the rows does that, between waiting for them."
+"Workers do them, except writing: the thread that asks for the rows writes them, in between waiting for them."
 
 
 def unwatched(stage: str) -> AbstractContextManager:
+    "A Watch that measures nothing."
     return contextlib.nullcontext()
 
 
 class Stopwatch:
-    "Adds up the seconds of stages; any number of threads may share one. They overlap: threads' sum exceeds the clock."
+    "Adds up the seconds of stages over all threads that share it: the sum may exceed the time that passed."
 
     def __init__(self):
         self.seconds, self.lock = dict.fromkeys((*STAGES, "wait"), 0.0), threading.Lock()
@@ -35,16 +36,17 @@ class Stopwatch:
                 self.seconds[stage] += passed
 
     def add(self, seconds: dict[str, float]) -> None:
-        "Seconds by stage that processes have counted."
+        "Add seconds by stage that processes have counted."
         with self.lock:
             for stage, passed in seconds.items():
                 self.seconds[stage] += passed
 
     def report(self, images: int, workers: int, in_flight: int, processes: bool = False, runners: int = 0) -> str:
-        """A line for each stage, and one for what bounds the run.
+        """Return a line for each stage, and one for the stage that limits the speed.
 
-        `workers` threads read, or as many `processes`. `runners` threads apart run the model; if 0, those that read do,
-        at most `in_flight` at a time. images/s of a stage is that of all its threads or processes together.
+        `workers` threads read, or as many `processes`. `runners` separate threads run the model; if 0, the threads that
+        read do, at most `in_flight` at a time. images/s of a stage is the rate of all its threads or processes
+        together.
         """
         readers = max(workers, 1)
         counts = dict.fromkeys(READING, readers) | {"model": runners or min(readers, in_flight)}
@@ -58,9 +60,10 @@ class Stopwatch:
         return f"{stage:8}{seconds:10.2f} s{rate}{readers}"
 
     def _bound(self, counts: dict[str, int], apart: bool) -> str:
-        """The stage that bounds the run: writing if it outlasts the wait for rows, else what takes the workers longest.
+        """Name the stage that limits the speed: writing if it takes longer than waiting for rows, else the workers'
+        longest.
 
-        apart: others read than run the model, at the same time; those that have more to do bound the run.
+        apart: separate threads read and run the model, at the same time; the group with more work limits the speed.
         """
         write, wait = self.seconds["write"], self.seconds["wait"]
         if write > wait:

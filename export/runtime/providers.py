@@ -1,6 +1,6 @@
-"""Whether onnxruntime can run on the GPU here, and if it can't, why and what to do about it.
+"""Find out whether onnxruntime can run on the GPU here, and if not, why and what to do about it.
 
-onnxruntime answers neither: it lists CUDA among its providers on any machine, and falls back to the CPU with no error.
+onnxruntime does not say: it lists CUDA among its providers on any machine, and falls back to the CPU without an error.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ CUDA_LINE = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def choose_device(device: str) -> str:
-    """cpu, cuda or tensorrt: `device` itself where it is to be had; auto is CUDA, else the CPU, and says so.
+    """Return cpu, cuda or tensorrt: `device` itself if it can be used; for auto CUDA, else the CPU, and print which.
 
-    Raises ValueError for a device that is not to be had here, with the reason, and for an unknown one.
+    Raises ValueError for a device that can't be used here, with the reason, and for an unknown one.
     """
     if device not in DEVICES:
         raise ValueError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
@@ -42,33 +42,33 @@ def choose_device(device: str) -> str:
 
 
 def obstacle(device: str) -> str | None:
-    "Why onnxruntime can't run on `device` (cuda or tensorrt) here, with what to do about it; None where it can."
+    "The reason why onnxruntime can't run on `device` (cuda or tensorrt) here, and what to do; None if it can."
     import onnxruntime
 
     if gpus() == 0:
         return "no NVIDIA GPU here, or no driver for it"
     if PROVIDERS[device][0] not in onnxruntime.get_available_providers():
         return f"this onnxruntime is built without it: {CUDA_LINE}"
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find; missing_library says it once
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find; missing_library reports that
         onnxruntime.preload_dlls()
     missing = missing_library(device) or missing_cudnn()
     return f"{missing} can't be loaded: {line_that_brings(missing)}" if missing else None
 
 
 def tensorrt_version() -> int:
-    "Of the TensorRT that onnxruntime loads: 101400 for 10.14.0."
+    "The version of the TensorRT that onnxruntime loads: 101400 for 10.14.0."
     import onnxruntime
 
     folder = Path(onnxruntime.__file__).parent / "capi"
-    # Linux looks a symbol up in what a library depends on, too
+    # Linux also looks up a symbol in the libraries that a library depends on
     name = "nvinfer_10.dll" if os.name == "nt" else str(folder / "libonnxruntime_providers_tensorrt.so")
     return ctypes.CDLL(name).getInferLibVersion()
 
 
 def missing_library(device: str) -> str | None:
-    """The library that keeps onnxruntime's part for `device` from loading, as the system's loader names it.
+    """The library without which onnxruntime's provider for `device` can't load, as the system's loader names it.
 
-    onnxruntime itself only logs this. Linux; elsewhere the session's providers tell that, not why, loading failed.
+    onnxruntime itself only logs this. Linux only; elsewhere the session's providers show that loading failed, not why.
     """
     import onnxruntime
 
@@ -86,7 +86,7 @@ def missing_library(device: str) -> str | None:
 
 
 def _preload_tensorrt() -> None:
-    "TensorRT's wheel puts its libraries where the loader does not look."
+    "Load TensorRT's libraries: its wheel puts them into a folder that the loader does not search."
     import importlib.util
 
     found = importlib.util.find_spec("tensorrt_libs")
@@ -97,6 +97,7 @@ def _preload_tensorrt() -> None:
 
 
 def line_that_brings(library: str) -> str:
+    "The pip command that installs `library`."
     if re.match(r"libnv(infer|onnxparser)", library):
         import onnxruntime
 

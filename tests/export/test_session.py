@@ -212,8 +212,8 @@ BAD_FILES = {
     "text": (lambda path: path.write_text("<html>404 at this location</html>"), "not an ONNX file"),
     "a pickle": (lambda path: path.write_bytes(b"\x80\x04\x95K\x00\x00\x00."), "not a model that onnxruntime can load"),
     "truncated": (truncated, "not a model that onnxruntime can load"),
-    "external data": (external, "keeps weights outside of itself"),
-    "external attribute": (external_in_an_attribute, "keeps weights outside of itself"),
+    "external data": (external, "keeps weights in other files"),
+    "external attribute": (external_in_an_attribute, "keeps weights in other files"),
     "input name": (tiny(name="x"), "takes x and gives logits, probabilities: expected image -> logits, probabilities"),
     "output name": (tiny(outputs="logits output"), "takes image and gives logits, output: expected image -> "),
     "input type": (

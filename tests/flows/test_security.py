@@ -498,7 +498,7 @@ def saying(name: str, value: str) -> Callable[[onnx.ModelProto], None]:
 MODELS = {
     "another domain": (from_another_domain, "is not a model that onnxruntime can load on cpu"),
     "a second input": (with_a_second_input, "takes image, extra and gives"),
-    "external data in a function": (external_in_a_function, "keeps weights outside of itself"),
+    "external data in a function": (external_in_a_function, "keeps weights in other files"),
     "deep classes": (saying("classes", "[" * 10**5), "'classes' is not JSON .nested more than 20 deep"),
     "nested classes": (saying("classes", json.dumps([["a"]] * 12)), "its classes are not a list of names"),
     "nan": (saying("preprocess", '{"crop": NaN}'), "'preprocess' is not JSON .NaN is no number"),

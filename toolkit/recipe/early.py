@@ -18,10 +18,10 @@ from toolkit.command import run
 from toolkit.commandline.names import started_module
 from toolkit.commandline.startup import end_at_once, while_starting
 from toolkit.options import check_paths
-from toolkit.recipe import Recipe, recipe_of
+from toolkit.recipe.signature import Recipe, recipe_of
 from toolkit.run import new_folder
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def check_arguments_early() -> None:
