@@ -43,7 +43,8 @@ def timm_model(run: Run) -> "nn.Module":
 
     Raises FileNotFoundError where there are no weights yet, ValueError where they do not fit.
     """
-    from toolkit.models.timm_model import create_model, load_weights
+    from toolkit.models.pretrained import load_weights
+    from toolkit.models.timm_model import create_model
 
     recipe, preprocess = run.recipe, run.recipe["preprocess"]
     model = create_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])

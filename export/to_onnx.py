@@ -33,7 +33,8 @@ CALIBRATED_ON = 256  # training photos, of which 8 bits have their ranges
 
 def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> dict[str, Any]:
     "The run's weights as a file with all that it says about itself, but for its certificate. Returns its calibration."
-    from toolkit.models.timm_model import create_model, load_weights
+    from toolkit.models.pretrained import load_weights
+    from toolkit.models.timm_model import create_model
 
     recipe, preprocess = run.recipe, run.recipe["preprocess"]
     model = create_model(recipe["model"]["arch"], len(recipe["classes"]), "none", image_size=preprocess["crop"])

@@ -45,7 +45,7 @@ def _is_own(data: Path, run: Run | None) -> bool:
 
 def _labels(data: Path, run: Run | None, classifier: Classifier) -> dict[Path, str]:
     "The photos to judge by; of what the run was trained on, those it was validated on."
-    from toolkit.data.layouts import labelled_photos
+    from toolkit.data.on_disk.layouts import labelled_photos
 
     own = _is_own(data, run)
     labels = run.learner("cpu").dls.data.valid if own else labelled_photos(data)

@@ -137,7 +137,7 @@ def csv_writer(file: TextIO, quote_all: bool) -> Any:
 
 
 def has_return(cells: Iterable[str]) -> bool:
-    "Whether all cells must be quoted: Python 3.11 leaves a lone carriage return bare, and then can't read it back."
+    "True if all cells must be quoted: Python 3.11 leaves a lone carriage return bare, and then can't read it back."
     return any("\r" in cell for cell in cells)
 
 

@@ -96,3 +96,15 @@ def converted(value: Any, annotation: Any) -> Any:
     if isinstance(value, str) and Path in (kind, *get_args(kind)):
         return Path(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def check_paths(options: Options) -> None:
+    "Raises FileNotFoundError for data or pretrained weights that are not there."
+    if not options.data.exists():
+        raise FileNotFoundError(
+            f"--data {options.data} does not exist: give a folder of photos or a CSV with columns path,label"
+        )
+    if options.weights not in ("imagenet", "none") and not Path(options.weights).is_file():
+        raise FileNotFoundError(
+            f"--weights {options.weights}: no such file; it takes imagenet, none, or a .pth or .safetensors file"
+        )

@@ -35,7 +35,13 @@ class Batches:
     drop_last, device, bs = False, CPU, BS
 
     def __init__(self, groups, between=lambda: None):
-        self.groups, self.between, self.n, self.sampler_state, self.seconds = groups, between, groups * 2 * BS, Draws(0), []
+        self.groups, self.between, self.n, self.sampler_state, self.seconds = (
+            groups,
+            between,
+            groups * 2 * BS,
+            Draws(0),
+            [],
+        )
         images = torch.randn(2, BS, 3, SIZE, SIZE)
         self.batches = [(x.contiguous(memory_format=torch.channels_last), torch.randint(0, 10, (BS,))) for x in images]
 

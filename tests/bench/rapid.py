@@ -25,8 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from recipes import hw1, rapid  # noqa: E402
 from toolkit.data.digits import write_digits  # noqa: E402
-from toolkit.evaluation.paired import crossed, spread, votes  # noqa: E402
-from toolkit.search.plan import plan_epochs  # noqa: E402
+from toolkit.evaluation.statistics import mcnemar_by_majority, mean_variance, t_test  # noqa: E402
 from toolkit.training.fit import begin, evaluate, fit  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
@@ -105,8 +104,8 @@ def tell(name, base, other):
     print(f"{name}: {ratio:.3f} of hw1's seconds")
     for part, index in (("valid", 2), ("test", 3)):
         theirs, ours = (np.stack([run[index] for run in runs]) for runs in (base, other))
-        more, less, p = votes(ours, theirs)
-        low, high, chance = crossed(spread(ours - theirs))
+        more, less, p = mcnemar_by_majority(ours, theirs)
+        low, high, chance = t_test(mean_variance(ours - theirs))
         print(
             f"  {part} ({ours.shape[1]} photos): hw1 {theirs.mean():.2%}, rapid {ours.mean():.2%}, difference "
             f"{low:+.2%} to {high:+.2%} (p {chance:.2g}); only rapid right {more}, only hw1 {less} (McNemar "

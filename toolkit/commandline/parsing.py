@@ -23,6 +23,7 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
     Exits with 0 after printing the help, and with 2 and two lines on stderr if `arguments` do not fit its signature.
     """
     parameters = parameters_of(function)
+    arguments = _without_defaults(arguments, parameters)
     flags = _flags(arguments, parameters)
     if flags & {"-h", "--help"}:
         print(help_text(function, parameters))
@@ -32,6 +33,13 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
         if each.takes_several and each.flag in flags and not values[each.name]:
             _refuse(f"argument {each.flag}: expected at least one argument", parameters)
     return values
+
+
+def _without_defaults(arguments: list[str], parameters: list[Parameter]) -> list[str]:
+    "Leave out flags that say a default, such as `--probe` if `--no-probe` turns it off."
+    flags = {f"--{word}{each.name}" for each in parameters if each.kind is bool for word in ("", "no-")}
+    defaults = {flag.replace("_", "-") for flag in flags - {each.flag for each in parameters}}
+    return [each for each in arguments if each.replace("_", "-") not in defaults]
 
 
 def _flags(arguments: list[str], parameters: list[Parameter]) -> set[str]:

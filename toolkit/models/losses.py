@@ -136,7 +136,9 @@ def create_loss(
 
 
 def make_loss(options: Options, counts: dict[str, int]) -> ClassificationLoss:
-    """The loss by --loss, --gamma, --smoothing and --class_weights. counts: training photos of each class, in index order.
+    """The loss by --loss, --gamma, --smoothing and --class_weights.
+
+    counts: training photos of each class, in index order.
 
     Raises ValueError as `create_loss` and `weights_by_class` do.
     """

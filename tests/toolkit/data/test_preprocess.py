@@ -11,8 +11,8 @@ from raw_client import prepare_by_its_text
 from sklearn.datasets import load_sample_images
 from torchvision import transforms as T
 
+from toolkit.data.on_disk.photo_files import find_photos
 from toolkit.data.photo import read_photo, read_reduced
-from toolkit.data.photo_files import find_photos
 from toolkit.data.preprocess import center_crop, check, for_size, prepare, resize, resize_shorter, smallest_side
 
 # (height, width): portrait, landscape, odd, upscaled, tiny, extreme, just above 1, integer factors, the usual, 12 MP

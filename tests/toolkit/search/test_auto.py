@@ -18,7 +18,7 @@ from toolkit.evaluation.results import read_curve
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.schedule import OneCycle
 from toolkit.run import load
-from toolkit.search import auto
+from toolkit.search import auto, lr_finder
 from toolkit.search.auto import Begun, as_begun, number
 from toolkit.search.lr_finder import find_lr
 
@@ -139,7 +139,7 @@ def test_a_search_that_is_interrupted_leaves_neither_files_nor_steps(data, tmp_p
                 raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(auto.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(lr_finder.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     learn = small(data)
     before = weights(learn)
