@@ -21,6 +21,7 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "toolkit.models",
     "toolkit.learner",
     "toolkit.run",
+    "toolkit.recipe",
     "toolkit.evaluation",
     "toolkit.finetuning toolkit.pages toolkit.loggers",
     "toolkit.search",
