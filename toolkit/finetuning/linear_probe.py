@@ -24,8 +24,8 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
     Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation.
-    `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses on a held-out
-    fifth of the photos; in the end it is fitted to all of them.
+    `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses on a
+    held-out fifth of the photos; in the end it is fitted to all of them.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
@@ -103,9 +103,9 @@ def fit_linear(
     l2: float,
     start: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, float]:
-    """Fit the linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from `start`.
+    """Fit the linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS.
 
-    features: float32 [photos, features]; labels: int64 [photos]; start: weight [classes, features] and bias [classes].
+    features: float32 [photos, features]; labels: int64 [photos]; start: weight [classes, features] and bias [classes] to begin with.
     Returns weight, bias, and the loss without the penalty.
     """
     weight, bias = (part.clone().requires_grad_() for part in start)
