@@ -14,7 +14,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch.nn import functional as F
 
-from toolkit.data.transforms import Draws
+from toolkit.data.transforms import SamplerState
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import DTYPES, pick_precision
 from toolkit.learner.guards import NaNGuard
@@ -40,7 +40,7 @@ class Batches:
             groups,
             between,
             groups * 2 * BS,
-            Draws(0),
+            SamplerState(0),
             [],
         )
         images = torch.randn(2, BS, 3, SIZE, SIZE)

@@ -96,6 +96,34 @@ def test_a_module_imports_only_families_below_its_own(name):
         assert RANK[other] < RANK[mine] or (mine, other) in LAZY, f"{name} imports {other}"
 
 
+def names_in(path):
+    "Names that a module binds at its top level."
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def test_whatever_is_imported_of_ours_is_there_also_inside_functions():
+    known = {name: set(names_in(path)) for name, path in MODULES.items()}
+    checked = 0
+    for path in files(*PACKAGES, "tests"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+                for alias in node.names:
+                    assert node.module in known, (path, node.module)
+                    assert f"{node.module}.{alias.name}" in MODULES or alias.name in known[node.module], (
+                        path,
+                        alias.name,
+                    )
+                    checked += 1
+    assert checked > 500
+
+
 def test_no_files_import_each_other_in_a_circle():
     graph = {name: ours(path) for name, path in MODULES.items()}
     assert sum(map(len, graph.values())) > 200

@@ -105,7 +105,8 @@ def fit_linear(
 ) -> tuple[Tensor, Tensor, float]:
     """Fit the linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS.
 
-    features: float32 [photos, features]; labels: int64 [photos]; start: weight [classes, features] and bias [classes] to begin with.
+    features: float32 [photos, features]; labels: int64 [photos]. start: weight [classes, features] and bias
+    [classes] to begin with.
     Returns weight, bias, and the loss without the penalty.
     """
     weight, bias = (part.clone().requires_grad_() for part in start)
