@@ -336,7 +336,7 @@ def test_two_runs_into_one_file_the_second_is_refused(model, photos, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's /proc")
-def test_a_folder_that_can_not_be_written_to_is_an_error(model, photos):
+def test_a_folder_where_no_file_can_be_made_is_an_error(model, photos):
     done = run(model, photos, "--out", "/proc/x.csv", "--device", "cpu", timeout=60)
     assert done.returncode == 2
     assert done.stderr == "error: /proc can't be written to (No such file or directory): give another folder\n"
