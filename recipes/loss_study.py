@@ -12,30 +12,50 @@ is as seen, and more if it is smaller; for ce and smoothing no number of images 
 """
 
 import gc
+import importlib
+import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import torch
-
-from recipes import digits, hw1, rapid
-from toolkit.command import parsed, run_script
-from toolkit.evaluation.study import pairs, read_study
-from toolkit.learner.device import pick_device, pick_precision
-from toolkit.models.losses import LOSSES, create_loss
-from toolkit.pages.study_page import write_study
-from toolkit.pages.study_text import verdict
-from toolkit.ranges import check_ranges
+from toolkit.command import run_script
+from toolkit.commandline.parsing import parsed
+from toolkit.options import FREE_NAMES
+from toolkit.recipe.signature import Recipe, shared_parameters
 from toolkit.run import Run, load
-from toolkit.search.auto import Auto
-from toolkit.training.fit import FREE
 
-RECIPES = {"digits": digits.main, "hw1": hw1.main, "rapid": rapid.main}
 SHARED = "data arch weights epochs lr bs accum image_size workers device precision".split()
 OWN = "loss seed out resume".split()  # given to each run by the study
-FIXED = {"data", "epochs"}  # may change where a run is resumed, but not within a study
+FIXED = {"data", "epochs"}  # may change in a resumed run, but not within a study
 LEFT = "history.csv metrics.json valid_predictions.csv model.onnx report.html".split()  # by a run that has ended
+
+
+def load_recipe(name: str) -> Callable[..., list]:
+    """The command of a recipe: of recipes/NAME.py, of the module NAME, or of the file NAME.
+
+    Raises ValueError if there is none: a recipe's command is `main = pipeline(learner)`.
+    """
+    if name.endswith(".py"):
+        module = _module_in(Path(name))
+    else:
+        dotted = name if "." in name else f"recipes.{name}"
+        if importlib.util.find_spec(dotted.partition(".")[0]) is None or importlib.util.find_spec(dotted) is None:
+            raise ValueError(f"--recipe {name}: no module {dotted}; give digits, hw1, rapid, a module or FILE.py")
+        module = importlib.import_module(dotted)
+    main = getattr(module, "main", None)
+    if not isinstance(getattr(main, "recipe", None), Recipe):
+        raise ValueError(f"--recipe {name}: it has no `main = pipeline(learner)`, which makes a recipe's command")
+    return main
+
+
+def _module_in(file: Path) -> Any:
+    if not file.is_file():
+        raise FileNotFoundError(f"--recipe {file}: no such file; give digits, hw1, rapid, a module or FILE.py")
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def variants(losses: Sequence[str], vary: Sequence[str], settings: list[str]) -> dict[str, list[str]]:
@@ -52,9 +72,9 @@ def variants(losses: Sequence[str], vary: Sequence[str], settings: list[str]) ->
 
 
 def plan(
-    recipe: str, chosen: dict[str, list[str]], settings: list[str], seeds: int, out: Path
+    recipe: Callable[..., list], chosen: dict[str, list[str]], settings: list[str], seeds: int, out: Path
 ) -> list[tuple[str, dict]]:
-    "(variant, the recipe's arguments) of each run, a seed of every variant before the next seed."
+    "(variant, the recipe's options) of each run, a seed of every variant before the next seed."
     if seeds < 1:
         raise ValueError(f"--seeds {seeds}: give 1 or more")
     runs = []
@@ -62,21 +82,24 @@ def plan(
         for name, own in chosen.items():
             folder = out / re.sub(r"[^\w.+-]+", "-", f"{name}-{seed}")
             flags = [f"--{word}" for word in (*settings, *own, f"seed={seed}", f"out={folder}", "resume")]
-            runs.append((name, settled(parsed(RECIPES[recipe], flags))))
+            runs.append((name, resolved_options(recipe.recipe, parsed(recipe, flags))))
     return runs
 
 
-def settled(wanted: dict) -> dict:
-    "The arguments as the run will record them, what it would choose put in its place. Raises ValueError out of range."
-    check_ranges(wanted)
-    loss = create_loss(wanted["loss"], gamma=wanted["gamma"], smoothing=wanted["smoothing"])
-    return wanted | {"precision": pick_precision(wanted["precision"], pick_device(wanted["device"])), **loss.options}
+def resolved_options(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
+    "The options as the run will record them, with the precision and the loss's own that it would choose."
+    from toolkit.learner.device import pick_device, pick_precision
+    from toolkit.models.losses import create_loss
+
+    options, _ = recipe.bound((), given)
+    loss = create_loss(options.loss, gamma=options.gamma, smoothing=options.smoothing)
+    return given | {"precision": pick_precision(options.precision, pick_device(options.device)), **loss.options}
 
 
 def finished(recipe: str, wanted: dict) -> bool:
-    """Whether the run with the arguments `wanted` has ended.
+    """True if the run with the options `wanted` has ended.
 
-    Raises ValueError where the one in its folder was begun with others: a study compares what was asked for.
+    Raises ValueError if the one in its folder was begun with others: a study compares what was asked for.
     """
     folder = wanted["out"]
     if not (folder / "recipe.json").is_file():
@@ -84,9 +107,9 @@ def finished(recipe: str, wanted: dict) -> bool:
     run = load(folder)
     begun = {"recipe": run.recipe["recipe"], **run.recipe["options"]}
     for name, value in {"recipe": recipe, **wanted}.items():
-        chosen = value in (None, "auto") or (name == "accum" and wanted["bs"] == "auto")  # by the run itself
+        chosen = value in (None, "auto", ()) or (name == "accum" and wanted["bs"] == "auto")  # by the run itself
         same = chosen or as_recorded(name, value) == as_recorded(name, begun.get(name))
-        if not same and name not in FREE - FIXED:
+        if not same and name not in FREE_NAMES - FIXED:
             raise ValueError(
                 f"{folder} was begun with --{name} {begun.get(name)}, now it is {value}: "
                 "give the old value, or another --out"
@@ -98,16 +121,18 @@ def finished(recipe: str, wanted: dict) -> bool:
 
 
 def as_recorded(name: str, value: object) -> object:
-    "The value as recipe.json has it; a path to the data wherever it is seen from."
+    "The value as recipe.json has it; a path to the data is resolved."
     if name == "data":
         return str(Path(str(value)).resolve())
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
-def run_once(recipe: str, wanted: dict) -> None:
+def run_once(recipe: Callable[..., list], wanted: dict) -> None:
     "One run, from where it stands to its end; the memory it took is free afterwards."
+    import torch
+
     try:
-        RECIPES[recipe](**wanted)
+        recipe(**wanted)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted in {wanted['out']}; the same command goes on from there") from None
     gc.collect()
@@ -116,7 +141,7 @@ def run_once(recipe: str, wanted: dict) -> None:
 
 
 def words(given: dict) -> list[str]:
-    "The command line that gives main these arguments."
+    "The command line that gives main these options."
     line = ["python", "-m", "recipes.loss_study"]
     for name, value in given.items():
         values = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
@@ -124,44 +149,53 @@ def words(given: dict) -> list[str]:
     return line
 
 
-def main(
-    recipe: Annotated[str | None, {"choices": list(RECIPES)}] = None,  # default: digits, or hw1 where --data is given
-    data: Path | None = None,  # as the recipe takes it; from here to --precision the default is the recipe's own
-    losses: tuple[str, ...] = tuple(LOSSES),  # which to compare
+def study(
+    recipe: str | None = None,  # digits, hw1, rapid, a module or FILE.py (default: digits, or hw1 with --data)
+    losses: tuple[str, ...] = ("ce", "focal", "smoothing"),  # which to compare
     seeds: int = 3,  # runs of each, with seeds 0, 1, 2 ...
     vary: tuple[str, ...] = (),  # an option and its values, as in --vary lr 1e-3 3e-4: each with each loss
-    arch: str | None = None,  # any timm classifier
-    weights: str | None = None,  # imagenet, none, or a .pth or .safetensors FILE
-    epochs: int | None = None,  # passes over the training photos
-    lr: float | Auto | None = None,  # learning rate
-    bs: int | Auto | None = None,  # photos in a mini-batch
-    accum: int | None = None,  # mini-batches to an optimiser step
-    image_size: int | None = None,  # side of the square the network sees, in pixels
-    workers: int | Auto | None = None,  # processes that read photos
-    device: str | None = None,  # auto, cuda or cpu
-    precision: str | None = None,  # auto, fp16, bf16 or fp32
-    options: tuple[str, ...] = (),  # others of the recipe's, as in --options class_weights=balanced skip_unreadable
+    options: tuple[str, ...] = (),  # other options of the recipe, as in --options class_weights=balanced exact
     out: Path | None = None,  # folder for the study (default: runs/loss_study/<recipe>)
+    **shared: Any,
 ) -> Path:
-    "Run a recipe over losses and seeds and write study.csv, study.md and study.html; goes on where it was left."
-    given = locals()
-    recipe = recipe or ("hw1" if data else "digits")
-    out = out or Path("runs/loss_study") / recipe
-    settings = [f"{name}={given[name]}" for name in SHARED if given[name] is not None] + list(options)
-    grid = plan(recipe, variants(losses, vary, settings), settings, seeds, out)
-    done = [finished(recipe, wanted) for _, wanted in grid]  # of all, before the first is run
+    "Run a recipe over losses and seeds and write study.csv, study.md and study.html; the same command goes on."
+    recipe = recipe or ("hw1" if shared.get("data") else "digits")
+    command = load_recipe(recipe)
+    name, out = command.recipe.name, Path(out or Path("runs/loss_study") / command.recipe.name)
+    settings = [f"{key}={value}" for key, value in shared.items() if value is not None] + list(options)
+    grid = plan(command, variants(losses, vary, settings), settings, seeds, out)
+    done = [finished(name, wanted) for _, wanted in grid]  # of all, before the first is run
     for number, ((_, wanted), is_done) in enumerate(zip(grid, done, strict=True), 1):
         print(f"run {number} of {len(grid)}: {wanted['out']}{' is done' if is_done else ''}", flush=True)
         if not is_done:
-            run_once(recipe, wanted)
+            run_once(command, wanted)
     runs: dict[str, list[Run]] = {}
-    for name, wanted in grid:
-        runs.setdefault(name, []).append(load(wanted["out"]))
-    study = read_study(runs)
-    page = write_study(out, study, words(given | {"recipe": recipe, "out": out}))
-    print(*verdict(study, pairs(study)), f"study        {page}", sep="\n")
+    for variant, wanted in grid:
+        runs.setdefault(variant, []).append(load(wanted["out"]))
+    given = {"recipe": recipe, "losses": losses, "seeds": seeds, "vary": vary, "options": options, **shared, "out": out}
+    return report(out, runs, words(given))
+
+
+def report(out: Path, runs: dict[str, list[Run]], command: list[str]) -> Path:
+    "Write the study's tables and page and print its findings; return the page's path."
+    from toolkit.evaluation.comparisons import pairs
+    from toolkit.evaluation.study import read_study
+    from toolkit.pages.study_page import write_study
+    from toolkit.pages.study_text import findings
+
+    compared = read_study(runs)
+    page = write_study(out, compared, command)
+    print(*findings(compared, pairs(compared)), f"study        {page}", sep="\n")
     return page
 
+
+def main(*args: Any, **kwargs: Any) -> Path:
+    call = main.__signature__.bind(*args, **kwargs)
+    return study(**call.arguments)
+
+
+main.__doc__ = study.__doc__
+main.__signature__ = shared_parameters(study, SHARED)
 
 if __name__ == "__main__":
     run_script(main)

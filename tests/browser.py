@@ -14,7 +14,7 @@ from PIL import Image
 
 
 class Browser:
-    "Chromium, headless, spoken to over WebDriver's HTTP: Debian's chromium and chromium-driver, no Python package."
+    "Headless Chromium, controlled over WebDriver: Debian's chromium and chromium-driver, no Python package."
 
     FLAGS = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -36,7 +36,7 @@ class Browser:
         }
         self.url += "/" + self.call("", capabilities={"alwaysMatch": wanted})["sessionId"]
         self.open_url("about:blank")
-        self.console(), self.requests()  # of its start page
+        self.console(), self.requests()  # discards those of the start page
 
     def call(self, command: str, method: str = "POST", **values):
         data = json.dumps(values).encode() if method == "POST" else None

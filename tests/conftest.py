@@ -31,12 +31,14 @@ def digits_run(tmp_path_factory) -> Run:
     "A run on the digits, trained for five epochs, with its model.onnx. To be copied by who would change it."
     from export.to_onnx import to_onnx
     from recipes import digits
-    from toolkit.training.fit import begin, evaluate, fit
+    from toolkit.training.begin import begin
+    from toolkit.training.evaluate import evaluate
+    from toolkit.training.fit import fit
 
     root = tmp_path_factory.mktemp("digits")
     learn = digits.learner(root / "data", device="cpu")
-    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
-    run = begin(root / "run", "digits", options, learn)
+    {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
+    run = begin(root / "run", learn)
     fit(learn, run, 5)
     evaluate(learn, run)
     to_onnx(run.folder, device="cpu")

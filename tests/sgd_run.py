@@ -12,14 +12,16 @@ import torch
 from fastai.optimizer import OptimWrapper
 
 from recipes import hw1
-from toolkit.training.fit import begin, evaluate, fit
+from toolkit.training.begin import begin
+from toolkit.training.evaluate import evaluate
+from toolkit.training.fit import fit
 
 
 def run(data: Path, out: Path) -> None:
     options = {"loss": "ce", "arch": "test_convnext", "weights": "none", "lr": 0.1, "bs": 7, "accum": 2, "seed": 0}
     learn = hw1.learner(data, image_size=32, workers=0, device="cpu", precision="fp32", **options)
     learn.opt_func = partial(OptimWrapper, opt=torch.optim.SGD)
-    begun = begin(out, "hw1", options, learn)
+    begun = begin(out, learn)
     fit(learn, begun, 3)
     evaluate(learn, begun)
 

@@ -1,26 +1,26 @@
-"""Which errors are the user's and which are bugs of ours; for the user's, the line or two to tell."""
+"""Tell the user's errors from our bugs, and turn a user's error into a line or two."""
 
 import dis
 import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-HOUSE = [str(Path(__file__).resolve().parents[1] / package) + os.sep for package in ("recipes", "toolkit", "export")]
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # links unresolved, as in the frames of a traceback
+PACKAGES = tuple(os.path.join(HERE, package) + os.sep for package in ("recipes", "toolkit", "export"))
 
 WHY_KILLED = {
     "Killed": "as if memory ran out; try fewer --workers, or 0",
     "Bus error": "as if shared memory was full; make /dev/shm larger (docker's --shm-size), or try fewer --workers",
-    "": "as if memory ran out or a library failed in it, which it may have said above; try fewer --workers, or 0",
+    "": "as if memory ran out or a library failed in it (see above); try fewer --workers, or 0",
 }
 
 
 def user_message(error: Exception) -> str | None:
-    """The line or two to tell the user, or None where `error` is a bug.
+    """Return a line or two for the user, or None if `error` is a bug.
 
-    OSErrors are the user's machine wherever they come from. Other errors are meant for the user if a `raise` of this
-    house made them: a ValueError out of a library, or out of `int("x")`, is something we failed to check.
+    An OSError is the user's machine, wherever it comes from. Any other error is for the user if a `raise` of ours made
+    it: a ValueError out of a library, or out of `int("x")`, is something we failed to check.
     """
     if worker := _worker_message(error) or _killed_worker(error.__context__):
         return worker
@@ -31,6 +31,7 @@ def user_message(error: Exception) -> str | None:
 
 
 def _raised_by_us(error: Exception) -> bool:
+    "Return whether a `raise` statement of ours made the error."
     trace = error.__traceback__
     while trace.tb_next:
         trace = trace.tb_next
@@ -39,19 +40,17 @@ def _raised_by_us(error: Exception) -> bool:
 
 
 def _is_ours(file: str) -> bool:
-    "In this house's packages, or the very file that is being run (someone's own recipe)."
+    "Return whether a file is in our packages, or is the file that is being run (someone's own recipe)."
     main = getattr(sys.modules["__main__"], "__file__", None)
-    return os.path.abspath(file).startswith(tuple(HOUSE)) or bool(
-        main and os.path.abspath(file) == os.path.abspath(main)
-    )
+    return os.path.abspath(file).startswith(PACKAGES) or bool(main and os.path.abspath(file) == os.path.abspath(main))
 
 
 def _worker_message(error: Exception) -> str | None:
-    """The error that a DataLoader worker met, if it is for the user.
+    """Return the message of an error in a DataLoader worker if it is for the user, else None.
 
     torch raises the error again in this process, of the same type, with the worker's traceback as its text:
-    `Caught ValueError in DataLoader worker process 0.`, the frames, `ValueError: the message`. Where the system killed
-    a worker, it says so in a RuntimeError.
+    `Caught ValueError in DataLoader worker process 0.`, the frames, `ValueError: the message`. If the system killed a
+    worker, torch raises a RuntimeError.
     """
     if killed := _killed_worker(error):
         return killed
@@ -67,10 +66,10 @@ def _worker_message(error: Exception) -> str | None:
 
 
 def _killed_worker(error: BaseException | None) -> str | None:
-    """The message for an error by which torch says that a worker is gone; None for another error.
+    """Return the message for an error by which torch reports that a worker is gone; None for another error.
 
-    torch raises it wherever the main process is, in a thread's start for one, and there CPython raises a KeyError over
-    it. "exited unexpectedly" has the signal, if there was one, in its cause.
+    torch raises it at any point of the main process. If that is the start of a thread, CPython raises a KeyError over
+    it. The cause of "exited unexpectedly" names the signal, if there was one.
     """
     gone = [match for each in (error, error and error.__cause__) if (match := _worker_gone(each))]
     if not gone:
@@ -86,13 +85,13 @@ def _worker_gone(error: BaseException | None) -> re.Match | None:
 
 
 def first_few(names: Sequence[str], limit: int = 3, separator: str = ", ") -> str:
-    "The first `limit` of the names, and how many more there are."
+    "Return the first `limit` names, and how many more there are."
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return separator.join(names[:limit]) + more
 
 
 def reason_of(error: Exception) -> str:
-    "Why torch.load refused a file of more than weights, in a few words; it goes on to say how to run it all the same."
+    "Return in a few words why torch.load refused a file of more than weights; its own text says how to run it."
     if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"more than tensors: {named[1]}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

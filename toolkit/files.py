@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from filelock import FileLock
 
 KEPT_FREE = 0.05  # of a disk
+DEPTH = 20  # levels of a JSON file; our own have at most 5
 
 
 def target_of(path: Path) -> Path:
@@ -137,7 +138,7 @@ def csv_writer(file: TextIO, quote_all: bool) -> Any:
 
 
 def has_return(cells: Iterable[str]) -> bool:
-    "Whether all cells must be quoted: Python 3.11 leaves a lone carriage return bare, and then can't read it back."
+    "True if all cells must be quoted: Python 3.11 leaves a lone carriage return bare, and then can't read it back."
     return any("\r" in cell for cell in cells)
 
 
@@ -156,9 +157,6 @@ def parse_json(text: str) -> Any:
     if level:
         raise ValueError(f"nested more than {DEPTH} deep")
     return value
-
-
-DEPTH = 20  # our own files have at most 5 levels
 
 
 def _parts(whole: dict | list) -> Iterable[Any]:

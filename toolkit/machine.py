@@ -1,4 +1,4 @@
-"""What this machine has: processors, memory, and the GPUs that NVIDIA's driver offers.
+"""The parts of this machine: processors, memory, and the GPUs that NVIDIA's driver offers.
 
 It imports neither torch nor onnxruntime, so that doctor and export can use it.
 """
@@ -15,7 +15,7 @@ MEMORY_FILES = (  # of a container: the limit, and what is used of it
     ("memory.max", "memory.current"),  # cgroup version 2
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # version 1
 )
-MEMORY_ELSEWHERE = 4_000_000_000  # bytes taken for free where Linux's /proc is missing
+MEMORY_ELSEWHERE = 4_000_000_000  # bytes assumed to be free if Linux's /proc is missing
 
 
 def cores() -> int:

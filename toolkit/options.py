@@ -91,8 +91,22 @@ def recorded_options(recorded: dict[str, Any], **changes: Any) -> Options:
 
 
 def converted(value: Any, annotation: Any) -> Any:
-    "The value as its type is: a text as a Path, a list as a tuple."
+    "The value as its type is: a text as a Path or the reverse, a list as a tuple."
     kind = without_marks(annotation)
     if isinstance(value, str) and Path in (kind, *get_args(kind)):
         return Path(value)
+    if isinstance(value, Path) and kind is str:
+        return str(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def check_paths(options: Options) -> None:
+    "Raises FileNotFoundError for data or pretrained weights that are not there."
+    if not options.data.exists():
+        raise FileNotFoundError(
+            f"--data {options.data} does not exist: give a folder of photos or a CSV with columns path,label"
+        )
+    if options.weights not in ("imagenet", "none") and not Path(options.weights).is_file():
+        raise FileNotFoundError(
+            f"--weights {options.weights}: no such file; it takes imagenet, none, or a .pth or .safetensors file"
+        )

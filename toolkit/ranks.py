@@ -1,8 +1,8 @@
-"""Which process of a job this is, and what its processes, called ranks, tell each other.
+"""The processes of a job, called ranks: their numbers, and what they exchange.
 
-A launcher (`accelerate launch`, `torchrun`) starts them, and says in their environment which is which. Without one
-there is rank 0 of 1, and nothing here does anything. The first rank decides, writes and speaks; the others train too.
-Free of torch at import.
+A launcher (`accelerate launch`, `torchrun`) starts them and numbers them in their environment. Without a launcher there
+is rank 0 of 1, and the functions here do nothing. Rank 0 decides, writes and prints; the others only train.
+Importing this module does not import torch.
 """
 
 import contextlib
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-STEP = timedelta(minutes=10)  # what one rank may take longer than another to a step, before the job is given up
-PATIENCE = timedelta(days=7)  # what the first may take to read all photos; should it die, the launcher ends the others
+STEP = timedelta(minutes=10)  # a rank that comes this much later to a step than another ends the job
+PATIENCE = timedelta(days=7)  # rank 0 may take this long to read all photos; if it dies, the launcher ends the others
 
 
 def count() -> int:
-    "How many processes this job has."
+    "The number of processes of this job."
     return int(os.environ.get("WORLD_SIZE", 1)) if {"RANK", "MASTER_ADDR"} <= os.environ.keys() else 1
 
 
 def rank() -> int:
-    "The number of this process, from 0."
+    "The number of this process in the job, from 0."
     return int(os.environ["RANK"]) if count() > 1 else 0
 
 
 def local_rank() -> int:
-    "Its number on this machine, from 0."
+    "The number of this process on its machine, from 0."
     return int(os.environ.get("LOCAL_RANK", rank())) if count() > 1 else 0
 
 
 def local_count() -> int:
-    "How many processes of this job are on this machine."
+    "The number of this job's processes on this machine."
     return int(os.environ.get("LOCAL_WORLD_SIZE", count())) if count() > 1 else 1
 
 
 def share(samples: int) -> range:
-    "Which of a mini-batch's `samples` are this rank's: a slice, as large as the other ranks' or one larger or smaller."
+    "This rank's slice of a batch of `samples`. The slices of two ranks differ by one sample at most."
     return range(rank() * samples // count(), (rank() + 1) * samples // count())
 
 
-# What ranks tell each other
+# Exchange between ranks
 
 
 @functools.cache
 def join() -> Any:
-    "Meet the other ranks, once; the group of processes that waits with patience. Raises ConnectionError without them."
+    "Join the other ranks; return a process group that waits for PATIENCE. Raises ConnectionError if one is missing."
     import torch
     import torch.distributed as dist
 
@@ -63,7 +63,7 @@ def join() -> Any:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    "What `make()` gives on the first rank, which alone calls it."
+    "Return, on every rank, the result of `make()` on rank 0, which alone calls it."
     if count() == 1:
         return make()
     import torch.distributed as dist
@@ -75,19 +75,19 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def largest(number: int) -> int:
-    "The largest `number` of all ranks."
+    "The largest `number` over all ranks."
     if count() == 1:
         return number
     import torch
     import torch.distributed as dist
 
-    told = torch.tensor(int(number))
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return int(told)
+    most = torch.tensor(int(number))
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
 
 
 def add_up(tensor: "torch.Tensor") -> "torch.Tensor":
-    "`tensor`, in it now the sum over all ranks."
+    "Replace `tensor`, in place, by its sum over all ranks; return it."
     if count() > 1:
         import torch.distributed as dist
 
@@ -96,7 +96,7 @@ def add_up(tensor: "torch.Tensor") -> "torch.Tensor":
 
 
 def total(number: "float | torch.Tensor") -> "float | torch.Tensor":
-    "The sum of a `number` over all ranks, in float64; `number` itself where there is one."
+    "The sum of `number` over all ranks, in float64; `number` itself if there is one rank."
     if count() == 1:
         return number
     import torch
@@ -106,7 +106,7 @@ def total(number: "float | torch.Tensor") -> "float | torch.Tensor":
 
 @contextmanager
 def first_here() -> Iterator[None]:
-    "The first rank of each machine goes through the block before its others, which find what it left on the disk."
+    "Run the block on each machine's first rank before its other ranks, which find on disk what the first one wrote."
     if count() == 1:
         yield
         return
@@ -123,7 +123,7 @@ def first_here() -> Iterator[None]:
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    "Around what ranks do together: where another one is gone, torch's errors, of several types, are a ConnectionError."
+    "Around an exchange of ranks: raise ConnectionError in place of torch's several errors for a rank that is gone."
     import torch.distributed as dist
 
     try:
@@ -138,12 +138,12 @@ def meeting() -> Iterator[None]:
 
 
 def end(error: BaseException) -> BaseException:
-    "`error`, which all ranks met together, for the first to raise; for the others what ends them quietly."
+    "The exception to raise for an `error` that all ranks met: the error itself on rank 0, a silent exit on the others."
     return SystemExit(0) if rank() else error
 
 
 def separate() -> None:
-    "After the last thing that ranks do together: the first goes on as if it had been alone, the others end here."
+    "Leave the job after the last exchange: rank 0 goes on as if it were alone, the others exit."
     if count() == 1:
         return
     import torch.distributed as dist
@@ -151,12 +151,12 @@ def separate() -> None:
     if rank():
         raise SystemExit(0)
     dist.destroy_process_group()
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}  # for fastai too, which goes by it
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}  # fastai reads them too
 
 
 @contextmanager
 def quiet_others() -> Iterator[None]:
-    "Inside, only the first rank's stdout and stderr are there."
+    "A context in which only rank 0 writes to stdout and stderr."
     if rank() == 0:
         yield
         return
@@ -165,8 +165,9 @@ def quiet_others() -> Iterator[None]:
 
 
 def named(message: str) -> str:
-    """`message` of an error, for stderr; of another rank than the first, it says whose, and comes a little later: where
-    the first met the same, it has told, and the launcher has ended this process by then.
+    """Return the message of an error for stderr. On ranks above 0, prefix it with the rank, after 5 s.
+
+    Rank 0 usually reports the same error, and then the launcher ends this process within that time.
     """
     if rank() == 0:
         return message

@@ -1,23 +1,24 @@
-"""The report page of a run, made from the files in its folder and nothing else.
+"""Make the report page of a run again, from the files in its folder.
 
     python -m toolkit.report RUN
 
-Writes report.html (one self-contained file, no network), its twins for slides curves.png and confusion.png, and
-for programs per_class.csv and confusion.csv. A run that is still training, or whose photos have moved, gets a page of
-what there is.
+Writes report.html (one self-contained file that loads nothing), curves.png and confusion.png for slides, and
+per_class.csv and confusion.csv for programs. A run may still be training, and its photos may have moved: the page shows
+what exists.
 """
 
 from pathlib import Path
 
 from toolkit.command import run_script
-from toolkit.pages.run_page import write_report
 from toolkit.run import load
 
 
 def main(
-    run: Path,  # the run folder
+    run: Path,  # run folder
 ):
     "Make the report page of a run again."
+    from toolkit.pages.run_page import write_report  # Matplotlib: --help and wrong options need none of it
+
     print(write_report(load(run)))
 
 

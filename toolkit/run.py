@@ -1,6 +1,6 @@
-"""The run folder: where its files lie, how they are written so that none is ever seen half, what recipe.json says.
+"""The run folder: its files, its lock, and its recipe.json, data set, model and Learner.
 
-Free of torch at import, so that `export` can read a run without it.
+Importing this module does not import torch, so that `export` can read a run without it.
 """
 
 import importlib.metadata
@@ -29,21 +29,21 @@ LIBRARIES = "torch torchvision timm fastai albumentations opencv-python numpy on
 
 
 def lock(folder: Path) -> FileLock:
-    """Hold `folder` for this process alone, as long as the result lives, and clear what a killed one left half written.
+    """Lock `folder` for this process, as long as the result lives, and delete what a killed run left half written.
 
-    The system lets go of it however the process ends. Raises FileExistsError where another process holds it, OSError
-    where it can't be written to.
+    The operating system releases the lock when the process ends in any way. Raises FileExistsError if another process
+    holds it, OSError if the folder can't be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    held = file_lock(folder / ".lock", timeout=0, is_singleton=True)  # one a process: a notebook may begin again
+    held = file_lock(folder / ".lock", timeout=0, is_singleton=True)  # one per process: a notebook may start again
     try:
         held.acquire()
     except Timeout as error:
         raise FileExistsError(f"{folder} is in use by a run that has not ended: give another --out, or wait") from error
     for path in folder.glob(".*"):
-        if name := re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name):  # what `replacing` writes beside
+        if name := re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name):  # a temporary file of `replacing`
             locks = (folder / f".{name[1]}{kind}.lock" for kind in ("", ".partial"))
-            if not any(each.exists() for each in locks):  # it has not ended
+            if not any(each.exists() for each in locks):  # its writer is still running
                 path.unlink(missing_ok=True)
     return held
 
@@ -53,24 +53,24 @@ class Run:
     "A run folder that exists and holds a recipe.json."
 
     folder: Path
-    held: FileLock | None = field(default=None, repr=False, compare=False)  # of a run that is being written
+    held: FileLock | None = field(default=None, repr=False, compare=False)  # the lock, if this process writes the run
 
     def path(self, name: str) -> Path:
-        "Where the file `name` of this run lies."
+        "The path of the file `name` of this run."
         return self.folder / name
 
     def read_json(self, name: str) -> Any:
-        "Content of a JSON file of this run. Raises FileNotFoundError, or ValueError naming a file that is not JSON."
+        "The content of a JSON file of this run. Raises FileNotFoundError, or ValueError if it is not JSON."
         return read_json(self.path(name))
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        "recipe.json, as `toolkit.schema.read_recipe` returns it."
+        "The content of recipe.json, as `toolkit.schema.read_recipe` returns it."
         return read_recipe(self.path("recipe.json"))
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        "metrics.json; empty before the run has been evaluated. Raises ValueError where a figure is none."
+        "The content of metrics.json; empty before the evaluation. Raises ValueError for a figure that is not a number."
         if not self.path("metrics.json").exists():
             return {}
         figures = self.read_json("metrics.json")
@@ -79,7 +79,7 @@ class Run:
         return figures
 
     def learner(self, device: str = "auto") -> "Learner":
-        "A Learner with this run's best weights, to predict; nothing is unpickled. See `learner.rebuild`."
+        "A Learner with this run's best weights, to predict. Nothing is unpickled. See `toolkit.learner.rebuild`."
         from toolkit.learner.rebuild import rebuild
 
         return rebuild(self.recipe, self.path("best.safetensors"), device)
@@ -97,7 +97,8 @@ class Run:
         It takes normalised float32 [batch, 3, crop, crop] and returns logits [batch, classes]. Nothing is unpickled.
         Raises FileNotFoundError if there are no weights yet, ValueError if they do not fit.
         """
-        from toolkit.models.timm_model import create_model, load_weights
+        from toolkit.models.pretrained import load_weights
+        from toolkit.models.timm_model import create_model
 
         arch, size = self.recipe["model"]["arch"], self.recipe["preprocess"]["crop"]
         model = create_model(arch, len(self.recipe["classes"]), "none", image_size=size)
@@ -106,7 +107,7 @@ class Run:
 
 
 def load(folder: str | Path) -> Run:
-    "The run in `folder`. Raises FileNotFoundError when there is none."
+    "The run in `folder`. Raises FileNotFoundError if there is none."
     run = Run(Path(folder))
     if not run.path("recipe.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run folder (no recipe.json): give a folder that a recipe wrote")
@@ -114,10 +115,10 @@ def load(folder: str | Path) -> Run:
 
 
 def new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) -> Path:
-    """The folder a run writes to: `out`, or runs/<recipe>/<time>-<loss>; of several processes the first decides.
+    """The folder that a run writes to: `out`, or runs/<recipe>/<time>-<loss>. Rank 0 decides.
 
-    Raises ValueError for `resume` without `out` and for that of another recipe's run, FileExistsError when `out` holds
-    something and `resume` is off, NotADirectoryError when `out` is a file.
+    Raises ValueError for `resume` without `out` or of another recipe's run, FileExistsError if `out` holds something
+    and `resume` is off, NotADirectoryError if `out` is a file.
     """
     return ranks.from_first(lambda: _new_folder(recipe, loss, out, resume))
 
@@ -139,10 +140,10 @@ def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) ->
 
 
 def same_recipe(run: Run, recipe: str) -> None:
-    "Raises ValueError where another recipe than this began the run."
-    if (begun := run.recipe["recipe"]) != recipe:
+    "Raise ValueError if another recipe started the run."
+    if (first := run.recipe["recipe"]) != recipe:
         raise ValueError(
-            f"--resume {run.folder}: it was begun by recipes.{begun}, now it is {recipe}; resume it by that, or give "
+            f"--resume {run.folder}: it was begun by recipes.{first}, now it is {recipe}; resume it by that, or give "
             "another --out"
         )
 
@@ -157,7 +158,7 @@ def _unused(folder: Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    "The installed version of each library that a result depends on; one that is absent is left out."
+    "The installed version of each library that a result depends on. A missing library is left out."
     found = {}
     for name in LIBRARIES:
         for distribution in (name, f"{name}-gpu"):  # onnxruntime-gpu carries the module onnxruntime
@@ -170,14 +171,16 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    "The commit this code stands at, with '+' when it was changed since; None outside a git checkout."
+    "The git commit of this code, with '+' if files have changed since; None outside a git checkout."
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # installed inside somebody else's repository
+        git(
+            "ls-files", "--error-unmatch", str(Path(__file__).resolve())
+        )  # it fails if this is installed inside another repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

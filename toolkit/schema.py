@@ -65,16 +65,25 @@ def _are_counts(value: Any) -> bool:
 
 
 def _is_augment(value: Any) -> bool:
-    "Whether `toolkit.data.augment.train_transform` takes it."
-    if not isinstance(value, dict) or not value.keys() <= {"scale", "flip", "degrees"}:
+    "True for the record of training transforms, or the scale, flip and degrees of an older file."
+    if not isinstance(value, dict):
+        return False
+    if "__class_fullname__" in value:
+        return isinstance(value.get("transforms"), list)
+    if not value.keys() <= {"scale", "flip", "degrees"}:
         return False
     scale, degrees = value.get("scale", [1, 1]), value.get("degrees", 0)
     in_order = isinstance(scale, list) and len(scale) == 2 and all(map(_is_share, scale)) and 0 < scale[0] <= scale[1]
     return in_order and _is_share(value.get("flip", 0)) and _is_number(degrees) and 0 <= degrees <= 180
 
 
+def _is_command(value: Any) -> bool:
+    return value is None or isinstance(value, list) and all(map(_is_text, value))
+
+
 FIELDS = (  # of recipe.json: which, whether a value will do, and in words
     ("recipe", _is_text, "a name"),
+    ("command", _is_command, "the words of a command"),
     ("created", _is_text, "a time"),
     ("options.loss", _is_text, "a name"),
     ("options.gamma", lambda value: value is None or _is_number(value), "a number"),
@@ -84,7 +93,7 @@ FIELDS = (  # of recipe.json: which, whether a value will do, and in words
     ("options.bs", _counts(1), "an integer from 1"),
     ("options.accum", _counts(1), "an integer from 1"),
     ("options.seed", _counts(0), "an integer from 0"),
-    ("augment", _is_augment, "scale (two numbers up to 1), flip (to 1), degrees (to 180)"),
+    ("augment", _is_augment, "training transforms, or scale (two numbers up to 1), flip (to 1), degrees (to 180)"),
     ("model.arch", _is_text, "a name"),
     ("data.path", _is_text, "a path"),
     ("data.fingerprint", _is_text, "a checksum"),

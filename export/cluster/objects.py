@@ -19,7 +19,7 @@ from fsspec.registry import known_implementations
 
 from export.predictions.inputs import named_photos, tidy
 from export.runtime.metadata import first_line
-from toolkit.data.photo_files import SUFFIXES
+from toolkit.data.on_disk.photo_files import SUFFIXES
 from toolkit.files import write_atomic
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.evaluation.metrics import softmax, summary
+from toolkit.evaluation.metrics import softmax
+from toolkit.evaluation.summary import summary
 
 FITTED = ("temperature", "images", "ece", "scaled_ece", "nll", "scaled_nll")
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    "The FITTED values of `toolkit.evaluation.metrics.summary`, for logits float [n, classes] and labels int [n]."
+    "The FITTED values of `toolkit.evaluation.summary.summary` for logits float [n, classes] and labels int [n]."
     found = summary(softmax(logits), labels)
     return {name: found[name] for name in FITTED}
 

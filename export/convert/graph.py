@@ -28,7 +28,7 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
     import torch
     from onnxscript import optimizer
 
-    from toolkit.models.timm_model import Deployable
+    from toolkit.models.deployable import Deployable
 
     size = preprocess["crop"]
     with _quiet_exporter(), _not_in_place(model):

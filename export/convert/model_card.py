@@ -7,7 +7,7 @@ import re
 from pathlib import PureWindowsPath
 from typing import Any
 
-from toolkit.pages.formatting import chosen_among
+from toolkit.evaluation.formatting import optimism_note
 
 MARK = "<!-- Written by export.hub. Without this line it leaves the folder alone. -->"
 
@@ -110,7 +110,7 @@ def _figures(recipe: dict[str, Any], figures: dict[str, Any]) -> str:
     low, high = figures["accuracy_interval"]
     rows = [f"| accuracy | {figures['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) |"]
     rows += [f"| {shown} | {figures[key]:.4f} |" for key, shown in FIGURES.items() if _is_number(figures.get(key))]
-    flattered = chosen_among(figures.get("epochs"))
+    flattered = optimism_note(figures.get("epochs"))
     on = f"On the {figures['images']} validation photos of {literal(data_name(recipe))}"
     head = f"## Measured\n\n{on}{flattered and f': {flattered}'}.\n"
     return "\n".join([head, "| figure | value |", "|---|---|", *rows])

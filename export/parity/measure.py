@@ -10,7 +10,9 @@ from export.convert.raw_outputs import raw_outputs
 from export.parity.certificate import BUDGETS
 from export.parity.reference import Reference
 from export.session import Classifier
-from toolkit.evaluation.metrics import TEMPERATURES, calibration_error, reliability_curve, softmax, wilson_interval
+from toolkit.evaluation.calibration import TEMPERATURES, calibration_error, reliability_curve
+from toolkit.evaluation.metrics import softmax
+from toolkit.evaluation.statistics import wilson_interval
 
 
 def measured(reference: Reference, model: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:

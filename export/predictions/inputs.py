@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from toolkit.data.photo_files import SUFFIXES, natural_key, photo_names
+from toolkit.data.on_disk.photo_files import SUFFIXES, natural_key, photo_names
 
 Named = list[tuple[str, Path]]
 "(image_name, path) of each photo."

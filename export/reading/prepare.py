@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from export.runtime.profiler import Watch, unwatched
+from toolkit.data.on_disk.photo_files import file_bytes
 from toolkit.data.photo import read_reduced
-from toolkit.data.photo_files import file_bytes
 from toolkit.data.preprocess import prepare, smallest_side
 
 Photo = Path | str | bytes | np.ndarray

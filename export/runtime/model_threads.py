@@ -20,8 +20,8 @@ def model_threads(
 ) -> Iterator[Callable[..., Future]]:
     """Yield a function that has one of `count` threads run the model; for 0 the calling thread does.
 
-    black: a batch on which each thread first runs the model, so that its cuDNN and cuBLAS handles exist when processes
-    have read the first photos. None for a few photos: they would take less time than this.
+    black: a batch on which each thread first runs the model, so that its cuDNN and cuBLAS handles exist when the first
+    photos have been read. None for a few photos: they would take less time than this.
     """
     with threads(count) as run:
         if black is not None:

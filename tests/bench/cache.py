@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,10 +27,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from training import BS, WORKERS, Apart, in_turn, our_epoch, their_epoch  # noqa: E402
 
-from toolkit.data.dataloaders import make_loaders  # noqa: E402
+from toolkit.data.augment import homework  # noqa: E402
+from toolkit.data.dataloaders import make_dataloaders  # noqa: E402
 from toolkit.data.dataset import find_data  # noqa: E402
-from toolkit.data.photo_files import find_photos  # noqa: E402
-from toolkit.data.preprocess import for_size  # noqa: E402
+from toolkit.data.on_disk.photo_files import find_photos  # noqa: E402
+from toolkit.data.preprocess import resize_center_crop  # noqa: E402
+from toolkit.options import Options  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "grocery20"
 ARCH, SIZE, ROUNDS = "resnet10t", 96, 5
@@ -53,8 +56,11 @@ def write_photos(root: Path) -> Path:
 def data(photos: Path, cache: Path) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    found, augment = find_data(photos), {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
-    plain, cached = (make_loaders(found, for_size(SIZE), augment, BS, cache=place) for place in (None, cache))
+    found, options = find_data(photos), Options(photos, bs=BS, image_size=SIZE, workers=0, device="cpu")
+    plain, cached = (
+        make_dataloaders(replace(options, cache=folder), found, homework(), resize_center_crop(SIZE), normalize={})
+        for folder in (None, cache)
+    )
     for split in ("train", "valid"):
         times = [(per_image(getattr(plain, split)), per_image(getattr(cached, split))) for _ in range(ROUNDS + 1)][1:]
         files, kept = (statistics.median(column) for column in zip(*times, strict=True))

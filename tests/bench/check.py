@@ -24,8 +24,8 @@ from sklearn.datasets import load_sample_images
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+from toolkit.data.on_disk.photo_files import find_photos  # noqa: E402
 from toolkit.data.photo import read_photo  # noqa: E402
-from toolkit.data.photo_files import find_photos  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "grocery20" / "train"
 CLASSES = 20

@@ -22,6 +22,7 @@ from toolkit.learner.learner import make_learner
 from toolkit.learner.profiler import EpochTimer
 from toolkit.models.losses import create_loss
 from toolkit.models.timm_model import create_model
+from toolkit.options import Options  # noqa: E402
 from toolkit.run import Run
 from toolkit.training.checkpoint import Checkpoint
 
@@ -35,7 +36,13 @@ class Batches:
     drop_last, device, bs = False, CPU, BS
 
     def __init__(self, groups, between=lambda: None):
-        self.groups, self.between, self.n, self.sampler_state, self.seconds = groups, between, groups * 2 * BS, Draws(0), []
+        self.groups, self.between, self.n, self.sampler_state, self.seconds = (
+            groups,
+            between,
+            groups * 2 * BS,
+            Draws(0),
+            [],
+        )
         images = torch.randn(2, BS, 3, SIZE, SIZE)
         self.batches = [(x.contiguous(memory_format=torch.channels_last), torch.randint(0, 10, (BS,))) for x in images]
 
@@ -74,7 +81,9 @@ def steps():
     train.between, by_hand = hand_written(train.batches, precision)
     model = create_model(ARCH, 10, "none", dropout=0.5)
     dls = DataLoaders(train, Batches(1))
-    learn = make_learner(dls, model, create_loss("ce"), 1e-3, precision, [AccumulateGradients(2)])
+    learn = make_learner(
+        Options(lr=1e-3, precision=precision, device="cpu"), dls, model, create_loss("ce"), cbs=[AccumulateGradients(2)]
+    )
     with learn.no_bar(), learn.no_logging(), tempfile.TemporaryDirectory() as folder:
         learn.fit(1, cbs=[NaNGuard(), Checkpoint(Run(Path(folder)), 1), EpochTimer()])
     ours, theirs = train.seconds[WARM:], by_hand[WARM:]

@@ -25,9 +25,10 @@ sys.path.insert(0, str(ROOT))
 
 from recipes import hw1, rapid  # noqa: E402
 from toolkit.data.digits import write_digits  # noqa: E402
-from toolkit.evaluation.paired import crossed, spread, votes  # noqa: E402
-from toolkit.search.plan import plan_epochs  # noqa: E402
-from toolkit.training.fit import begin, evaluate, fit  # noqa: E402
+from toolkit.evaluation.statistics import mcnemar_by_majority, mean_variance, t_test  # noqa: E402
+from toolkit.training.begin import begin  # noqa: E402
+from toolkit.training.evaluate import evaluate  # noqa: E402
+from toolkit.training.fit import fit  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 MOBILENET = ["mobilenetv2_100", str(SHARED / "weights" / "mobilenetv2_100.pth")]
@@ -43,14 +44,10 @@ EPOCHS, SEEDS, BS = int(os.environ.get("EPOCHS", 20)), int(os.environ.get("SEEDS
 def learned(recipe, name, folder, data, arch, weights, size, seed, minutes=None):
     "(seconds, the learner, its run's figures): trained as the recipe's command does, to the end of the fit."
     begun = time.perf_counter()
-    learn = recipe.learner(data, arch=arch, weights=weights, bs=BS, image_size=size, seed=seed, device="cpu")
-    epochs = EPOCHS
-    if minutes:
-        plan_epochs(learn, folder, None, minutes)
-        epochs = learn.settled["epochs"]
-    options = {"loss": "ce", "arch": arch, "lr": learn.lr, "bs": BS, "accum": learn.accumulate.n, "seed": seed}
-    run = begin(folder, name, options, learn)
-    fit(learn, run, epochs)
+    budget = {"minutes": minutes} if minutes else {"epochs": EPOCHS}
+    learn = recipe.learner(data, arch=arch, weights=weights, bs=BS, image_size=size, seed=seed, device="cpu", **budget)
+    run = begin(folder, learn)
+    fit(learn, run)
     seconds = time.perf_counter() - begun
     return seconds, learn, evaluate(learn, run)
 
@@ -105,8 +102,8 @@ def tell(name, base, other):
     print(f"{name}: {ratio:.3f} of hw1's seconds")
     for part, index in (("valid", 2), ("test", 3)):
         theirs, ours = (np.stack([run[index] for run in runs]) for runs in (base, other))
-        more, less, p = votes(ours, theirs)
-        low, high, chance = crossed(spread(ours - theirs))
+        more, less, p = mcnemar_by_majority(ours, theirs)
+        low, high, chance = t_test(mean_variance(ours - theirs))
         print(
             f"  {part} ({ours.shape[1]} photos): hw1 {theirs.mean():.2%}, rapid {ours.mean():.2%}, difference "
             f"{low:+.2%} to {high:+.2%} (p {chance:.2g}); only rapid right {more}, only hw1 {less} (McNemar "

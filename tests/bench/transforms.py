@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from toolkit.data.augment import reseed  # noqa: E402
 from toolkit.data.augmentation import train_transform  # noqa: E402
+from toolkit.data.on_disk.photo_files import find_photos  # noqa: E402
 from toolkit.data.photo import read_photo, read_reduced  # noqa: E402
-from toolkit.data.photo_files import find_photos  # noqa: E402
 from toolkit.data.preprocess import for_size, prepare, smallest_side  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "grocery20" / "train"

@@ -88,7 +88,7 @@ def test_the_cards_figures_are_those_of_metrics_json(folder, digits_run):
     assert f"| {figures['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) |" in text
     for name, shown in (("top5", "top-5 accuracy"), ("macro_f1", "macro F1"), ("nll", "negative log-likelihood")):
         assert f"| {shown} | {figures[name]:.4f} |" in text
-    flattered = f"the best of {figures['epochs']} epochs by these photos, so too high for others"
+    flattered = f"the best of {figures['epochs']} epochs on these same photos, so it is optimistic"
     assert f"On the {figures['images']} validation photos of data: {flattered}." in text
     for name, count in digits_run.recipe["data"]["counts"].items():
         assert f"| {name} | {count} |" in text

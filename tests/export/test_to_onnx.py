@@ -32,7 +32,7 @@ from toolkit import run as runs
 from toolkit.data.dataset import find_data
 from toolkit.data.preprocess import for_size
 from toolkit.models.timm_model import create_model
-from toolkit.training.fit import evaluate
+from toolkit.training.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = {

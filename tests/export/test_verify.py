@@ -25,10 +25,13 @@ from export.to_onnx import to_onnx
 from export.verify import verify
 from recipes import digits, hw1
 from toolkit import files
-from toolkit.data.layouts import labelled_photos
+from toolkit.data.on_disk.layouts import labelled_photos
 from toolkit.evaluation import metrics
+from toolkit.evaluation.calibration import calibration_error, reliability_curve, scaled_by_other_half
 from toolkit.models.timm_model import create_model
-from toolkit.training.fit import begin, evaluate, fit
+from toolkit.training.begin import begin
+from toolkit.training.evaluate import evaluate
+from toolkit.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,8 +173,7 @@ def test_a_run_that_was_validated_on_a_part_of_its_folder_is_judged_by_that_part
         (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / "data" / label)
     learn = hw1.learner(tmp_path / "data", arch="test_resnet", weights="none", image_size=32, workers=0, device="cpu")
-    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 1e-3, "seed": 0}
-    run = begin(tmp_path / "run", "hw1", options | {"data": tmp_path / "data"}, learn)
+    run = begin(tmp_path / "run", learn)
     fit(learn, run, 1)
     evaluate(learn, run)
     said = verify(to_onnx(run.folder, device="cpu"), tmp_path / "data", device="cpu")
@@ -254,9 +256,9 @@ def test_a_temperature_that_makes_the_calibration_error_worse_is_not_used():
         labels = random.integers(0, 4, 40)
         logits = 1.5 * np.eye(4)[labels] + random.normal(0, 1, (40, 4))
         plain, right = metrics.softmax(logits), logits.argmax(1) == labels
-        scaled = metrics.scaled_by_other_half(plain, labels)
+        scaled = scaled_by_other_half(plain, labels)
         sure = plain.max(1), scaled.max(1)
-        before, after = (metrics.calibration_error(metrics.reliability_curve(each, right)) for each in sure)
+        before, after = (calibration_error(reliability_curve(each, right)) for each in sure)
         if after > before and metrics.negative_log_likelihood(scaled, labels) < log_loss(labels, plain):
             worse += 1
             assert calibration(logits, labels)["temperature"] == 1.0

@@ -27,10 +27,11 @@ from export.convert.model_card import literal, model_card
 from export.to_onnx import to_onnx
 from recipes import hw1, rapid
 from toolkit.files import write_csv, write_json
-from toolkit.models.timm_model import load_weights
+from toolkit.models.pretrained import load_weights
 from toolkit.run import load
-from toolkit.training.fit import begin as begin_run
-from toolkit.training.fit import evaluate, fit
+from toolkit.training.begin import begin as begin_run
+from toolkit.training.evaluate import evaluate
+from toolkit.training.fit import fit
 from toolkit.training.state import Best, read_state, write_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,7 @@ def begin(photos, out, bs=4, accum=2, recipe=hw1, **changed):
     "(run, learner) of a recipe on those photos."
     options = OPTIONS | {"bs": bs, "accum": accum} | changed
     learn = recipe.learner(photos, **options)
-    return begin_run(out, recipe.__name__.removeprefix("recipes."), options, learn), learn
+    return begin_run(out, learn), learn
 
 
 def fail(learn, calls, error):
@@ -308,7 +309,7 @@ def test_what_the_weights_were_made_for_and_their_licence_are_told_and_recorded(
     )
     assert run.recipe["weights"]["made_for"]["mean"] == run.recipe["preprocess"]["mean"] == [0.5, 0.5, 0.5]
     learn.model.origin["license"] = "cc-by-nc-4.0"  # as timm tells it of its own
-    run, learn = begin(tmp_path / "other", "hw1", OPTIONS | {"bs": 4, "accum": 2}, learn), learn
+    run, learn = begin_run(tmp_path / "other", learn), learn
     assert "licence of the weights: cc-by-nc-4.0; " in capsys.readouterr().out
     fit(learn, run, 1)
     evaluate(learn, run)

@@ -15,6 +15,7 @@ from recipes import hw1
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.learner import make_learner
 from toolkit.models.losses import create_loss
+from toolkit.options import Options
 
 CLASSES, LR = 4, 1e-2
 
@@ -184,7 +185,8 @@ def without_batch_norm(dls, criterion, accum, precision="fp32"):
     "A learner whose gradients don't depend on how photos are batched, and whose weights stay as they are."
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 16), nn.GELU(), nn.Linear(16, CLASSES))
-    return make_learner(dls, model, criterion, lr=0.0, precision=precision, cbs=[AccumulateGradients(accum)])
+    options = Options(lr=0.0, precision=precision, device="cpu")
+    return make_learner(options, dls, model, criterion, cbs=[AccumulateGradients(accum)])
 
 
 def assert_gradients_are_the_big_batchs(learn, seen, big_batch_loss, precision, tolerance):

@@ -10,7 +10,9 @@ from here import here
 
 from export.runtime.providers import obstacle
 from recipes import digits, hw1, rapid
-from toolkit.training.fit import begin, evaluate, fit
+from toolkit.training.begin import begin
+from toolkit.training.evaluate import evaluate
+from toolkit.training.fit import fit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -113,9 +115,8 @@ def test_a_file_verified_on_cuda_runs_there_and_one_of_a_cpu_says_the_same(data,
     from export.verify import verify
     from toolkit import run
 
-    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": data}
     learn = digits.learner(data, device="cuda")
-    begun = begin(tmp_path / "run", "digits", options, learn)
+    begun = begin(tmp_path / "run", learn)
     fit(learn, begun, 2)
     evaluate(learn, begun)
     to_onnx(tmp_path / "run", device="cuda")
@@ -139,7 +140,7 @@ def begun(data, out, **changed):
         "image_size": 32,
     } | changed
     learn = digits.learner(data, device="cuda", **options)
-    return begin(out, "digits", options | {"data": data}, learn), learn
+    return begin(out, learn), learn
 
 
 def test_where_memory_runs_out_the_mini_batch_is_halved_and_training_goes_on(data, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from noise import write_noise
 
-from recipes import loss_study
+from recipes import hw1, loss_study
 from toolkit import command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,10 +123,8 @@ def test_what_a_run_chose_itself_is_not_asked_of_it_again_and_a_lost_history_is_
     run = shutil.copytree(interrupted[0] / "ce-0", tmp_path / "out" / "ce-0")
 
     def wanted(*settings):
-        options = command.parsed(
-            loss_study.RECIPES["hw1"], words(photos, run, *SMALL, "--epochs", 3, *settings, "--resume")
-        )
-        return loss_study.settled(options)
+        options = command.parsed(hw1.main, words(photos, run, *SMALL, "--epochs", 3, *settings, "--resume"))
+        return loss_study.resolved_options(hw1.main.recipe, options)
 
     assert loss_study.finished("hw1", wanted("--lr", "auto", "--bs", "auto", "--accum", 7))
     (run / "history.csv").unlink()

@@ -17,8 +17,10 @@ from noise import write_noise
 
 from recipes import rapid
 from toolkit import run as runs
+from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import decay_over
-from toolkit.search.plan import fitting, plan_epochs, settings
+from toolkit.options import Options
+from toolkit.search.plan import default_settings, epochs_and_size, fit_budget
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --workers 0".split()
@@ -104,7 +106,7 @@ def test_without_a_probe_pretrained_statistics_stay_fixed_all_the_same(photos, w
         ({"weights": weights, "probe": False}, True),
         ({"weights": "none"}, False),
     ):
-        assert hasattr(rapid.learner(photos, **small, **given), "frozen_batch_norm") == fixed
+        assert (rapid.learner(photos, **small, **given).callback(FrozenBatchNorm) is not None) == fixed
 
 
 def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path):
@@ -140,15 +142,15 @@ def test_what_can_not_be_is_refused_in_two_lines(photos, weights, tmp_path, give
 def test_epochs_are_planned_into_the_minutes_by_what_they_were_measured_to_take(photos, weights, tmp_path, monkeypatch):
     learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
     before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
-    plan_epochs(learn, tmp_path, None, minutes=1.0)
-    assert learn.settled["epochs"] > 3
+    fit_budget(1.0)(learn)
+    assert learn.options.epochs > 3
     assert learn.opt is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in learn.model.state_dict().items())
     monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
     monkeypatch.setattr("toolkit.search.plan.perf_counter", iter([100.0, 107.0]).__next__)
-    plan_epochs(learn, tmp_path, None, minutes=2.0)  # 7 s went into the probe, 1.5 will into its validation
-    assert learn.settled["epochs"] == 1 + int((120 - 7 - 1.5) / (1.05 * 9.5))
-    assert learn.settled["train_sizes"] == learn.progressive_resizing.sizes == [32]
+    fit_budget(2.0)(learn)  # 7 s went into the probe, 1.5 will into its validation
+    assert learn.options.epochs == 1 + int((120 - 7 - 1.5) / (1.05 * 9.5))
+    assert list(learn.own_options["train_sizes"]) == learn.progressive_resizing.sizes == [32]
 
 
 @pytest.mark.parametrize("epochs_worth", [0.8, 1.0, 1.9, 2.5, 2.6, 2.98, 3.5, 7.3, 7.7, 20.9])
@@ -160,7 +162,7 @@ def test_time_left_over_buys_an_epoch_more_on_squares_an_eighth_smaller_at_most(
         return sum(valid + train * (sizes[int(2 * epoch / epochs)] / size) ** 2 for epoch in range(epochs))
 
     budget = epochs_worth * (train + valid)
-    epochs, smaller = fitting(budget, train, valid, size)
+    epochs, smaller = epochs_and_size(budget, train, valid, size)
     assert size * 7 / 8 <= smaller <= size
     assert smaller % 8 == 0
     assert cost(epochs, smaller) <= budget + 1e-9
@@ -175,29 +177,23 @@ def test_time_left_over_buys_an_epoch_more_on_squares_an_eighth_smaller_at_most(
 
 @pytest.mark.parametrize("epochs_worth", [-9.5, -2.5, -1.0, 0.0, 0.5])
 def test_where_there_is_no_time_no_epoch_fits(epochs_worth):
-    assert fitting(epochs_worth * 14.0, 12.0, 2.0, 128) == (0, 128)
+    assert epochs_and_size(epochs_worth * 14.0, 12.0, 2.0, 128) == (0, 128)
 
 
-def test_smaller_squares_are_planned_told_kept_by_a_resumed_run_and_not_put_for_given_ones(
-    done, photos, weights, tmp_path, monkeypatch, capsys
-):
+def test_smaller_squares_are_planned_and_printed_but_do_not_replace_given_ones(photos, weights, monkeypatch, capsys):
     made = {"arch": "test_resnet", "weights": weights, "image_size": 64, "device": "cpu", "workers": 0}
     monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
-    recipe = done[0].recipe
-    said = recipe | {"options": recipe["options"] | {"epochs": 5, "train_sizes": [56, 64]}}
-    (tmp_path / "recipe.json").write_text(json.dumps(said))
-    for folder, given, seconds, expected in (
-        (tmp_path / "new", (), 2.9, {"epochs": 4, "train_sizes": [56, 64]}),
-        (tmp_path / "new", (), 3.1, {"epochs": 4, "train_sizes": [64]}),
-        (tmp_path / "new", (64,), 2.9, {"epochs": 3, "train_sizes": [64]}),
-        (tmp_path, (), 3.1, {"epochs": 5, "train_sizes": [56, 64]}),
+    for given, seconds, epochs, sizes in (
+        ((), 2.9, 4, (56, 64)),
+        ((), 3.1, 4, (64,)),
+        ((64,), 2.9, 3, (64,)),
     ):
         learn = rapid.learner(photos, **made, train_sizes=given)
         clock = iter([0.0, 0.0])
         monkeypatch.setattr("toolkit.search.plan.perf_counter", clock.__next__)
-        plan_epochs(learn, folder, None, (1.5 + seconds * 1.05 * 9.5) / 60, given)
-        assert {name: learn.settled[name] for name in expected} == expected
-        assert learn.progressive_resizing.sizes == expected["train_sizes"]
+        fit_budget((1.5 + seconds * 1.05 * 9.5) / 60, given)(learn)
+        assert (learn.options.epochs, learn.own_options["train_sizes"]) == (epochs, sizes)
+        assert learn.progressive_resizing.sizes == list(sizes)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--minutes")]
     assert told[0].endswith("; each takes 10.0 s, less in the first half, on squares of 56 pixels")
     assert told[1].endswith("; each takes 10.0 s")
@@ -207,14 +203,14 @@ def test_a_network_of_one_size_only_is_not_given_smaller_squares(photos, monkeyp
     learn = rapid.learner(photos, arch="test_vit", weights="none", image_size=64, device="cpu", workers=0)
     learn.model.pretrained_cfg["fixed_input_size"] = True
     monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
-    plan_epochs(learn, Path("none"), None, 2.9 * 1.05 * 9.5 / 60)
-    assert (learn.settled["epochs"], learn.settled["train_sizes"]) == (2, [64])
+    fit_budget(2.9 * 1.05 * 9.5 / 60)(learn)
+    assert (learn.options.epochs, learn.own_options["train_sizes"]) == (2, (64,))
 
 
 def test_a_probe_that_planning_has_done_is_put_in_place_by_its_epoch(photos, weights, tmp_path, monkeypatch):
     made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
     planned, other = (rapid.learner(photos, **made) for _ in range(2))
-    plan_epochs(planned, tmp_path, None, minutes=1.0)
+    fit_budget(1.0)(planned)
     assert planned.probe.found is None
     other.fit(1)
     monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", None)
@@ -226,9 +222,9 @@ def test_a_probe_that_planning_has_done_is_put_in_place_by_its_epoch(photos, wei
 
 def test_however_much_time_there_is_no_more_than_a_thousand_epochs_are_planned(photos, weights, tmp_path, capsys):
     learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
-    plan_epochs(learn, tmp_path, None, minutes=1e9)
-    assert learn.settled["epochs"] == 1000
-    assert learn.settled["train_sizes"] == [32]
+    fit_budget(1e9)(learn)
+    assert learn.options.epochs == 1000
+    assert learn.own_options["train_sizes"] == (32,)
     told = capsys.readouterr().out.splitlines()[-1]
     assert told.startswith("--minutes 1e+09: 1000 epochs, the most that are planned, the first a probe")
 
@@ -246,26 +242,35 @@ def test_a_run_of_another_recipe_is_not_resumed(done, photos, weights, tmp_path,
     )
 
 
-def test_a_run_that_is_resumed_keeps_the_epochs_it_was_planned_for(done, photos, weights):
-    run, _ = done
-    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
-    plan_epochs(learn, run.folder, None, minutes=1000.0)
-    assert learn.settled["epochs"] == options(runs.load(run.folder))["epochs"]
+def test_a_run_that_is_resumed_keeps_the_epochs_and_sizes_it_was_planned_for(done, tmp_path):
+    recipe = done[0].recipe
+    planned = recipe | {"options": recipe["options"] | {"epochs": 5, "train_sizes": [56, 64], "minutes": 3.0}}
+    (tmp_path / "recipe.json").write_text(json.dumps(planned))
+    options, own = rapid.learner.recipe.bound((), {"minutes": 1000.0})
+    resumed, own = rapid.learner.recipe.resumed(tmp_path, options, own)
+    assert (resumed.epochs, own["train_sizes"], own["minutes"]) == (5, (56, 64), None)
+    assert resumed.lr == recipe["options"]["lr"]
+    given, own = rapid.learner.recipe.resumed(tmp_path, Options(epochs=9), own | {"minutes": 2.0})
+    assert (given.epochs, own["minutes"]) == (9, 2.0)  # the recipe then refuses the two together
 
 
-def test_more_photos_are_trained_on_in_larger_mini_batches_for_fewer_epochs():
+def test_more_photos_are_trained_on_in_larger_batches_for_fewer_epochs():
     model = timm.create_model("test_resnet", num_classes=3)
-    nothing = {"bs": None, "lr": None, "layer_decay": None, "epochs": None}
-    few, some, many = (settings(count, model, 128, True, True, nothing) for count in (100, 10_000, 1_000_000))
+    few, some, many = (default_settings(count, model, True, True) for count in (100, 10_000, 1_000_000))
     assert (few["bs"], some["bs"], many["bs"]) == (32, 64, 128)
     assert few["epochs"] > some["epochs"] >= many["epochs"] > 1
     assert few["lr"] < some["lr"] < many["lr"]
-    scratch = settings(10_000, model, 128, False, True, nothing)
+    scratch = default_settings(10_000, model, False, True)
     assert scratch["epochs"] > some["epochs"]
     assert (scratch["probe"], scratch["layer_decay"]) == (False, 1.0)
+
+
+def test_what_is_given_is_not_chosen(photos, weights):
     given = {"bs": 8, "lr": 0.1, "layer_decay": 0.9, "epochs": 2}
-    told = settings(100, model, 128, True, True, given | {"train_sizes": []})
-    assert told == given | {"probe": True, "train_sizes": [128]}
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0, **given)
+    used = vars(learn.options) | learn.own_options
+    expected = given | {"probe": True, "train_sizes": (32,)}
+    assert {name: used[name] for name in expected} == expected
 
 
 @pytest.mark.slow

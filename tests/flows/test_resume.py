@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from export.predict import predict
 from toolkit.run import Run, load
-from toolkit.training.fit import PARTS
+from toolkit.training.evaluate import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 6

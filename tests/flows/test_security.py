@@ -33,8 +33,9 @@ from recipes import hw1
 from toolkit import run as runs
 from toolkit.errors import user_message
 from toolkit.evaluation import results
+from toolkit.evaluation.results import read_certificate
 from toolkit.models.timm_model import create_model
-from toolkit.pages.run_page import read_certificate, write_report
+from toolkit.pages.run_page import write_report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHOD = {
@@ -421,7 +422,7 @@ def test_figures_out_of_all_bounds_are_shown_as_they_are(copy, value):
 TABLES = {
     "history, no table": ("history.csv", b"\0\xff\xfe", "history.csv is not a"),
     "history, columns": ("history.csv", b"epoch,loss\n1,2\n", "history.csv is not a table of epoch,train_loss"),
-    "history, text": ("history.csv", b"1,x,0,0,0,0\n", "history.csv holds what is no number"),
+    "history, text": ("history.csv", b"1,x,0,0,0,0\n", "history.csv has a cell that is no number"),
     "history, epoch": ("history.csv", b"nan,0,0,0,0,0\n", "an epoch or a learning rate that is no number"),
     "history, row": ("history.csv", b"1,0\n", "history.csv is not a table"),
     "predictions, columns": ("valid_predictions.csv", b"file\nx\n", "is not a table of file,label,prediction"),

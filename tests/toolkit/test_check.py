@@ -1,4 +1,4 @@
-"""The data set check: what each file is said to be, what is wrong, how it is told, and what recipes run of it."""
+"""The data set check: decoding in processes, findings, the command, and the part of it that recipes run."""
 
 import csv
 import json
@@ -17,8 +17,8 @@ from toolkit.check import check, main
 from toolkit.data.checks.decode import decode, decode_all
 from toolkit.data.checks.findings import printable
 from toolkit.data.dataset import find_data
+from toolkit.data.on_disk.photo_files import find_photos
 from toolkit.data.photo import read_photo
-from toolkit.data.photo_files import find_photos
 from toolkit.data.readable import readable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def put(path, content):
 
 @pytest.fixture
 def sound(tmp_path):
-    "Two classes, ten photos each to train on, two to validate; two to predict. No two alike."
+    "Two classes with ten training and two validation photos each, and two test photos. All differ."
     for number, label in enumerate("ab"):
         for index in range(10):
             put(tmp_path / f"train/{label}/{index}.jpg", encoded(100 * number + index))
@@ -51,7 +51,7 @@ def sound(tmp_path):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    "The user's cache folder, a fresh one."
+    "A fresh cache folder of the user."
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
@@ -66,7 +66,7 @@ def kinds(report):
     return {finding.kind: finding for finding in report.findings}
 
 
-def test_a_class_of_one_photo_is_wrong_and_the_rest_is_looked_at_all_the_same(tmp_path):
+def test_a_class_of_one_photo_is_wrong_and_the_rest_is_still_checked(tmp_path):
     for index in range(4):
         put(tmp_path / f"many/{index}.jpg", encoded(index))
     put(tmp_path / "many/broken.jpg", b"no photo")
@@ -83,7 +83,7 @@ def test_a_class_of_one_photo_is_wrong_and_the_rest_is_looked_at_all_the_same(tm
 # Decoding
 
 
-def said_by_read_photo(path):
+def result_of_read_photo(path):
     try:
         height, width, _ = read_photo(path).shape
     except (ValueError, OSError) as error:
@@ -91,30 +91,30 @@ def said_by_read_photo(path):
     return "", width, height
 
 
-def test_every_odd_file_is_judged_as_read_photo_does(odd):
+def test_decoding_in_processes_gives_the_result_of_read_photo_for_every_odd_file(odd):
     paths = find_photos(odd)
     answers = dict(decode_all(paths, 2))
     assert len(answers) == len(paths) > 200
-    assert {path: answers[path][:3] for path in paths} == {path: said_by_read_photo(path) for path in paths}
+    assert {path: answers[path][:3] for path in paths} == {path: result_of_read_photo(path) for path in paths}
     assert 20 < sum(bool(answer.reason) for answer in answers.values()) < 40
 
 
-def test_damaged_jpegs_are_judged_as_read_photo_does(tmp_path):
+def test_decoding_in_processes_gives_the_result_of_read_photo_for_damaged_jpegs(tmp_path):
     draw, paths = np.random.default_rng(0), []
     for number in range(150):
         content = bytearray(encoded(number % 7))
         if number % 3 == 0:
             content = content[: draw.integers(len(content))]
-        for place in draw.integers(0, len(content), number % 5) if content else ():
-            content[place] = draw.integers(256)
+        for index in draw.integers(0, len(content), number % 5) if content else ():
+            content[index] = draw.integers(256)
         paths.append(put(tmp_path / f"{number}.jpg", bytes(content)))
     answers = dict(decode_all(paths, 2))
-    assert {path: answers[path][:3] for path in paths} == {path: said_by_read_photo(path) for path in paths}
+    assert {path: answers[path][:3] for path in paths} == {path: result_of_read_photo(path) for path in paths}
     assert 30 < sum(bool(answer.reason) for answer in answers.values()) < 120
 
 
 @ON_LINUX
-def test_a_pipe_a_folder_a_loop_and_nothing_are_refused_without_waiting(tmp_path):
+def test_a_pipe_a_folder_a_loop_and_a_missing_file_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
@@ -136,9 +136,9 @@ def test_fewer_than_one_worker_is_refused(sound):
 
 @pytest.fixture
 def dangerous_house(tmp_path_factory):
-    """A folder to run the command in, whose decoder dies, or sleeps, of files that ask for it.
+    """A folder to run the command in, with a decoder that dies or sleeps if a file says so.
 
-    No file is known that does it to the real one.
+    No file is known that does this to the real decoder.
     """
     house, real = tmp_path_factory.mktemp("house"), ROOT / "toolkit"
     for package, folder in (("toolkit", real), ("toolkit/data", real / "data")):
@@ -160,7 +160,7 @@ def read_photo(source, *rest):
 
 
 @ON_LINUX
-def test_a_file_that_kills_its_decoder_is_named_and_the_others_are_judged(sound, dangerous_house):
+def test_a_file_that_kills_its_decoder_is_named_and_the_others_are_decoded(sound, dangerous_house):
     put(sound / "train/a/3.jpg", b"KILL%d" % signal.SIGSEGV)
     put(sound / "train/b/4.jpg", b"KILL%d" % signal.SIGKILL)
     done = run(sound, "--json", cwd=dangerous_house)
@@ -173,7 +173,7 @@ def test_a_file_that_kills_its_decoder_is_named_and_the_others_are_judged(sound,
 
 
 @ON_LINUX
-def test_ctrl_c_ends_it_and_the_processes_it_started(sound, dangerous_house):
+def test_ctrl_c_ends_the_check_and_its_processes(sound, dangerous_house):
     asleep = dangerous_house / "asleep"
     put(sound / "train/b/9.jpg", b"SLEEP%s" % bytes(asleep))
     command = [sys.executable, "-m", "toolkit.check", str(sound)]
@@ -199,7 +199,7 @@ def wait_for(condition):
 
 
 @ON_LINUX
-def test_where_no_process_can_be_started_it_is_an_error_and_no_hang(sound):
+def test_a_process_that_cannot_be_started_is_an_error_and_no_hang(sound):
     code = f"import sys; sys.executable = '/bin/true'; from toolkit.check import check; check({str(sound)!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert "OSError: no process can be started to read photos in (exit status 0)" in done.stderr
@@ -219,16 +219,16 @@ def test_the_grocery_photos_are_sound(grocery):
     assert "all well" in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("place", "kind", "state"), [
+@pytest.mark.parametrize(("file", "kind", "state"), [
     ("train/a/1.jpg", "unreadable", "wrong"),
     ("val/b/v1.jpg", "unreadable", "wrong"),
     ("test/t1.jpg", "unreadable_test", "warning"),
 ])  # fmt: skip
-def test_an_unreadable_photo_is_a_fault_where_it_is_learnt_from_and_a_warning_in_test(sound, place, kind, state):
-    (sound / place).write_bytes(encoded(9)[:500])
+def test_an_unreadable_photo_is_wrong_in_training_and_validation_and_a_warning_in_test(sound, file, kind, state):
+    (sound / file).write_bytes(encoded(9)[:500])
     (finding,) = check(sound).findings
     assert (finding.kind, finding.state, len(finding.items)) == (kind, state, 1)
-    assert finding.items[0]["file"] == place
+    assert finding.items[0]["file"] == file
     assert "truncated" in finding.items[0]["reason"].lower()
 
 
@@ -241,22 +241,22 @@ def test_an_unreadable_photo_is_a_fault_where_it_is_learnt_from_and_a_warning_in
     ("train/a/1.jpg", "train/a/2.jpg", {"copies": "note"}),
     ("test/t0.jpg", "test/t1.jpg", {"copies": "note"}),
 ])  # fmt: skip
-def test_the_same_content_twice_is_a_fault_across_splits_or_classes_and_else_a_note(sound, one, other, found):
+def test_the_same_content_twice_is_wrong_across_splits_or_classes_and_else_a_note(sound, one, other, found):
     (sound / other).write_bytes((sound / one).read_bytes())
     report = check(sound)
     assert {finding.kind: finding.state for finding in report.findings} == found
     for finding in report.findings:
-        assert {place["file"] for place in finding.items[0]} == {one, other}
+        assert {item["file"] for item in finding.items[0]} == {one, other}
     assert report.sound == ("note" in found.values())
 
 
 def test_empty_files_are_unreadable_and_no_copies_of_each_other(sound):
-    for place in ("train/a/1.jpg", "val/b/v1.jpg"):
-        (sound / place).write_bytes(b"")
+    for file in ("train/a/1.jpg", "val/b/v1.jpg"):
+        (sound / file).write_bytes(b"")
     assert kinds(check(sound)).keys() == {"unreadable"}
 
 
-def test_near_empty_classes_are_warned_of(sound):
+def test_near_empty_classes_are_warnings(sound):
     put(sound / "train/c/1.jpg", encoded(900))
     report = check(sound)
     assert report.sound
@@ -270,7 +270,7 @@ def test_near_empty_classes_are_warned_of(sound):
 @pytest.mark.parametrize(
     ("height", "width", "kind"), [(31, 60, "tiny"), (40, 161, "narrow"), (161, 40, "narrow"), (400, 400, "huge")]
 )
-def test_extreme_sizes_are_warned_of(sound, height, width, kind):
+def test_extreme_sizes_are_warnings(sound, height, width, kind):
     put(sound / "train/a/x.jpg", encoded(1000, height=height, width=width))
     (finding,) = check(sound).findings
     assert (finding.kind, finding.state) == (kind, "warning")
@@ -278,7 +278,7 @@ def test_extreme_sizes_are_warned_of(sound, height, width, kind):
 
 
 @ON_LINUX
-def test_names_that_differ_only_in_case_or_accents_spelling_are_warned_of(sound):
+def test_names_that_differ_only_in_case_or_in_the_spelling_of_accents_are_warnings(sound):
     for index in range(10):
         put(sound / f"train/B/{index}.jpg", encoded(700 + index))
     put(sound / "val/B/1.jpg", encoded(720))
@@ -323,14 +323,16 @@ def test_json_is_one_object_with_every_file_and_nothing_else(sound):
         put(sound / f"train/a/bad{index}.jpg", b"")
     done = run(sound, "--json", "--workers", 1)
     assert (done.returncode, done.stderr) == (2, "")
-    said = json.loads(done.stdout)
-    assert said["sound"] is False
-    assert said["photos"] == {"train": 77, "valid": 4, "test": 2}
-    assert said["classes"] == {"a": {"train": 67, "valid": 2}, "b": {"train": 10, "valid": 2}}
-    assert [item["file"] for item in said["findings"][0]["items"]] == [f"train/a/bad{index}.jpg" for index in range(57)]
+    report = json.loads(done.stdout)
+    assert report["sound"] is False
+    assert report["photos"] == {"train": 77, "valid": 4, "test": 2}
+    assert report["classes"] == {"a": {"train": 67, "valid": 2}, "b": {"train": 10, "valid": 2}}
+    assert [item["file"] for item in report["findings"][0]["items"]] == [
+        f"train/a/bad{index}.jpg" for index in range(57)
+    ]
 
 
-def test_a_folder_that_find_data_refuses_ends_with_its_message(tmp_path):
+def test_a_folder_that_find_data_refuses_ends_the_check_with_its_message(tmp_path):
     done = run(tmp_path / "none", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert "none does not exist" in done.stderr
@@ -349,7 +351,7 @@ def test_decoders_written_in_c_say_nothing_on_stderr(odd, sound):
 
 
 @ON_LINUX
-def test_hostile_names_stay_on_their_line_and_come_back_whole(sound):
+def test_hostile_names_stay_on_their_line_and_are_whole_in_json(sound):
     names = ["new\nline", "quo\"te'", "日本 ünï", "-rf", "=cmd()", "<script>", "\x1b[31mred"]
     for index, name in enumerate(names):
         for number in range(2):
@@ -362,10 +364,10 @@ def test_hostile_names_stay_on_their_line_and_come_back_whole(sound):
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
     assert r"train/new\nline/new\nline.jpg: not a photo" in done.stdout
-    said = json.loads(run(sound, "--json").stdout)
-    assert {*names, "a", "b"} == set(said["classes"])
+    report = json.loads(run(sound, "--json").stdout)
+    assert {*names, "a", "b"} == set(report["classes"])
     broken = {f"train/{name}/{name}.jpg" for name in names} | {not_utf8}
-    assert {item["file"] for item in said["findings"][0]["items"]} == broken
+    assert {item["file"] for item in report["findings"][0]["items"]} == broken
 
 
 @ON_LINUX
@@ -389,18 +391,18 @@ def test_printable_keeps_letters_and_escapes_the_rest():
     assert printable("a\nb\x1b\udcff") == r"a\nb\x1b\udcff"
 
 
-# What recipes run
+# The part that recipes run
 
 
-def test_a_sound_data_set_comes_back_as_it_is_in_silence(sound, capfd):
+def test_readable_returns_a_sound_data_set_unchanged_and_prints_nothing(sound, capfd):
     data = find_data(sound)
     assert readable(data) is data
     assert capfd.readouterr() == ("", "")
 
 
 def broken(sound):
-    for place in ("train/a/1.jpg", "train/b/2.jpg", "val/a/v1.jpg", "train/a/5.jpg", "test/t0.jpg"):
-        (sound / place).write_bytes(b"no photo")
+    for file in ("train/a/1.jpg", "train/b/2.jpg", "val/a/v1.jpg", "train/a/5.jpg", "test/t0.jpg"):
+        (sound / file).write_bytes(b"no photo")
     return find_data(sound)
 
 
@@ -430,7 +432,7 @@ def test_unreadable_photos_are_left_out_on_demand_with_the_reason(sound, capsys)
     assert left.fingerprint == find_data(sound).fingerprint != data.fingerprint
 
 
-def test_a_class_none_of_whose_photos_can_be_read_is_not_left_out_in_silence(sound):
+def test_a_class_without_readable_photos_is_an_error(sound):
     put(sound / "train/c/1.jpg", b"")
     with pytest.raises(ValueError, match="no photo of class c is left to train on"):
         readable(find_data(sound), skip_unreadable=True)
@@ -440,9 +442,9 @@ def test_a_leak_and_a_label_conflict_are_one_line_on_stderr(sound, capsys):
     (sound / "val/b/v0.jpg").write_bytes((sound / "train/a/1.jpg").read_bytes())
     for _ in ("read", "remembered"):
         readable(find_data(sound))
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err == (
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err == (
             "warning: 1 photo with copies in another split, 1 photo with copies under another class: "
             f"`python -m toolkit.check {sound}` lists them\n"
         )
@@ -453,7 +455,7 @@ def outcome_file(cache):
     return file
 
 
-def test_what_was_read_is_not_read_again(sound, cache):
+def test_photos_that_were_read_are_not_read_again(sound, cache):
     readable(find_data(sound))
     file = outcome_file(cache)
     file.write_text('{"unreadable": {}, "warnings": ["as the file says"]}')
@@ -462,7 +464,7 @@ def test_what_was_read_is_not_read_again(sound, cache):
     assert file.stat().st_mtime_ns == before
 
 
-def test_a_changed_file_is_checked_again_be_its_size_and_mtime_the_same(sound):
+def test_a_changed_file_is_checked_again_even_if_its_size_and_mtime_are_the_same(sound):
     readable(find_data(sound))
     path = sound / "train/a/1.jpg"
     stat = path.stat()
@@ -472,7 +474,7 @@ def test_a_changed_file_is_checked_again_be_its_size_and_mtime_the_same(sound):
         readable(find_data(sound))
 
 
-def test_what_could_not_be_read_is_tried_again(sound, cache):
+def test_photos_that_could_not_be_read_are_tried_again(sound, cache):
     data = broken(sound)
     readable(data, skip_unreadable=True)
     file = outcome_file(cache)
@@ -491,12 +493,12 @@ def test_a_damaged_cache_file_is_written_anew(sound, cache, content):
     assert json.loads(file.read_text()) == {"unreadable": {}, "warnings": []}
 
 
-def test_a_cache_that_cannot_be_written_is_a_note(sound, cache, capsys):
+def test_a_cache_folder_that_cannot_be_written_is_a_note(sound, cache, capsys):
     (cache / "rapid-finetune").write_text("a file where the folder should be")
     assert readable(find_data(sound)).train
-    said = capsys.readouterr().err
-    assert said.startswith("note: the photos will be checked again next time, ")
-    assert len(said.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("note: the photos will be checked again next time, ")
+    assert len(printed.splitlines()) == 1
 
 
 @ON_LINUX

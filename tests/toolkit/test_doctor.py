@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from toolkit import doctor
+from toolkit.installation import compute, packages, storage
+from toolkit.installation.finding import INSTALL, REINSTALL, Finding
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +25,7 @@ def run(*options, **environment):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    "install(name, version): such a distribution is found before those that are really installed."
+    "Return a function install(name, version): that distribution is then found before those really installed."
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name, version, *requires):
@@ -49,7 +51,7 @@ def only(findings):
     return finding
 
 
-def test_this_installation_is_well_and_the_command_says_so_in_a_line_each():
+def test_this_installation_is_well_with_a_line_for_each_check():
     done = run()
     assert done.returncode == 0, done.stdout
     assert done.stderr == ""
@@ -58,7 +60,7 @@ def test_this_installation_is_well_and_the_command_says_so_in_a_line_each():
     assert f"torch {metadata.version('torch')}" in done.stdout
 
 
-def test_a_flag_it_does_not_have_is_the_users_error():
+def test_an_unknown_flag_is_the_users_error():
     done = subprocess.run([sys.executable, "-m", "toolkit.doctor", "--fix"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "unknown flag --fix" in done.stderr) == (2, True)
 
@@ -69,21 +71,21 @@ def test_with_nothing_installed_it_still_reports_and_ends_with_2(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "")
     assert "rapid-finetune is not installed" in done.stdout
-    assert doctor.INSTALL in done.stdout
+    assert INSTALL in done.stdout
     assert "torch cuda: ModuleNotFoundError: No module named 'torch'" in done.stdout
 
 
 def test_a_python_that_is_too_old_is_wrong():
-    assert only(doctor.python((3, 11, 0))).state == "ok"
-    finding = only(doctor.python((3, 10, 14)))
+    assert only(packages.python((3, 11, 0))).state == "ok"
+    finding = only(packages.python((3, 10, 14)))
     assert finding.state == "wrong"
     assert "Python 3.10.14" in finding.text
     assert "3.11 or later" in finding.text
 
 
-def test_a_version_out_of_range_is_wrong_with_the_line_that_mends_it(install):
+def test_a_version_out_of_range_is_wrong_with_the_command_that_repairs_it(install):
     install("albumentations", "2.0.9")
-    finding = only(doctor.versions())
+    finding = only(packages.versions())
     assert finding == (
         "wrong",
         "albumentations 2.0.9: ==2.0.8 is needed",
@@ -93,43 +95,43 @@ def test_a_version_out_of_range_is_wrong_with_the_line_that_mends_it(install):
 
 def test_a_dependency_that_is_not_installed_is_wrong(install):
     install("rapid-finetune", "9", "no-such-library>=1.2", "numpy>=1", 'pytest>=999; extra == "dev"')
-    finding = only(doctor.versions())
+    finding = only(packages.versions())
     assert finding.text == "no-such-library is not installed"
-    assert finding.mend == "pip install 'no-such-library>=1.2' -c constraints.txt"
+    assert finding.fix == "pip install 'no-such-library>=1.2' -c constraints.txt"
 
 
-def test_of_two_requirements_for_two_systems_only_this_ones_counts(install):
+def test_a_requirement_for_another_system_does_not_count(install):
     other = "win32" if sys.platform != "win32" else "linux"
     install("rapid-finetune", "9", f"no-such-library; sys_platform == '{other}'", "numpy")
-    assert states(doctor.versions()) == ["ok"]
+    assert states(packages.versions()) == ["ok"]
 
 
 def test_a_pre_release_within_the_range_is_taken(install):
     install("numpy", "3.0.0rc1")
-    assert list(doctor.version(Requirement("numpy>=2.0"))) == []
+    assert list(packages.version(Requirement("numpy>=2.0"))) == []
 
 
 def test_two_opencvs_of_different_versions_are_wrong_and_the_newer_is_proposed(install):
     install("opencv-python", "4.9.0.80")
     install("opencv-python-headless", "4.10.0.84")
-    finding = only(doctor.opencv())
+    finding = only(packages.opencv())
     assert finding.state == "wrong"
     assert "opencv-python 4.9.0.80 and opencv-python-headless 4.10.0.84" in finding.text
-    assert finding.mend.endswith("--no-deps opencv-python==4.10.0.84 opencv-python-headless==4.10.0.84")
+    assert finding.fix.endswith("--no-deps opencv-python==4.10.0.84 opencv-python-headless==4.10.0.84")
 
 
 def test_onnxruntime_twice_is_wrong(install):
-    assert states(doctor.onnxruntimes()) == ["ok"]
+    assert states(packages.onnxruntimes()) == ["ok"]
     install("onnxruntime", "1.31.1")
     install("onnxruntime-gpu", "1.31.1")
-    finding = only(doctor.onnxruntimes())
+    finding = only(packages.onnxruntimes())
     assert finding.state == "wrong"
-    assert finding.mend.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
+    assert finding.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    "What the command says where torchvision, cv2 and tyro are broken, each in its own way."
+    "The output of the command if torchvision, cv2 and tyro are broken, each in its own way."
     folder = tmp_path_factory.mktemp("broken")
     (folder / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
     (folder / "tyro.py").write_text("raise ImportError('half installed')\n")
@@ -140,10 +142,10 @@ def broken(tmp_path_factory):
     return run(PYTHONPATH=str(folder))
 
 
-def test_torchvision_built_for_another_torch_is_named_as_such(broken):
+def test_a_torchvision_built_for_another_torch_is_reported_as_that(broken):
     assert broken.returncode == 2
     assert "operator torchvision::nms does not exist: torchvision was built for another torch" in broken.stdout
-    assert doctor.REINSTALL["torchvision"] in broken.stdout
+    assert REINSTALL["torchvision"] in broken.stdout
     assert "Traceback" not in broken.stdout + broken.stderr
 
 
@@ -152,19 +154,19 @@ def test_an_import_that_breaks_in_any_way_is_a_finding(tmp_path, monkeypatch):
     (tmp_path / "broken_one.py").write_text("raise OSError('libGL.so.1: cannot open shared object file')\n")
     (tmp_path / "broken_two.py").write_text("1 +\n")
     for module, reason in (("broken_one", "OSError: libGL.so.1"), ("broken_two", "SyntaxError: invalid syntax")):
-        finding = only(doctor.importable(module))
+        finding = only(packages.importable(module))
         assert finding.state == "wrong"
         assert f"import {module} fails: {reason}" in finding.text
 
 
-def test_a_broken_cv2_is_mended_by_the_headless_one(broken):
+def test_a_broken_cv2_is_repaired_by_the_headless_package(broken):
     assert (
-        f"import cv2 fails: ImportError: libGL.so.1: cannot open shared object file\n       {doctor.REINSTALL['cv2']}"
+        f"import cv2 fails: ImportError: libGL.so.1: cannot open shared object file\n       {REINSTALL['cv2']}"
         in broken.stdout
     )
 
 
-def test_without_tyro_which_reads_the_command_line_it_reports_all_the_same(broken):
+def test_it_reports_without_tyro_which_reads_its_command_line(broken):
     assert (broken.returncode, broken.stderr) == (2, "")
     assert "import tyro fails: ImportError: half installed" in broken.stdout
 
@@ -172,71 +174,71 @@ def test_without_tyro_which_reads_the_command_line_it_reports_all_the_same(broke
 def test_without_a_gpu_torch_and_onnxruntime_give_a_note_and_name_the_provider_of_a_session(monkeypatch):
     import onnxruntime
 
-    if doctor.gpus():
+    if compute.gpus():
         pytest.skip("there is a GPU")
-    for check in (doctor.torch_cuda, doctor.onnxruntime_cuda):
+    for check in (compute.torch_cuda, compute.onnxruntime_cuda):
         finding = only(check())
-        assert (finding.state, finding.mend) == ("note", "")
+        assert (finding.state, finding.fix) == ("note", "")
         assert "no NVIDIA GPU" in finding.text
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():  # which proves nothing
-        assert doctor._provider("CUDAExecutionProvider") == "CPUExecutionProvider"
+        assert compute._provider("CUDAExecutionProvider") == "CPUExecutionProvider"
 
 
 @pytest.mark.gpu
 def test_with_a_gpu_torch_and_onnxruntime_run_on_it():
-    if not doctor.gpus():
+    if not compute.gpus():
         pytest.skip("needs an NVIDIA GPU")
-    assert states([*doctor.torch_cuda(), *doctor.onnxruntime_cuda()]) == ["ok", "ok"]
+    assert states([*compute.torch_cuda(), *compute.onnxruntime_cuda()]) == ["ok", "ok"]
 
 
-def test_the_library_that_the_loader_misses_is_named(tmp_path):
+def test_the_library_that_the_system_cannot_load_is_named(tmp_path):
     if sys.platform != "linux":
         pytest.skip("Linux's loader tells")
     (tmp_path / "libonnxruntime_providers_shared.so").write_bytes(b"cut short")
-    assert "libonnxruntime_providers_shared.so" in doctor._missing_library(tmp_path)
+    assert "libonnxruntime_providers_shared.so" in compute._missing_library(tmp_path)
 
 
-def test_bf16_is_what_torch_says_of_this_cpu():
+def test_bf16_is_reported_if_this_cpu_has_it():
     from toolkit.learner.device import cpu_has_bf16
 
-    assert only(doctor.processor()).state == ("ok" if cpu_has_bf16() else "note")
+    assert only(compute.processor()).state == ("ok" if cpu_has_bf16() else "note")
 
 
 def test_a_disk_with_little_room_is_a_note(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
-    assert float(only(doctor.disk(tmp_path)).text.split()[0]) == pytest.approx(free / 1e9, abs=5)  # others write too
-    monkeypatch.setattr(doctor, "ROOM", free * 2)
-    assert only(doctor.disk(tmp_path)).state == "note"
+    assert float(only(storage.disk(tmp_path)).text.split()[0]) == pytest.approx(free / 1e9, abs=5)  # others write too
+    monkeypatch.setattr(storage, "ROOM", free * 2)
+    assert only(storage.disk(tmp_path)).state == "note"
 
 
 def test_imagenet_weights_are_looked_for_in_the_hub_cache(tmp_path):
-    code = "from toolkit import doctor; print(*doctor.hub(), sep='|')"
+    code = "from toolkit.installation import storage; print(*storage.hub(), sep='|')"
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path)}
 
-    def said():
+    def report():
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
         return done.stdout
 
-    assert "state='note'" in said()
-    assert f"hf download timm/{doctor.ARCH}" in said()
-    held = tmp_path / f"models--timm--{doctor.ARCH}"  # the hub cache's own layout
+    assert "state='note'" in report()
+    assert f"hf download timm/{storage.ARCH}" in report()
+    held = tmp_path / f"models--timm--{storage.ARCH}"  # the hub cache's own layout
     (held / "snapshots" / "1234").mkdir(parents=True)
     (held / "snapshots" / "1234" / "model.safetensors").write_bytes(b"weights")
     (held / "refs").mkdir()
     (held / "refs" / "main").write_text("1234")
-    assert "state='ok'" in said()
-    assert str(tmp_path) in said()
+    assert "state='ok'" in report()
+    assert str(tmp_path) in report()
 
 
-def test_the_network_it_looks_for_is_the_one_hw1_takes():
+def test_the_weights_it_looks_for_are_of_hw1s_network():
     from recipes import hw1
 
-    assert inspect.signature(hw1.learner).parameters["arch"].default == doctor.ARCH
+    assert inspect.signature(hw1.learner).parameters["arch"].default == storage.ARCH
 
 
 def test_a_check_that_raises_is_a_finding():
     def no_such_disk():
-        return doctor.disk(Path("/no/such/folder"))
+        return storage.disk(Path("/no/such/folder"))
 
     finding = only(doctor.examine(no_such_disk))
     assert finding.state == "wrong"
@@ -244,5 +246,5 @@ def test_a_check_that_raises_is_a_finding():
 
 
 def test_only_wrong_ends_with_2():
-    ok, note, wrong = (doctor.Finding(state, "") for state in ("ok", "note", "wrong"))
+    ok, note, wrong = (Finding(state, "") for state in ("ok", "note", "wrong"))
     assert (doctor.exit_status([ok, note]), doctor.exit_status([ok, wrong])) == (0, 2)

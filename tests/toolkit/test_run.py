@@ -39,29 +39,36 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "atomic").read_bytes() == "ä\r\n".encode()
 
 
+def test_a_csv_comes_back_cell_by_cell_whatever_is_in_it(tmp_path):
+    rows = [["a,b", 'quo"te'], ["new\nline", "a lone\rreturn"], ["\r", ""], [os.fsdecode(b"\xff"), "☃"]]
+    files.write_csv(tmp_path / "t.csv", ["x", "y"], rows)
+    assert files.read_csv(tmp_path / "t.csv", ["x", "y"]) == [["x", "y"], *rows]
+    assert files.csv_text(["x", "y"], [[1, 0.5], ["a,b", ""]]) == 'x,y\n1,0.5\n"a,b",\n'
+
+
 def odd_ones(folder):
-    "Names of things that are no regular files."
+    "The names of paths, made here, that are no regular files."
     os.mkfifo(folder / "pipe")
     (folder / "to_pipe").symlink_to("pipe")
     (folder / "loop").symlink_to("loop")
     (folder / "folder").mkdir()
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound, contextlib.chdir(folder):
-        bound.bind("socket")  # a path of more than 100 bytes would not do
+        bound.bind("socket")  # a path of over 100 bytes is refused
     return ["pipe", "to_pipe", "loop", "folder", "socket"]
 
 
-def test_what_is_no_regular_file_is_refused_before_anything_is_written_and_stays(tmp_path):
+def test_paths_that_are_no_regular_files_are_refused_before_anything_is_written_and_stay(tmp_path):
     names = odd_ones(tmp_path)
     kinds = {name: (tmp_path / name).lstat() for name in names}
     for name in names:
         with pytest.raises((FileExistsError, IsADirectoryError), match=f"{name} is (no regular file|a folder)"):
             with files.replacing(tmp_path / name):
-                pytest.fail("it was begun")
+                pytest.fail("the write was started")
     assert {name: (tmp_path / name).lstat() for name in names} == kinds
     assert sorted(os.listdir(tmp_path)) == sorted(names)
 
 
-def test_a_link_stays_and_the_file_that_it_leads_to_is_written_old_or_new(tmp_path):
+def test_a_link_stays_and_the_file_it_leads_to_is_written_whether_it_exists_or_not(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "old").write_text("old")
     (tmp_path / "link").symlink_to("link2")
@@ -108,7 +115,7 @@ def test_resume_needs_to_know_which_run():
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "is not valid JSON"), ("[]", "lacks recipe"), ('{"recipe": "hw1"}', "lacks options")]
 )
-def test_a_recipe_that_is_none_is_refused(tmp_path, content, message):
+def test_a_recipe_json_that_is_not_one_is_refused(tmp_path, content, message):
     (tmp_path / "recipe.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         _ = run.load(tmp_path).recipe
@@ -128,7 +135,7 @@ def test_versions_are_those_installed():
     assert found["onnxruntime"] == onnxruntime.__version__
 
 
-def test_a_run_clears_what_was_half_written_in_its_folder_but_not_what_a_prediction_is_writing(tmp_path):
+def test_a_run_deletes_half_written_files_in_its_folder_but_not_those_that_a_prediction_is_writing(tmp_path):
     with journal.held(tmp_path / "p.csv.partial"), files.replacing(tmp_path / "p.csv") as table:
         for name in (".p.json.abcd1234", ".last.pt.abcd1234"):
             (tmp_path / name).write_bytes(b"half")

@@ -64,7 +64,7 @@ def parameters_of(function: Callable) -> list[Parameter]:
 
     Their help is a `typing_extensions.Doc` in the annotation, else the trailing comment in the function's source.
     """
-    comments, found = _comments(function), []
+    comments, found = parameter_comments(function), []
     for parameter in inspect.signature(function).parameters.values():
         annotation = parameter.annotation
         if isinstance(annotation, str):
@@ -90,7 +90,7 @@ def _without_metadata(annotation: Any) -> tuple[Any, str]:
     return kind, doc
 
 
-def _comments(function: Callable) -> dict[str, str]:
+def parameter_comments(function: Callable) -> dict[str, str]:
     "Return the comment at the end of each parameter's last line; nothing if the function has no source."
     try:
         source = textwrap.dedent(inspect.getsource(function))
@@ -98,8 +98,7 @@ def _comments(function: Callable) -> dict[str, str]:
         arguments = definition.args
     except (OSError, TypeError, SyntaxError, ValueError, AttributeError):
         return {}
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    lines = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    lines = _comment_lines(source)
     named = arguments.posonlyargs + arguments.args
     ends = dict(zip(reversed(named), reversed(arguments.defaults), strict=False))
     ends |= {
@@ -107,3 +106,17 @@ def _comments(function: Callable) -> dict[str, str]:
     }
     every = [*named, *arguments.kwonlyargs]
     return {each.arg: lines[line] for each in every if (line := ends.get(each, each).end_lineno) in lines}
+
+
+def field_comments(kind: type) -> dict[str, str]:
+    "The comment at the end of each field's line in the source of a dataclass."
+    source = textwrap.dedent(inspect.getsource(kind))
+    (definition,) = ast.parse(source).body
+    lines = _comment_lines(source)
+    fields = [each for each in definition.body if isinstance(each, ast.AnnAssign)]
+    return {each.target.id: lines[each.end_lineno] for each in fields if each.end_lineno in lines}
+
+
+def _comment_lines(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}

@@ -10,13 +10,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
+from toolkit.commandline.names import typed_name
 from toolkit.commandline.parameters import Parameter, parameters_of
 from toolkit.commandline.suggestions import unknown_flag, unknown_words
-
-COMMAND = "rapid-finetune"  # the console script: `rapid-finetune hw1` runs `python -m recipes.hw1`
 
 
 def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
@@ -25,6 +23,7 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
     Exits with 0 after printing the help, and with 2 and two lines on stderr if `arguments` do not fit its signature.
     """
     parameters = parameters_of(function)
+    arguments = _without_defaults(arguments, parameters)
     flags = _flags(arguments, parameters)
     if flags & {"-h", "--help"}:
         print(help_text(function, parameters))
@@ -34,6 +33,13 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
         if each.takes_several and each.flag in flags and not values[each.name]:
             _refuse(f"argument {each.flag}: expected at least one argument", parameters)
     return values
+
+
+def _without_defaults(arguments: list[str], parameters: list[Parameter]) -> list[str]:
+    "Leave out flags that say a default, such as `--probe` if `--no-probe` turns it off."
+    flags = {f"--{word}{each.name}" for each in parameters if each.kind is bool for word in ("", "no-")}
+    defaults = {flag.replace("_", "-") for flag in flags - {each.flag for each in parameters}}
+    return [each for each in arguments if each.replace("_", "-") not in defaults]
 
 
 def _flags(arguments: list[str], parameters: list[Parameter]) -> set[str]:
@@ -95,13 +101,13 @@ def _message(event: Any, parameters: dict[str, Parameter]) -> str | None:
     if kind not in ("BadValue", "InvalidChoice", "InstantiationFailure") or event.argument is None:
         return None
     parameter = parameters[event.argument.field.intern_name]
-    said = f"argument {parameter.name if parameter.required else parameter.flag}"
+    name = f"argument {parameter.name if parameter.required else parameter.flag}"
     if kind == "BadValue":
-        return f"{said}: expected one argument"
+        return f"{name}: expected one argument"
     if kind == "InvalidChoice":
-        return f"{said}: invalid choice: {event.value!r} (choose from {', '.join(event.choices)})"
+        return f"{name}: invalid choice: {event.value!r} (choose from {', '.join(event.choices)})"
     given = re.search(r"(['\"].*['\"])\]?\.?$", event.message.splitlines()[0])
-    return f"{said}: invalid {' or '.join(parameter.accepted)} value: {given[1] if given else event.message}"
+    return f"{name}: invalid {' or '.join(parameter.accepted)} value: {given[1] if given else event.message}"
 
 
 def _refuse(message: str, parameters: list[Parameter]) -> NoReturn:
@@ -109,14 +115,6 @@ def _refuse(message: str, parameters: list[Parameter]) -> NoReturn:
     usage = " ".join([typed_name(), *(each.name.upper() for each in parameters if each.required)])
     print(f"error: {message}\nusage: {usage} [flags]; --help lists them", file=sys.stderr)
     sys.exit(2)
-
-
-def typed_name() -> str:
-    "Return what the user typed to start this: `python -m recipes.hw1`, `rapid-finetune hw1` or `python mine.py`."
-    if len(sys.orig_argv) > 2 and Path(sys.orig_argv[1]).stem == COMMAND:
-        return f"{COMMAND} {sys.orig_argv[2]}"
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
 
 
 # The help

@@ -63,9 +63,7 @@ def _check_recordable(whole: A.BaseCompose) -> None:
     for transform in whole.transforms:
         if isinstance(transform, A.BaseCompose):
             _check_recordable(transform)
-        elif not type(transform).__module__.startswith(("toolkit.data.augment", "albumentations.")) or isinstance(
-            transform, A.Lambda
-        ):
+        elif isinstance(transform, A.Lambda) or not type(transform).__module__.startswith(RECORDABLE):
             raise ValueError(
                 f"the training transform {type(transform).__name__} can't be recorded in recipe.json, by which a run "
                 "is rebuilt: use albumentations' own transforms, but not A.Lambda, or those of toolkit.data.augment"

@@ -25,9 +25,9 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from toolkit.data.dataset import DataSet
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
+from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest, likely_size, read_reduced
-from toolkit.data.photo_files import file_states
 from toolkit.data.preprocess import smallest_side
 from toolkit.files import check_disk_space, file_lock, replacing, size_text, target_of
 from toolkit.machine import cores
@@ -69,7 +69,7 @@ class PhotoCache:
         return self.pixels[offset : offset + height * width * 3].reshape(height, width, 3), (row[6], row[7])
 
     def reduces(self, paths: Iterable[Path]) -> bool:
-        "Whether any of these photos is reduced for training."
+        "True if any of these photos is reduced for training."
         rows = self.index[[self.numbers[path] for path in paths]]
         return bool((rows[:, 1:3] != rows[:, 6:8]).any())
 

@@ -99,7 +99,9 @@ class PhotoLoader(TfmdDL):
         return drawn
 
     def do_item(self, index: int) -> Any:
-        self.sampler_state.sample = index  # a photo's second time in an epoch is augmented in another way than its first
+        self.sampler_state.sample = (
+            index  # a photo's second time in an epoch is augmented in another way than its first
+        )
         return super().do_item(index % self.n)
 
     def wif(self) -> None:
@@ -122,7 +124,9 @@ class PhotoLoader(TfmdDL):
         self.before_iter()
         fake, tickets = self.fake_l, self.tickets(self.get_idxs())
         options = {"num_workers": fake.num_workers, "pin_memory": fake.pin_memory, "timeout": fake.timeout}
-        for batch in self.workers.batches(self.load, tickets, self._given(), self.wif, self.sampler_state.seed, **options):
+        for batch in self.workers.batches(
+            self.load, tickets, self._given(), self.wif, self.sampler_state.seed, **options
+        ):
             if batch is None:
                 continue
             if self.mark:
@@ -166,8 +170,8 @@ def make_dataloaders(
     normalize: dict[str, Sequence[float]],
     classes: list[str] | None = None,
 ) -> PhotoLoaders:
-    """fastai DataLoaders over `data`: batches of TensorImage float32 [batch, 3, height, width], normalised on the device,
-    and of TensorCategory int64 [batch].
+    """fastai DataLoaders over `data`: batches of TensorImage float32 [batch, 3, height, width] and TensorCategory int64
+    [batch]. Photos are normalised on the device.
 
     Training is shuffled and drops no photo; validation is in order. --sampler balanced draws as torch's
     WeightedRandomSampler does with the weights 1 / photos of the class: with replacement, each class as often as any

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.layouts import class_folders, held_out_photos, read_splits, stratified_split
-from toolkit.data.photo_files import find_photos
+from toolkit.data.on_disk.layouts import class_folders, held_out_photos, read_splits, stratified_split
+from toolkit.data.on_disk.photo_files import find_photos
 
 MOST_CLASSES = 100_000  # ImageNet's largest edition has 21,841
 

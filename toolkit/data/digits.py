@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits as photos on disk, in the homework's layout."""
+"""scikit-learn's 1,797 handwritten digits as photos on disk, in folders train/, val/ and test/."""
 
 import csv
 import shutil
@@ -9,15 +9,15 @@ import numpy as np
 
 from toolkit import ranks
 
-ENLARGED = 4  # pixels of a photo for one of a digit
+ENLARGED = 4  # each pixel of a digit is 4 x 4 pixels of its photo
 
 
 @ranks.first_here()
 def write_digits(folder: Path) -> Path:
-    """`folder` with train/<digit>/*.png, val/<digit>/*.png, test/*.png and test_labels.csv; written if it is not there.
+    """Write train/<digit>/*.png, val/<digit>/*.png, test/*.png and test_labels.csv into `folder`; return `folder`.
 
-    48 x 48 pixels, white on black; 70 % to train, 15 % each to validate and to test, the same for everyone.
-    Raises FileExistsError where `folder` holds something else.
+    The photos have 48 x 48 pixels, white on black: 70 % to train, 15 % each to validate and to test, always in the same
+    split. Digits that are there already are kept. Raises FileExistsError if `folder` holds something else.
     """
     if (folder / "test_labels.csv").is_file():
         return folder
@@ -34,9 +34,9 @@ def write_digits(folder: Path) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     for name, part in (("train", train), ("val", valid), ("test", test)):
         for number in part:
-            place = beside / name / ("" if name == "test" else str(digits.target[number]))
-            place.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(place / f"{number}.png"), _photo(digits.images[number]))
+            class_folder = beside / name / ("" if name == "test" else str(digits.target[number]))
+            class_folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(class_folder / f"{number}.png"), _photo(digits.images[number]))
     with (beside / "test_labels.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image_name", "label"])
@@ -48,6 +48,6 @@ def write_digits(folder: Path) -> Path:
 
 
 def _photo(image: np.ndarray) -> np.ndarray:
-    "uint8 [48, 48] of a digit, float [8, 8] from 0 to 16, with a margin, since the centre crop cuts off the border."
+    "The photo, uint8 [48, 48], of a digit, float [8, 8] from 0 to 16. Its margin is for the centre crop to cut off."
     framed = np.pad(image / 16 * 255, 2).round().astype(np.uint8)
     return framed.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)

@@ -18,8 +18,8 @@ import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError
 
-from toolkit.data import headers, photo_files
-from toolkit.data.headers import (
+from toolkit.data.on_disk import headers, photo_files
+from toolkit.data.on_disk.headers import (
     REDUCED,
     JpegHeader,
     count_scans,
@@ -29,7 +29,7 @@ from toolkit.data.headers import (
     upright,
     upright_size,
 )
-from toolkit.data.photo_files import MAX_PIXELS, file_bytes
+from toolkit.data.on_disk.photo_files import MAX_PIXELS, file_bytes
 from toolkit.threads import IgnoredWarnings
 
 MAX_SCANNED = 10 * MAX_PIXELS
@@ -139,7 +139,7 @@ def _read(data: bytes, lenient: bool, shorter: float) -> tuple[np.ndarray, tuple
 
 
 def _is_ordinary(header: JpegHeader, data: bytes) -> bool:
-    """Whether it is baseline, extended or progressive, with 8 bits, 1 or 3 components, and at most MAX_PIXELS.
+    """True if it is baseline, extended or progressive, with 8 bits, 1 or 3 components, and at most MAX_PIXELS.
 
     Raises _Unreadable if it has too many scans.
     """
@@ -151,7 +151,7 @@ def _is_ordinary(header: JpegHeader, data: bytes) -> bool:
 
 
 def _check_scans(data: bytes, at: int, pixels: int) -> None:
-    "Raise _Unreadable if a JPEG with this many pixels has more than MAX_SCANNED; `at`: where to count from."
+    "Raise _Unreadable if a JPEG with this many pixels has more than MAX_SCANNED; `at`: the offset to count from."
     if pixels * data.count(b"\xff\xda") <= MAX_SCANNED:  # this quick count includes what only looks like a scan
         return
     scans = count_scans(data, at)

@@ -34,9 +34,9 @@ def resize_center_crop(image_size: int, resize: float = 256 / 224) -> dict[str, 
 def preprocessing(
     geometry: dict[str, int], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> dict:
-    """The preprocess dict of a model, with the geometry of `resize_center_crop`.
+    """The preprocess dict of a model: the geometry of `resize_center_crop`, mean and standard deviation.
 
-    mean, std: what the model subtracts and divides by, RGB, of pixels between 0 and 1.
+    mean, std: RGB, of pixels between 0 and 1; the model subtracts and divides by them.
     Raises ValueError as `check` does.
     """
     preprocess = {

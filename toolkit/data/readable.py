@@ -14,8 +14,8 @@ from toolkit import ranks
 from toolkit.data.checks.decode import decode_all, decode_with_progress
 from toolkit.data.checks.findings import checked_photos, counted, printable, same_content
 from toolkit.data.dataset import DataSet, find_data
+from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest
-from toolkit.data.photo_files import file_states
 from toolkit.errors import first_few
 from toolkit.files import write_atomic
 from toolkit.options import Options

@@ -1,4 +1,4 @@
-"""Worker processes that load mini-batches: torch's, kept from one pass over the photos to the next during a fit."""
+"""Worker processes that load batches: torch's, which a fit keeps from one pass over the photos to the next."""
 
 import copyreg
 import gc
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,23 +19,23 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.data.transforms import SamplerState
 
-METHOD = "fork" if sys.platform == "linux" else None
-"""The start method of workers. Beside an H100, 16 of them are ready in 0.3 s by fork, in 5 s by spawn, by forkserver in
-12 s the first time and then in 0.3 s: these two import torch and fastai again (26 Nov 2026, torch 2.11)."""
+START_METHOD = "fork" if sys.platform == "linux" else None
+"""How workers are started. On a machine with an H100, fork has 16 of them ready in 0.3 s and spawn in 5 s. forkserver
+takes 12 s the first time, then 0.3 s. The last two import torch and fastai again (26 Nov 2026, torch 2.11)."""
 
 
 class Ticket(NamedTuple):
-    "A mini-batch that is to be loaded."
+    "An order for a batch."
 
     epoch: int
     samples: list[int]
 
 
 class Batches(Dataset):
-    """The mini-batch of a Ticket, loaded by `load(epoch, samples)`.
+    """Batches by Ticket, loaded by `load(epoch, samples)`.
 
-    A worker seeds its generators by the ticket, so that what a transform draws from them depends neither on how long
-    the worker lives nor on how many there are.
+    A worker seeds its generators by the ticket. So what a transform draws from them depends neither on the age of the
+    worker nor on the number of workers.
     """
 
     def __init__(self, load: Callable[[int, list[int]], Any], seed: int):
@@ -47,18 +48,18 @@ class Batches(Dataset):
 
 
 def _seed(number: int) -> None:
-    "Seed Python's, numpy's and torch's generators; not CUDA's, as fastai's set_seed does: a worker has none."
+    "Seed the generators of Python, numpy and torch. fastai's set_seed also seeds CUDA's, which a worker does not have."
     random.seed(int(number))
     np.random.seed(number)
     torch.manual_seed(int(number))
 
 
 class Workers:
-    """The processes that load mini-batches for one loader.
+    """The processes that load batches for one data loader.
 
-    A pass starts them anew, unless the passes of a fit `keep` them: then they stay as long as what they were given,
-    `given`, is the same to the byte. Each ticket says all else that a mini-batch depends on. To compare takes 2 us a
-    photo, which take a GPU 100 at least. A pass that is begun inside another one has workers of its own.
+    Each pass starts new ones. If `keep` is set, as during a fit, they stay while `given`, the objects that they were
+    started with, is the same to the byte; a ticket says all else that a batch depends on. The comparison takes 2 us per
+    photo, which a GPU takes 100 us for at least. A pass that starts inside another one has its own workers.
     """
 
     def __init__(self):
@@ -73,27 +74,31 @@ class Workers:
         load: Callable[[int, list[int]], Any],
         tickets: list[Ticket],
         given: Any,
-        begin: Callable[[], None],
+        on_start: Callable[[], None],
         seed: int,
-        **options: Any,
+        num_workers: int,
+        pin_memory: bool = False,
+        timeout: float = 0,
     ) -> Iterator[Any]:
-        """The mini-batch of each ticket, in order.
+        """Yield the batch of each ticket, in order.
 
-        begin: what a worker does first. seed: of the workers' generators, with the ticket; this process's own are not
-        drawn from, so that they are the same whether workers are new or kept. options: num_workers, pin_memory and
-        timeout, as torch's DataLoader has them.
+        load(epoch, samples): returns a batch. given: all else that `load` depends on. on_start: a worker calls it
+        first. seed: it seeds the workers' generators, together with the ticket. This process's own generators are not
+        drawn from, so that they are the same whether workers are new or kept. num_workers, pin_memory, timeout: as in
+        torch's DataLoader.
         """
-        digest = _digest((given, options)) if self.keep and options["num_workers"] else None
+        options = {"num_workers": num_workers, "pin_memory": pin_memory, "timeout": timeout}
+        digest = _digest((given, options)) if self.keep and num_workers else None
         if digest is None or self.busy:
-            yield from _pass(_loader(load, begin, seed, False, options), tickets)
+            yield from _run_pass(_loader(load, on_start, seed, False, options), tickets)
             return
         if digest != self.started_with:
             self.end()
-            self.loader, self.started_with = _loader(load, begin, seed, True, options), digest
+            self.loader, self.started_with = _loader(load, on_start, seed, True, options), digest
         self.busy = True
         try:
-            yield from _pass(self.loader, tickets)
-        except GeneratorExit:  # the pass was cut short; the workers are sound
+            yield from _run_pass(self.loader, tickets)
+        except GeneratorExit:  # the caller ended the pass early; the workers are sound
             raise
         except BaseException:
             self.end()
@@ -102,13 +107,13 @@ class Workers:
             self.busy = False
 
     def end(self) -> None:
-        "End the processes, if there are any."
+        "End the processes, if any."
         self.loader = self.started_with = None
 
 
 @contextmanager
 def kept_workers(dls: DataLoaders) -> Iterator[None]:
-    "Within it the loaders keep their worker processes from pass to pass; in the end these are ended."
+    "A context in which the data loaders keep their worker processes from pass to pass. They end with it."
     workers = [loader.workers for loader in dls.loaders if hasattr(loader, "workers")]
     for each in workers:
         each.keep = True
@@ -120,14 +125,14 @@ def kept_workers(dls: DataLoaders) -> Iterator[None]:
             each.end()
 
 
-def _pass(loader: DataLoader, tickets: list[Ticket]) -> Iterator[Any]:
+def _run_pass(loader: DataLoader, tickets: list[Ticket]) -> Iterator[Any]:
     loader.sampler[:] = tickets
     with _uncollected():
         batches = iter(loader)
     yield from batches
 
 
-def _loader(load: Callable, begin: Callable, seed: int, kept: bool, options: dict[str, Any]) -> DataLoader:
+def _loader(load: Callable, on_start: Callable, seed: int, kept: bool, options: dict[str, Any]) -> DataLoader:
     several = options["num_workers"] > 0
     return DataLoader(
         Batches(load, seed),
@@ -135,9 +140,9 @@ def _loader(load: Callable, begin: Callable, seed: int, kept: bool, options: dic
         sampler=[],
         collate_fn=_unchanged,
         generator=torch.Generator(),  # else torch draws from its global one
-        worker_init_fn=partial(_begin, begin, gc.isenabled()) if several else None,
+        worker_init_fn=partial(_start_worker, on_start, gc.isenabled()) if several else None,
         persistent_workers=kept,
-        multiprocessing_context=METHOD if several else None,
+        multiprocessing_context=START_METHOD if several else None,
         **options,
     )
 
@@ -148,9 +153,9 @@ def _unchanged(batch: Any) -> Any:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Processes forked within it begin without Python's collector, and so never collect the garbage of this one.
+    """A context in which Python's garbage collector is off, so that a forked process never collects this one's garbage.
 
-    A cycle of garbage may hold memory of CUDA. To free it in a worker, which has no CUDA, aborts the worker: torch says
+    A cycle of garbage may hold CUDA memory. A worker has no CUDA, and freeing it there aborts the worker: torch says
     "DataLoader worker (pid 4244) is killed by signal: Aborted" after "CUDA error: initialization error" (torch 2.11).
     """
     enabled = gc.isenabled()
@@ -162,38 +167,28 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _begin(begin: Callable[[], None], collect: bool, number: int) -> None:
-    "A worker's first steps: whatever it was forked with is never collected, whatever it makes is."
+def _start_worker(on_start: Callable[[], None], collect: bool, number: int) -> None:
+    "Have the new worker `number` collect garbage of its own, but nothing that it was forked with; call `on_start`."
     gc.freeze()
     if collect:
         gc.enable()
-    begin()
+    on_start()
 
 
-# What workers were given
-
-
-class _Checksum:
-    "A file that keeps the checksum of what is written to it."
-
-    def __init__(self):
-        self.hash = hashlib.blake2b(digest_size=16)
-
-    def write(self, data: bytes) -> None:
-        self.hash.update(data)
+# The comparison of what workers were started with
 
 
 class _Pickler(pickle.Pickler):
-    "It takes the seed alone of SamplerState: a ticket says the epoch."
+    "A pickler that takes only the seed of SamplerState: a ticket says the epoch."
 
     dispatch_table = copyreg.dispatch_table | {SamplerState: lambda draws: (SamplerState, (draws.seed,))}
 
 
 def _digest(value: Any) -> bytes | None:
-    "A checksum of `value` by its pickle; None if it can't be pickled, as a lambda can't."
-    checksum = _Checksum()
+    "A checksum of the pickle of `value`; None if it can't be pickled, as a lambda can't."
+    checksum = hashlib.blake2b(digest_size=16)
     try:
-        _Pickler(checksum, protocol=5).dump(value)
-    except Exception:  # a user's own objects may raise anything
+        _Pickler(SimpleNamespace(write=checksum.update), protocol=5).dump(value)  # a file that keeps the checksum alone
+    except Exception:  # objects of a user may raise anything
         return None
-    return checksum.hash.digest()
+    return checksum.digest()

@@ -1,1 +1,1 @@
-"""Metrics, statistics and the result files of a run."""
+"""A classifier's metrics, the statistics that compare classifiers, and the result files of a run."""

@@ -1,10 +1,8 @@
-"""Where a model is wrong: classes side by side with those they are taken for, confused pairs, photos worth a look.
+"""A model's mistakes: confused classes side by side, the most confused pairs, and the photos to look at.
 
 Made from a run's valid_predictions.csv; shapes as in `toolkit.evaluation.metrics`.
 """
 
-import base64
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 from toolkit.evaluation import metrics
 from toolkit.evaluation.results import Predictions
 
-PAIRS, EXAMPLES, GALLERY = 12, 3, 24  # confused pairs, photos on each side of one, photos in a gallery
+PAIRS, EXAMPLES, GALLERY = 12, 3, 24  # confused pairs, photos on each side of a pair, photos in a gallery
 THUMBNAIL = 160  # pixels of the longer side
 
 
@@ -21,7 +19,7 @@ THUMBNAIL = 160  # pixels of the longer side
 
 
 def similarity_order(confusion: np.ndarray) -> list[int]:
-    "Class indices with classes that are taken for each other side by side, by average-linkage clustering."
+    "Class indices in an order that puts confused classes side by side, by average-linkage clustering."
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
@@ -34,19 +32,20 @@ def similarity_order(confusion: np.ndarray) -> list[int]:
 
 
 def confusion_cells(predictions: Predictions) -> dict:
-    """The matrix to draw: names and support in similarity order, (row, column, count, share of the row) of its cells.
+    """The confusion matrix to draw: names and support in similarity order, and its cells above 0.
 
-    Cells of 0 are left out. cell and margin are pixels, from which the page's script starts to fit the window.
+    cells: (row, column, count, share of the row). cell and margin: pixels at first; the page's script then fits them to
+    the window.
     """
     order = similarity_order(predictions.confusion)
     matrix = predictions.confusion[np.ix_(order, order)]
     support = matrix.sum(1)
-    places = zip(*(axis.tolist() for axis in np.nonzero(matrix)), strict=True)
+    nonzero = zip(*(axis.tolist() for axis in np.nonzero(matrix)), strict=True)
     return {
         "names": [predictions.classes[i] for i in order],
         "support": support.tolist(),
         "cells": [
-            (row, column, int(matrix[row, column]), matrix[row, column] / support[row]) for row, column in places
+            (row, column, int(matrix[row, column]), matrix[row, column] / support[row]) for row, column in nonzero
         ],
         "cell": min(34, max(10, 720 // len(order))),
         "margin": 7 * min(24, max(map(len, predictions.classes))) + 8,
@@ -54,7 +53,10 @@ def confusion_cells(predictions: Predictions) -> dict:
 
 
 def class_rows(predictions: Predictions, counts: dict[str, int]) -> list[dict]:
-    "A row of the per-class table for each class, the hardest first, with the class it is most often taken for."
+    """A row of the per-class table for each class, the lowest F1 first.
+
+    counts: training images of each class. taken_for: the most frequent wrong prediction, `times` times.
+    """
     figures, mistakes = metrics.per_class(predictions.confusion), predictions.mistakes
     rows = [
         {
@@ -79,19 +81,30 @@ def confused_pairs(mistakes: np.ndarray, limit: int) -> list[tuple[int, int]]:
 # Photos
 
 
-def top(chosen: np.ndarray, score: np.ndarray, limit: int) -> list[int]:
-    "Indices where `chosen` holds, of the largest score first."
-    indices = np.flatnonzero(chosen)
+def most_confident_mistakes(predictions: Predictions) -> list[int]:
+    "Indices of the GALLERY wrong predictions with the highest confidence, the highest first."
+    return _highest(predictions.wrong, predictions.confidence, GALLERY)
+
+
+def least_certain(predictions: Predictions) -> list[int]:
+    "Indices of the GALLERY images with the lowest confidence, right or wrong, the lowest first."
+    return _highest(np.ones_like(predictions.wrong), -predictions.confidence, GALLERY)
+
+
+def _highest(mask: np.ndarray, score: np.ndarray, limit: int) -> list[int]:
+    indices = np.flatnonzero(mask)
     return indices[np.argsort(-score[indices], kind="stable")][:limit].tolist()
 
 
 def examples(predictions: Predictions, root: Path) -> dict:
-    "Photos to look at: both sides of the most confused pairs, the most confident mistakes, the least certain images."
+    """Photos to look at: examples of the most confused pairs, the most confident mistakes, the least certain images.
+
+    Each photo is a dict: file, pixels (see `thumbnails`; None if unreadable), label, prediction, confidence, right.
+    """
     pairs = [_pair(predictions, *pair) for pair in confused_pairs(predictions.mistakes, PAIRS)]
-    mistakes = top(predictions.wrong, predictions.confidence, GALLERY)
-    uncertain = top(np.ones_like(predictions.wrong), -predictions.confidence, GALLERY)
-    shown = {*mistakes, *uncertain, *(i for pair in pairs for i in pair["taken"] + pair["right"])}
-    small = thumbnails(root, {predictions.files[i] for i in shown})
+    mistakes, uncertain = most_confident_mistakes(predictions), least_certain(predictions)
+    chosen = {*mistakes, *uncertain, *(i for pair in pairs for i in pair["taken"] + pair["right"])}
+    small = thumbnails(root, {predictions.files[i] for i in chosen})
 
     def photos(indices: list[int]) -> list[dict]:
         return [_photo(predictions, i, small) for i in indices]
@@ -106,7 +119,7 @@ def examples(predictions: Predictions, root: Path) -> dict:
 
 
 def _pair(predictions: Predictions, label: int, prediction: int) -> dict:
-    "A confused pair, with indices of photos: of `label` taken for `prediction`, and of `prediction` recognised."
+    "A confused pair. taken: photos of `label` predicted as `prediction`; right: photos of `prediction` that are right."
     taken = (predictions.labels == label) & (predictions.predictions == prediction)
     right = (predictions.labels == prediction) & ~predictions.wrong
     return {
@@ -115,15 +128,15 @@ def _pair(predictions: Predictions, label: int, prediction: int) -> dict:
         "count": int(predictions.confusion[label, prediction]),
         "support": int(predictions.confusion[label].sum()),
         "back": int(predictions.confusion[prediction, label]),
-        "taken": top(taken, predictions.confidence, EXAMPLES),
-        "right": top(right, predictions.confidence, EXAMPLES),
+        "taken": _highest(taken, predictions.confidence, EXAMPLES),
+        "right": _highest(right, predictions.confidence, EXAMPLES),
     }
 
 
-def _photo(predictions: Predictions, i: int, small: dict[str, str]) -> dict:
+def _photo(predictions: Predictions, i: int, small: dict[str, np.ndarray]) -> dict:
     return {
         "file": predictions.files[i],
-        "src": small.get(predictions.files[i]),
+        "pixels": small.get(predictions.files[i]),
         "label": predictions.classes[predictions.labels[i]],
         "prediction": predictions.classes[predictions.predictions[i]],
         "confidence": float(predictions.confidence[i]),
@@ -131,14 +144,14 @@ def _photo(predictions: Predictions, i: int, small: dict[str, str]) -> dict:
     }
 
 
-def thumbnails(root: Path, files: set[str]) -> dict[str, str]:
-    "file -> data URI of a small JPEG, for those of `files` below `root` that can be read."
+def thumbnails(root: Path, files: set[str]) -> dict[str, np.ndarray]:
+    "file -> uint8 RGB [height, width, 3], at most THUMBNAIL high and wide, for each of `files` that can be read."
     with ThreadPoolExecutor() as pool:
         made = pool.map(lambda file: (file, _thumbnail(root / file)), sorted(files))
-        return {file: uri for file, uri in made if uri}
+        return {file: pixels for file, pixels in made if pixels is not None}
 
 
-def _thumbnail(path: Path) -> str | None:
+def _thumbnail(path: Path) -> np.ndarray | None:
     from PIL import Image
 
     from toolkit.data.photo import read_photo
@@ -146,8 +159,6 @@ def _thumbnail(path: Path) -> str | None:
     try:
         image = Image.fromarray(read_photo(path))
     except (OSError, ValueError):
-        return None  # moved or broken since: the page shows the name in its place
+        return None  # it has moved or is broken now: the page shows its name instead
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=72)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return np.array(image)  # writable, unlike asarray: torch warns otherwise

@@ -5,9 +5,9 @@ from torch import nn
 
 
 class FrozenBatchNorm(Callback):
-    """Batch norms keep the mean and variance they were pretrained with; their weights and biases are trained.
+    """Batch norms keep the mean and variance of pretraining; their weights and biases are trained.
 
-    A few hundred steps are too few to find new ones in, and the probed head fits the old ones.
+    A few hundred steps are too few to estimate new statistics, and the probed head was fitted to the old ones.
     """
 
     def before_train(self) -> None:

@@ -11,15 +11,15 @@ from torch import nn
 from toolkit.ranges import check_ranges
 
 STILL = 0.05
-"""Layers whose share of the learning rate is smaller are left as they are: the backward pass then ends before them."""
+"""Layers with a smaller share of the learning rate are frozen: the backward pass then ends before them."""
 
 
 def layer_groups(decay: float, weight_decay: float = 0.01) -> Callable[[nn.Module], list[dict[str, Any]]]:
-    """A fastai splitter whose parameter groups have an `lr_scale`: 1 for the head, for each layer (or block) before it
-    `decay` times that of the next, down to STILL. Biases and norms have no weight decay. `OneCycle` goes by
-    it. Earlier layers are frozen when the groups are made, as the learner's optimiser is.
+    """Return a fastai splitter whose parameter groups have an `lr_scale`, which `OneCycle` and `Schedule` follow.
 
-    Layers are timm's of that model. Source: https://arxiv.org/abs/2106.08254 (layer-wise decay, A.3),
+    It is 1 for the head, and for each layer (or block) before it `decay` times that of the next, down to STILL. Layers
+    below STILL are frozen when the optimiser is created. Biases and norms have no weight decay.
+    timm defines the layers of each model. Source: https://arxiv.org/abs/2106.08254 (layer-wise decay, A.3),
     timm.optim.param_groups_layer_decay. Raises ValueError for a decay that is not above 0 and at most 1.
     """
     check_ranges({"layer_decay": decay})
@@ -36,6 +36,6 @@ def _groups(decay: float, weight_decay: float, model: nn.Module) -> L:
 
 
 def decay_over(model: nn.Module, first: float) -> float:
-    "The decay with which the model's first layer learns at `first` times the head's rate, however many there are."
+    "Return the decay by which the model's first layer learns at `first` times the head's rate."
     layers = len({group["lr_scale"] for group in timm.optim.param_groups_layer_decay(model, layer_decay=0.5)})
     return first ** (1 / (layers - 1))

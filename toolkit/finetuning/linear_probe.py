@@ -1,4 +1,4 @@
-"""A linear probe: the frozen body's features, computed once, and the best linear classifier of them, in the head."""
+"""A linear probe: the head becomes the best linear classifier of the frozen body's features, computed once."""
 
 import math
 import time
@@ -23,9 +23,9 @@ STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 def linear_probe(learn: Learner) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
-    The features are of the photos as validation sees them, by one pass of the model in the learner's precision. The
-    classifier is what `fit_linear` finds for the learner's own loss, with the strongest penalty of STRENGTHS whose
-    accuracy on a fifth of the photos held out is within a standard error of the best; in the end it is fitted to all.
+    Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation.
+    `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses on a held-out
+    fifth of the photos; in the end it is fitted to all of them.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
@@ -47,9 +47,9 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
 
 
 def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """`loss`, or where the sampler draws classes equally often its mean over photos so weighted: each is seen once.
+    """Return `loss`; if the sampler balances classes, its mean over photos weighted so that classes count alike.
 
-    Raises ValueError for a loss without a `reduction`, which can't be had photo by photo.
+    Raises ValueError for a loss without a `reduction`, which gives no value for each photo.
     """
     if learn.dls.train.sampler_state.sampling_weights is None:
         return loss
@@ -65,7 +65,7 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
 
 
 def linear_head(model: nn.Module) -> nn.Module:
-    "The layer that makes logits of features. Raises ValueError where it is not one linear layer with a bias."
+    "Return the layer from features to logits. Raises ValueError if it is not one linear layer with a bias."
     head = model.get_classifier()
     if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
         raise ValueError(
@@ -77,7 +77,7 @@ def linear_head(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
-    "The head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
+    "Return the head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
     caught: list[Tensor] = []
     model, train = learn.model, learn.dls.train
     loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=train.fake_l.num_workers)
@@ -90,7 +90,9 @@ def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
     finally:
         watch.remove()
         model.train(mode)
-    caught = [features[: len(label)] for features, label in zip(caught, labels, strict=True)]  # without what fills up
+    caught = [
+        features[: len(label)] for features, label in zip(caught, labels, strict=True)
+    ]  # without the padding of a short batch
     return torch.cat(caught).as_subclass(Tensor).float(), torch.cat(labels).as_subclass(Tensor)
 
 
@@ -101,7 +103,7 @@ def fit_linear(
     l2: float,
     start: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, float]:
-    """The linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from `start`.
+    """Fit the linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from `start`.
 
     features: float32 [photos, features]; labels: int64 [photos]; start: weight [classes, features] and bias [classes].
     Returns weight, bias, and the loss without the penalty.
@@ -123,11 +125,15 @@ def fit_linear(
 def _strength(
     features: Tensor, labels: Tensor, loss: Callable, start: tuple[Tensor, Tensor]
 ) -> tuple[float, float, tuple[Tensor, Tensor]]:
-    """The strongest penalty of STRENGTHS whose classifier of four fifths is as often right on the rest as the best one,
-    but for a standard error (photos may be nearly the same, and weak ones look good then); how often; that classifier.
-    Each one sets out from the one before it.
+    """Choose the L2 penalty on a 20 % hold-out by the one-standard-error rule.
+
+    The strongest penalty of STRENGTHS wins whose accuracy is within a standard error of the best: a weak penalty looks
+    good if held-out photos are nearly the same as others. Each fit starts from the one before it.
+    Returns the penalty, its accuracy on the hold-out, and its weight and bias.
     """
-    fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: the photos are in its order
+    fifth = (
+        torch.arange(len(labels), device=labels.device) % 5 == 0
+    )  # of every class, because photos are sorted by class
     found = []
     for l2 in STRENGTHS:
         *start, _ = fit_linear(features[~fifth], labels[~fifth], loss, l2, start)

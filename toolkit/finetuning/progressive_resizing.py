@@ -1,4 +1,4 @@
-"""Gentle fine-tuning of pretrained weights: earlier layers learn slower, statistics stay, photos grow."""
+"""Progressive resizing: training on small squares first, on larger ones later."""
 
 from collections.abc import Sequence
 
@@ -35,9 +35,9 @@ class ProgressiveResizing(Callback):
         self._grow(self.epoch)
 
     def _grow(self, epoch: int) -> None:
-        "Train on the squares of that epoch of the fit. Those of the same size stay, for which the workers stay too."
-        place = max(self.before + epoch, 0) / max(self.epochs, 1)  # a probe alone is an epoch of none
-        size = self.sizes[int(place * len(self.sizes))]
+        "Train on the squares of that epoch of the fit. If the size stays the same, so do transforms and workers."
+        share = max(self.before + epoch, 0) / max(self.epochs, 1)  # a fit of a probe alone has no training epoch
+        size = self.sizes[int(share * len(self.sizes))]
         if size != self.size:
             self.size = size
             augment = next(step for step in self.dls.train.after_item if isinstance(step, Augment))

@@ -1,4 +1,4 @@
-"""An average of the weights beside those being trained; after each epoch both are validated and the better counts."""
+"""An average of the weights being trained; after each epoch both are validated and the better one is used."""
 
 from copy import deepcopy
 
@@ -17,12 +17,12 @@ AVERAGES = ["ema", "last", "none"]
 class WeightAverage(Callback):
     """An average of weights and buffers over the optimiser steps of a fit, validated beside the weights themselves.
 
-    kind: `ema`, exponential, each step's weights coming in by 1 / horizon, or `last`, the plain mean over the last
-    `horizon` steps; horizon is `share` of the fit's steps. torch's own AveragedModel, `averaged`, keeps it.
-    At an epoch's end `better` is that of the two with the higher accuracy, of equals the average, and the epoch's loss
-    and metrics are that one's. In a run it is what best.safetensors holds; of another fit, in a notebook, the last
-    epoch's is what the model is left with. Before a step has come into the average it does not count. Until the fit
-    ends the training weights go on as they are.
+    kind: `ema`, an exponential average with a weight of 1 / horizon for each new step, or `last`, the plain mean over
+    the last `horizon` steps; horizon is `share` of the fit's steps. torch's own AveragedModel, `averaged`, keeps it.
+    At an epoch's end `better` is the one of the two with the higher accuracy, the average if they are equal; the epoch's
+    loss and metrics are those of `better`. In a run best.safetensors holds it. After another fit, in a notebook, the
+    model has the last epoch's `better`. An average that no step has entered yet is not considered. Training itself goes
+    on with the weights as they are.
     Source: https://arxiv.org/abs/1803.05407, https://docs.pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema
 
     Raises ValueError for another kind, and for a share that is not above 0 and at most 1.
@@ -48,10 +48,8 @@ class WeightAverage(Callback):
         mean = get_ema_multi_avg_fn(1 - 1 / horizon) if self.kind == "ema" else get_swa_multi_avg_fn()
         self.averaged = AveragedModel(self.model, multi_avg_fn=mean, use_buffers=True).eval()
         self.pairs = by_dtype(_tensors(self.averaged.module), _tensors(self.model))
-        self.averaged.register_buffer("steps", torch.tensor(0))  # taken, in a resumed run since its beginning
-        vars(self.averaged.module).pop(
-            "forward_head", None
-        )  # that of `toolkit.learner.distributed` is the trained model's
+        self.averaged.register_buffer("steps", torch.tensor(0))  # taken, those of a resumed run included
+        vars(self.averaged.module).pop("forward_head", None)  # `toolkit.learner.distributed` replaced it
         self.first = steps - horizon if self.kind == "last" else 0
 
     def before_train(self) -> None:
@@ -64,8 +62,8 @@ class WeightAverage(Callback):
 
     @torch.no_grad()
     def _update(self) -> None:
-        """AveragedModel.update_parameters, which looks for the tensors of both models at each step: 11 of its 13 ms for
-        a mobilenetv2. What is not floating point is the trained model's, as it is.
+        """Do what AveragedModel.update_parameters does, without its search for both models' tensors at each step: 11 of
+        its 13 ms for a mobilenetv2. Tensors that are not floating point are copied from the trained model.
         """
         for averaged, trained in self.pairs:
             if self.averaged.n_averaged > 0 and averaged[0].is_floating_point():
@@ -80,8 +78,8 @@ class WeightAverage(Callback):
             figure.reset()
 
     def after_batch(self) -> None:
-        "Validate the average on the same mini-batch as the weights, which the Recorder sees to."
-        if self.training or not self.yb or not self._begun():
+        "Validate the average on the batch that the weights were just validated on."
+        if self.training or not self.yb or not self._has_started():
             return
         kept = self.pred, self.loss
         self.learn.pred = self.averaged(*self.xb)
@@ -91,7 +89,7 @@ class WeightAverage(Callback):
         self.learn.pred, self.learn.loss = kept
 
     def after_validate(self) -> None:
-        if not self._begun():
+        if not self._has_started():
             return
         if _over_ranks(self.figures[1]) >= _over_ranks(self.recorder.metrics[0]):
             self.better = self.averaged.module
@@ -103,12 +101,12 @@ class WeightAverage(Callback):
             self.model.load_state_dict(self.better.state_dict())
         self.better = None
 
-    def _begun(self) -> bool:
-        "Whether a step has come into the average; before that it is the model as the fit found it."
+    def _has_started(self) -> bool:
+        "True if a step has entered the average; before that it is the model as the fit found it."
         return bool(self.averaged.n_averaged > 0)
 
     def _recorded(self) -> list[Metric]:
-        "The Recorder's figures of a validation: the loss, the accuracy, and what other metrics there are."
+        "The Recorder's validation figures: the loss, the accuracy and any other metrics."
         return [self.recorder.loss, *self.recorder.metrics]
 
 

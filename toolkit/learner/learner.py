@@ -196,8 +196,8 @@ def make_learner(
 
     It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact it computes to
     the bit what a plain loop does. --compile has torch compile the forward pass and its gradient, which rounds in yet
-    another way; a batch that is short, as an epoch's last one, is computed without, because torch would compile again for
-    its size. Everything that fastai's Learner has works on it.
+    another way. A short batch, as an epoch's last one, is computed without, because torch would compile again for its
+    size. Everything that fastai's Learner has works on it.
     options: resolved (`toolkit.learner.device.resolved`), with a number for --lr. opt_func: a torch optimiser, such as
     `functools.partial(SGD, momentum=0.9)`.
     """

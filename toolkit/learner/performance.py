@@ -18,11 +18,12 @@ from toolkit.errors import reason_of
 
 
 class ChannelsLast(Callback):
-    """Photos come to the model laid out in memory as `memory_format` says, whatever mixed them on the way.
+    """Photos come to the model in memory laid out as `memory_format` says, whatever mixed them on the way.
 
-    The loaders' own come channels last already, and are then left as they are.
+    The data loaders' own batches are channels last already, and are then left as they are.
     """
 
+    name = "layout"  # load_learner takes learn.channels_last for fastai's own callback of that name
     order = 95  # after fastai's MixUp and CutMix
 
     def __init__(self, memory_format: torch.memory_format):

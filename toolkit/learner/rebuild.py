@@ -12,7 +12,8 @@ from toolkit.data.dataset import recorded_dataset
 from toolkit.learner.device import resolved
 from toolkit.learner.learner import Learner, make_learner
 from toolkit.models.losses import make_loss
-from toolkit.models.timm_model import load_weights, make_model
+from toolkit.models.pretrained import load_weights
+from toolkit.models.timm_model import make_model
 from toolkit.options import recorded_options
 
 
@@ -59,7 +60,7 @@ def rebuild(recipe: dict[str, Any], weights: Path, device: str = "auto") -> Lear
     instead = (
         f"the learner of {folder} predicts only, for the folder does not keep all that it was trained by: train "
         f"further by the recipe's command with --out {folder} --resume and more --epochs, or make a new learner by "
-        f"the recipe and load {weights} into its model by toolkit.models.timm_model.load_weights"
+        f"the recipe and load {weights} into its model by toolkit.models.pretrained.load_weights"
     )
     counts = recipe["data"]["counts"] or {}
     loss = make_loss(options, {name: counts.get(name, 0) for name in recipe["classes"]})

@@ -1,10 +1,10 @@
-"""The losses a recipe can name, in one table: cross-entropy, focal, label smoothing; and weights for their classes.
+"""The losses a recipe can name, in one table: cross-entropy, focal, label smoothing; and class weights for them.
 
 Each function takes logits [batch, classes] of any float type and labels int64 [batch], computes in float32 and returns
-the mean over the batch (a scalar), or one value an image with reduction="none". `weight` [classes], each above 0, is a
-factor a class: w_y multiplies the loss of an image of class y, and the mean is sum(w_y * loss) / sum(w_y), not a
-division by the number of images: as torch defines it for all its losses, so that weights that are all alike change
-nothing. Validation is judged by the same weighted loss, and so is what a plateau schedule follows.
+the mean over the batch (a scalar), or one value an image with reduction="none". `weight` [classes], each above 0, has a
+factor for each class: w_y multiplies the loss of an image of class y. The mean is sum(w_y * loss) / sum(w_y), not a
+division by the number of images, as torch defines it for all its losses: equal weights change nothing. The validation
+loss is weighted too, and a plateau schedule follows it.
 Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
 """
 
@@ -21,7 +21,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
-    """-log p_t, p_t the softmax probability of the label; from 0 up. torch's own.
+    """Return -log p_t, where p_t is the softmax probability of the label; >= 0. This is torch's own.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
     """
@@ -31,16 +31,16 @@ def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None, 
 def focal(
     logits: Tensor, labels: Tensor, gamma: float = 2.0, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """-alpha_t (1 - p_t)^gamma log p_t; from 0 up. gamma >= 0, the paper tries 0 to 5; 0 is cross-entropy.
+    """Return -alpha_t (1 - p_t)^gamma log p_t; >= 0. gamma >= 0, the paper tries 0 to 5; 0 is cross-entropy.
 
-    `weight` is the paper's alpha. p_t is the probability of the label itself: weights stand outside and never enter it
-    (fastai's FocalLoss takes p_t from the weighted loss). The mean is over the weights, where the paper divides by the
-    number of its anchors with an object.
+    `weight` is the paper's alpha. p_t is the probability of the label itself, without its weight (fastai's FocalLoss
+    takes p_t from the weighted loss). The mean is over the weights; the paper divides by the number of its anchors with
+    an object.
     Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, equation 5
     """
     log_p = F.log_softmax(logits.float(), dim=-1)
     log_p_t = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    rest = (1 - log_p_t.exp()).clamp(min=TINY)  # where it is 0, a gamma below 1 would have an infinite gradient
+    rest = (1 - log_p_t.exp()).clamp(min=TINY)  # at 0 a gamma below 1 would have an infinite gradient
     losses = rest.pow(gamma) * -log_p_t
     factors = torch.ones_like(losses) if weight is None else weight.to(losses)[labels]
     if reduction == "none":
@@ -51,10 +51,10 @@ def focal(
 def smoothing(
     logits: Tensor, labels: Tensor, smoothing: float = 0.1, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """-sum_c q_c log p_c against q = (1 - smoothing) one-hot + smoothing / classes; above 0 where smoothing is.
+    """Return -sum_c q_c log p_c with targets q = (1 - smoothing) one-hot + smoothing / classes; > 0 if smoothing is.
 
-    0 <= smoothing < 1, 0.1 in the paper; 0 is cross-entropy. torch's own: its `weight` multiplies each term of the sum
-    by the weight of that term's class, w_c, and the mean is over the labels' weights all the same.
+    0 <= smoothing < 1, 0.1 in the paper; 0 is cross-entropy. This is torch's own: its `weight` multiplies each term of
+    the sum by the weight of that term's class, w_c, and the mean is over the labels' weights all the same.
     Source: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7
     """
     return F.cross_entropy(logits.float(), labels, weight=weight, reduction=reduction, label_smoothing=smoothing)
@@ -66,14 +66,15 @@ BETA = 0.999  # of the four that Cui et al. try; the limit 1 is "balanced", 0 is
 
 
 def weights_by_class(kind: str, counts: dict[str, int], sampler: str = "shuffle") -> Tensor | None:
-    """A weight for each class, float32 [classes] in the order of `counts`, its training photos; None for "none".
+    """Return a weight for each class, float32 [classes] in the order of `counts`; None for "none".
 
+    counts: training photos of each class.
     balanced:  photos / (classes * count), so that classes count alike; the mean over photos is 1.
                Source: https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight
     effective: 1 / effective number of photos, (1 - BETA) / (1 - BETA^count), scaled to a mean over classes of 1: nearly
-               balanced where classes have tens of photos, nearly none where they have thousands.
+               balanced if classes have tens of photos, nearly none if they have thousands.
                Source: Cui et al. 2019, https://arxiv.org/abs/1901.05555, proposition 1 (scaled as in section 4)
-    sampler: of the training photos, which may make rare classes count more already.
+    sampler: of the training photos; "balanced" makes rare classes count more already.
     Raises ValueError for another kind, for a class without photos, and for a sampler that balances classes too.
     """
     if kind not in CLASS_WEIGHTS:
@@ -92,7 +93,7 @@ def weights_by_class(kind: str, counts: dict[str, int], sampler: str = "shuffle"
 
 
 class ClassificationLoss(nn.Module):
-    "One of the functions above, with what fastai asks of a loss: a `reduction` to set, an activation, a decision."
+    "One of the functions above with the interface that fastai asks of a loss: reduction, activation, decodes."
 
     y_int = True  # labels are indices: fastai's MixUp and CutMix ask for it
 
@@ -116,9 +117,9 @@ class ClassificationLoss(nn.Module):
 def create_loss(
     name: str, weight: Tensor | None = None, gamma: float | None = None, smoothing: float | None = None
 ) -> ClassificationLoss:
-    """The loss called `name`; its `options` say what None came to: gamma 2 of focal, smoothing 0.1 of smoothing.
+    """Return the loss called `name`. Its `options` hold the values used: None is gamma 2 and smoothing 0.1.
 
-    Raises ValueError for a name not in the table, a value out of range, and an option of another loss than this.
+    Raises ValueError for a name not in the table, a value out of range, and an option that belongs to another loss.
     """
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}: choose one of {', '.join(LOSSES)}")
@@ -136,7 +137,9 @@ def create_loss(
 
 
 def make_loss(options: Options, counts: dict[str, int]) -> ClassificationLoss:
-    """The loss by --loss, --gamma, --smoothing and --class_weights. counts: training photos of each class, in index order.
+    """The loss by --loss, --gamma, --smoothing and --class_weights.
+
+    counts: training photos of each class, in index order.
 
     Raises ValueError as `create_loss` and `weights_by_class` do.
     """

@@ -1,88 +1,107 @@
-"""What a study found, in words: the verdict, a sentence or two for each pair, what is said of rare classes, and how."""
+"""The findings of a study in sentences: each pair of variants, rare classes, and the statistical method."""
 
 import math
 
-from toolkit.evaluation.paired import ALPHA
-from toolkit.evaluation.study import SEEDS, Study
-from toolkit.pages.formatting import about, number, p_value, points
+from toolkit.evaluation.comparisons import SEEDS
+from toolkit.evaluation.formatting import number, p_value, points, rounded_count
+from toolkit.evaluation.statistics import ALPHA
+from toolkit.evaluation.study import Study
 
 
-def verdict(study: Study, compared: list[dict]) -> list[str]:
-    "Sentences: first what the study found, then a sentence or two for each pair, then what else limits it."
-    names, seeds = study.names, study.correct.shape[1]
+def findings(study: Study, compared: list[dict]) -> list[str]:
+    """Sentences: what the study found, then each pair, then a limit that few seeds set.
+
+    compared: the rows of `comparisons.pairs`.
+    """
+    names, seeds = study.names, study.seeds
     on = f"On {number(study.images)} validation images and {seeds} seed{'' if seeds == 1 else 's'}"
     if not compared:
         return [f"{on}: one variant, {names[0]}, so there is nothing to compare."]
-    apart, enough = [row for row in compared if row["verdict"] in ("differ", "suggests")], seeds >= SEEDS
-    if not apart:
-        among = f"no two of {_listed(names)} can be told apart"
-        found = among if len(names) > 2 else f"{_listed(names)} can’t be told apart"
-    else:
-        differ = f"{len(apart)} of {len(compared)} pairs" if len(names) > 2 else _listed(names)
-        found = f"{differ} differ" if enough else f"the runs suggest that {differ} differ"
-    few = []
+    return [f"{on}, {_overall(names, compared, seeds)}.", *map(pair_sentences, compared), *_limit(seeds)]
+
+
+def _overall(names: list[str], compared: list[dict], seeds: int) -> str:
+    different = [row for row in compared if row["verdict"] in ("differ", "suggests")]
+    if not different:
+        none = f"no two of {_listed(names)}" if len(names) > 2 else f"{_listed(names)} do not"
+        undecided = sum(row["verdict"] == "seeds" for row in compared)
+        of_pairs = f" for {undecided} of {len(compared)} pairs" if len(names) > 2 else ""
+        return f"{none} differ significantly{f', but more seeds are needed{of_pairs}' if undecided else ''}"
+    which = f"{len(different)} of {len(compared)} pairs" if len(names) > 2 else _listed(names)
+    return f"{which} differ significantly" if seeds >= SEEDS else f"the runs suggest that {which} differ"
+
+
+def _limit(seeds: int) -> list[str]:
     if seeds == 1:
-        few = ["One seed speaks of these models alone: another seed may turn a difference round."]
-    elif not enough:
-        few = [
-            f"{seeds} seeds are few to know the spread over seeds by: they suggest a difference at most, {SEEDS} or "
-            "more may show it."
-        ]
-    return [f"{on}, {found}.", *map(pair_words, compared), *few]
+        return ["One seed says something about these models only: another seed may reverse a difference."]
+    if seeds >= SEEDS:
+        return []
+    return [
+        f"{seeds} seeds are too few to know the spread over seeds well, so they suggest a difference at most. "
+        f"{SEEDS} seeds or more may show one."
+    ]
 
 
-def pair_words(row: dict) -> str:
-    "The finding for one pair, its evidence, and what it would take if it can't be told."
+def pair_sentences(row: dict) -> str:
+    "The finding for one pair, its evidence, and the number of images needed if there is no significant difference."
     a, b = (row["a"], row["b"]) if row["difference"] >= 0 else (row["b"], row["a"])
     low, high = sorted(math.copysign(1, row["difference"]) * end for end in (row["low"], row["high"]))
     gap = f"{points(abs(row['difference']))} points (95 % interval {points(low)} to {points(high)})"
-    evidence = f"p = {p_value(row['p_holm'])}"
+    p = f"p = {p_value(row['p_holm'])}"
     if row["verdict"] == "differ":
-        return f"{a} is better than {b}, by {gap}; {evidence}."
+        return f"{a} is better than {b} by {gap}; {p}."
     if row["verdict"] == "suggests":
-        return f"The runs suggest that {a} is better than {b}, by {gap}; {evidence}."
+        return f"The runs suggest that {a} is better than {b} by {gap}; {p}."
     if row["verdict"] == "seeds":
         return (
-            f"{a} and {b}: these models differ, by {gap}, but so few seeds can’t tell if others would; {evidence}; "
-            f"McNemar’s, of these models, {p_value(row['mcnemar_holm'])}. "
-            "More seeds would tell, rather than more images."
+            f"{a} and {b}: these models differ by {gap}, but with so few seeds it is unknown whether models of other "
+            f"seeds would; {p}, and McNemar’s p for these models is {p_value(row['mcnemar_holm'])}. "
+            "More seeds would help, more images would not."
         )
-    why = "is within chance" if row["low"] <= 0 <= row["high"] else "does not pass the test"
-    return f"{a} and {b} can’t be told apart: {gap} {why}; {evidence}. {effort(row, max(abs(low), abs(high)))}"
+    why = "which is within chance" if row["low"] <= 0 <= row["high"] else "which the test does not confirm"
+    needed = images_sentence(row, max(abs(low), abs(high)))
+    return f"{a} and {b} do not differ significantly: the difference is {gap}, {why}; {p}. {needed}"
 
 
-def effort(row: dict, most: float) -> str:
-    "The range of how many images it would take, from the largest difference that the interval allows, `most`."
+def images_sentence(row: dict, largest: float) -> str:
+    "The number of images needed to detect the difference. largest: the largest that the interval allows."
     least, seen = row["images_least"], row["images_seen"]
     if math.isinf(least):
-        return "On so few seeds no number of images would tell: more seeds might."
-    start = f"To tell would take about {about(least)} validation images if the difference is {points(most)} points"
+        return "With so few seeds no number of images is enough to detect it; more seeds might be."
+    start = (
+        f"A difference of {points(largest)} points, the largest in the interval, takes about {rounded_count(least)} "
+        "validation images to detect"
+    )
     if math.isclose(row["difference"], 0, abs_tol=1e-9):
-        return f"{start}, more if it is smaller; none was seen."
+        return f"{start}; a smaller one takes more. The measured difference is 0."
     if math.isinf(seen):
-        return f"{start}; if it is as seen, no number of images would do on so few seeds: more seeds might."
-    return f"{start}, {about(seen)} if it is as seen, more if it is smaller."
+        return f"{start}. For the measured one no number of images is enough with so few seeds; more seeds might be."
+    return f"{start}, the measured one about {rounded_count(seen)}; a smaller one takes more."
 
 
-def rare_words(study: Study, thirds: list[dict]) -> str:
-    "What the table of rare classes says, or why there is none."
+def recall_sentences(study: Study, thirds: list[dict]) -> str:
+    "A summary of the table of recall by class frequency, or why there is no table."
     if study.counts is None:
-        return "The runs do not say how many training images each class has."
+        return "The runs do not record how many training images each class has."
     if not thirds:
-        return f"All classes have equally many training images ({number(int(study.counts[0]))}): none is rare."
+        return f"All classes have equally many training images ({number(int(study.counts[0]))}), so none is rare."
     least, most = int(study.counts.min()), int(study.counts.max())
-    said = [f"Classes have {number(least)} to {number(most)} training images."]
+    sentences = [f"Classes have {number(least)} to {number(most)} training images."]
     if most < 2 * least:
-        said += ["The rarest has more than half as many as the most frequent: this says little about rare classes."]
-    first, *others = thirds[0]["recalls"]
-    for one in others if thirds[0]["name"] == "rare" else []:
-        low, high = one["interval"]
-        side, chance = "below" if one["difference"] < 0 else "above", ", within chance" if low <= 0 <= high else ""
-        said += [
-            f"On the rare third, {one['name']} is {points(abs(one['difference']))} points {side} {first['name']} "
-            f"(95 % interval of the difference {points(low)} to {points(high)}{chance})."
-        ]
-    return " ".join(said)
+        sentences += ["That is less than a factor of two, so this says little about rare classes."]
+    if thirds[0]["name"] == "rare":
+        first, *others = thirds[0]["recalls"]
+        sentences += [_rare_sentence(first, other) for other in others]
+    return " ".join(sentences)
+
+
+def _rare_sentence(first: dict, other: dict) -> str:
+    low, high = other["interval"]
+    side, chance = "below" if other["difference"] < 0 else "above", ", within chance" if low <= 0 <= high else ""
+    return (
+        f"On the rare third, {other['name']} is {points(abs(other['difference']))} points {side} {first['name']} "
+        f"(95 % interval of the difference {points(low)} to {points(high)}{chance})."
+    )
 
 
 def _listed(names: list[str]) -> str:
@@ -90,24 +109,26 @@ def _listed(names: list[str]) -> str:
 
 
 def method(study: Study) -> list[str]:
-    "How the figures were come by, in sentences."
+    "Sentences on how the figures were computed."
     comparisons = len(study.names) * (len(study.names) - 1) // 2
-    corrected = f"corrected for {comparisons} comparisons (Holm), those by seed are not"
-    several = study.correct.shape[1] > 1
     p = (
-        "p and the interval of a difference: Student’s t on seeds − 1 degrees of freedom, its variance over seeds and "
-        "images both. Of equally good variants, simulated with 3 to 10 seeds, p is below 0.05 in 5 % at most."
-        if several
-        else "p is McNemar’s; the interval of a difference is over images, as there is one seed."
+        "p and the interval of a difference are Student’s t with seeds − 1 degrees of freedom; the variance is that "
+        "over seeds and over images together. In simulations of equally good variants with 3 to 10 seeds, p was below "
+        "0.05 in at most 5 % of the studies."
     )
+    if study.seeds == 1:
+        p = "p is McNemar’s. The interval of a difference is over images only, because there is one seed."
+    corrected = f"The p-values are corrected for {comparisons} comparisons (Holm), except those by seed."
+    if comparisons == 1:
+        corrected = "The p-values need no correction, because there is a single comparison."
     return [
-        "± is the standard deviation over seeds; the interval of an accuracy is Wilson’s, for one model as accurate "
-        f"on {number(study.images)} images.",
+        "± is the standard deviation over seeds. The interval of an accuracy is Wilson’s, for one model with this "
+        f"accuracy on {number(study.images)} images.",
         p,
-        "McNemar: exact and two-sided, each image voting once, for the variant that more of its seeds got right; "
-        "“right alone” counts the votes. It speaks of these models, not of others with other seeds.",
-        f"The p-values {'are ' + corrected if comparisons > 1 else 'stand for a single comparison'}. Two variants "
-        f"differ if p is below {ALPHA} on {SEEDS} seeds or more; fewer seeds suggest it.",
-        "Images it would take: on as many seeds, for the test of p to find the difference 4 times out of 5.",
-        "The best epoch was chosen on the same validation images: all accuracies flatter a little, all alike.",
+        "McNemar’s test is exact and two-sided. Each image counts once, for the variant that more of its seeds got "
+        "right; “right alone” counts these images. The test is about these models, not about models of other seeds.",
+        f"{corrected} Two variants differ significantly if p is below {ALPHA} with {SEEDS} seeds or more; with fewer "
+        "seeds they are suggested to differ.",
+        "The number of images needed is for a power of 80 % with the same number of seeds.",
+        "The best epoch was selected on the same validation images, so all accuracies are slightly optimistic.",
     ]

@@ -14,8 +14,8 @@ from torchvision.transforms import functional as F
 
 from toolkit.data.augment import reseed
 from toolkit.data.augmentation import train_transform
+from toolkit.data.on_disk.photo_files import find_photos
 from toolkit.data.photo import read_photo
-from toolkit.data.photo_files import find_photos
 
 DRAWS = 8000  # at which a uniform aspect is told from a log-uniform one
 

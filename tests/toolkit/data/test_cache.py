@@ -1,4 +1,4 @@
-"""Decoded photos in a file: the same pixels, never stale, never half, never more than the disk has room for."""
+"""The cache of decoded photos: the same pixels, never stale, never half written, never more than the disk can hold."""
 
 import math
 import os
@@ -20,18 +20,18 @@ from noise import write_noise
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional as F
 
-from toolkit.data.augment import reseed
+from toolkit.data.augment import homework, reseed
 from toolkit.data.augmentation import train_transform
 from toolkit.data.cache import HEADER, TRAINED, open_cache
-from toolkit.data.dataloaders import make_loaders
+from toolkit.data.dataloaders import make_dataloaders
 from toolkit.data.dataset import find_data
 from toolkit.data.photo import read_photo, read_reduced
-from toolkit.data.preprocess import for_size, smallest_side
+from toolkit.data.preprocess import for_size, resize_center_crop, smallest_side
+from toolkit.options import Options
 from toolkit.run import load
 
 ROOT = Path(__file__).resolve().parents[3]
-AUGMENT = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
-SIZE = 32  # at which photos with a shorter side of 2 * 128 pixels are reduced to train on, of 2 * 102 to validate on
+SIZE = 32  # photos are reduced from a shorter side of 2 * 128 pixels for training, of 2 * 102 for validation
 SIDES = {"whole": (150, 190), "valid_only": (220, 300), "both": (300, 400), "quarter": (520, 701)}
 
 
@@ -57,7 +57,8 @@ def small(tmp_path):
 
 
 def loaders(data, cache=None, workers=0):
-    return make_loaders(data, for_size(SIZE), AUGMENT, bs=4, workers=workers, cache=cache)
+    options = Options(data.path, bs=4, image_size=SIZE, workers=workers, device="cpu", cache=cache)
+    return make_dataloaders(options, data, homework(), resize_center_crop(SIZE), normalize={})
 
 
 def same(one, other):
@@ -70,19 +71,19 @@ def the_file(folder):
     return file
 
 
-def test_photos_to_validate_on_are_bit_for_bit_those_of_read_reduced(data, tmp_path):
+def test_validation_photos_are_bit_for_bit_those_of_read_reduced(data, tmp_path):
     cache, shorter = open_cache(tmp_path / "c", data, for_size(SIZE)), smallest_side(for_size(SIZE))
     shapes = set()
     for path in (*data.train, *data.valid):
         expected, whole = read_reduced(path, shorter)
-        photo, said = cache.read(path, valid=True)
+        photo, size = cache.read(path, valid=True)
         np.testing.assert_array_equal(photo, expected)
-        assert said == whole
+        assert size == whole
         shapes.add(photo.shape[:2])
     assert shapes == {(150, 190), (110, 150), (150, 200), (130, 176)}
 
 
-def test_photos_to_train_on_keep_four_times_the_image_size(data, tmp_path):
+def test_training_photos_keep_four_times_the_image_size(data, tmp_path):
     cache = open_cache(tmp_path / "c", data, for_size(SIZE))
     shapes = {path.stem: cache.read(path, valid=False)[0].shape[:2] for path in data.train}
     assert shapes == {"whole": (150, 190), "valid_only": (220, 300), "both": (150, 200), "quarter": (130, 176)}
@@ -91,14 +92,14 @@ def test_photos_to_train_on_keep_four_times_the_image_size(data, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same_with_and_without_it_where_photos_are_whole(small, tmp_path, workers):
+def test_batches_of_whole_photos_are_the_same_with_and_without_a_cache(small, tmp_path, workers):
     plain, cached = loaders(small), loaders(small, tmp_path / "c", workers)
     assert cached.reduced_to is None
     assert same(plain.train, cached.train)
     assert same(plain.valid, cached.valid)
 
 
-def test_validation_is_the_same_where_photos_are_reduced_and_training_says_so(data, tmp_path):
+def test_reduced_photos_leave_validation_the_same_and_the_loaders_say_that_training_differs(data, tmp_path):
     plain, cached = loaders(data), loaders(data, tmp_path / "c")
     assert same(plain.valid, cached.valid)
     assert same(plain.test_dl(list(data.train), with_labels=True), cached.test_dl(list(data.train), with_labels=True))
@@ -106,7 +107,7 @@ def test_validation_is_the_same_where_photos_are_reduced_and_training_says_so(da
     assert not same(plain.train, cached.train)
 
 
-def test_training_reads_no_file_once_they_are_in_the_cache(small, tmp_path):
+def test_training_reads_no_photo_file_that_is_in_the_cache(small, tmp_path):
     dls = loaders(small, tmp_path / "c")
     for path in (*small.train, *small.valid):
         path.unlink()
@@ -114,7 +115,7 @@ def test_training_reads_no_file_once_they_are_in_the_cache(small, tmp_path):
 
 
 def test_crops_of_reduced_photos_are_torchvisions_of_whole_ones_within_the_preprocessing_bound(tmp_path):
-    "As small as a photo may be that is reduced by that factor, and as sharp as pixels can be."
+    "The photo is the smallest that is reduced by the factor, and as sharp as pixels can be."
     size, sharp = 48, np.concatenate([np.concatenate([*load_sample_images().images] * 3, 1)] * 4)
     for factor in (2, 4, 8):
         height = factor * TRAINED * size
@@ -133,17 +134,17 @@ def test_crops_of_reduced_photos_are_torchvisions_of_whole_ones_within_the_prepr
         assert np.mean(errors) < 1.1, factor
 
 
-def test_it_is_built_once_and_shared_by_runs_and_seeds(tmp_path, capsys):
+def test_a_cache_is_built_once_and_shared_by_runs_and_seeds(tmp_path, capsys):
     root = tmp_path / "classes"
     shutil.copytree(write_noise(tmp_path / "noise", 4) / "train", root)
     for seed in (0, 1):
         loaders(find_data(root, seed), tmp_path / "c")
-    said = capsys.readouterr().out
-    assert said.count("are decoded into") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("are decoded into") == 1
     assert len(list((tmp_path / "c").glob("*.photos"))) == 1
 
 
-def test_a_copy_in_another_process_takes_no_pixels_along(data, tmp_path):
+def test_a_pickled_cache_holds_no_pixels(data, tmp_path):
     cache = open_cache(tmp_path / "c", data, for_size(SIZE))
     content = pickle.dumps(cache)
     assert len(content) < 10_000 < the_file(tmp_path / "c").stat().st_size
@@ -191,7 +192,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_one_is_built_again_and_said_to_be(small, tmp_path, capsys, kind):
+def test_a_damaged_cache_is_built_again_with_a_message(small, tmp_path, capsys, kind):
     loaders(small, tmp_path / "c")
     whole = the_file(tmp_path / "c").read_bytes()
     damage(the_file(tmp_path / "c"), kind)
@@ -201,7 +202,7 @@ def test_a_damaged_one_is_built_again_and_said_to_be(small, tmp_path, capsys, ki
     assert same(loaders(small).train, cached.train)
 
 
-def test_a_changed_photo_is_seen_though_its_size_and_time_are_as_before(small, tmp_path, capsys):
+def test_a_changed_photo_of_the_same_size_and_time_is_noticed(small, tmp_path, capsys):
     loaders(small, tmp_path / "c")
     path, *others = small.train
     before = path.stat()
@@ -213,7 +214,7 @@ def test_a_changed_photo_is_seen_though_its_size_and_time_are_as_before(small, t
     np.testing.assert_array_equal(cached.train_ds[0][0], read_photo(other))
 
 
-def test_a_photo_more_or_another_reader_is_another_state(small, tmp_path, capsys, monkeypatch):
+def test_a_cache_is_built_again_for_one_more_photo_and_for_another_decoder(small, tmp_path, capsys, monkeypatch):
     loaders(small, tmp_path / "c")
     path = next(iter(small.train))
     shutil.copy(path, path.with_name("new.png"))
@@ -227,12 +228,12 @@ def test_a_photo_more_or_another_reader_is_another_state(small, tmp_path, capsys
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's /proc")
-def test_a_folder_where_no_file_can_be_made_is_told_and_not_waited_for(data):
+def test_a_folder_where_no_file_can_be_made_is_an_error_and_not_waited_for(data):
     with pytest.raises(FileNotFoundError, match=r"/proc can't be written to \(No such file or directory\)"):
         open_cache("/proc", data, for_size(SIZE))
 
 
-def test_where_the_disk_has_no_room_it_is_refused_before_a_photo_is_decoded(small, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_refused_before_a_photo_is_decoded(small, tmp_path, monkeypatch):
     usage, needed = namedtuple("usage", "total used free"), 60 * 40 * 48 * 3 + 60 * 64 + HEADER.size
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**7, 0, 5 * 10**5 + needed - 1))
     with pytest.raises(OSError, match=r"the photos take 0.3 MB, .* stay so; give a folder on a larger disk"):
@@ -243,18 +244,18 @@ def test_where_the_disk_has_no_room_it_is_refused_before_a_photo_is_decoded(smal
 
 
 def test_a_cache_among_the_photos_is_refused_and_nothing_written(small):
-    "Its folder would be a class without photos, which is refused the next time."
+    "The cache folder would be a class without photos, which is refused the next time."
     place = small.path / "train" / "cache"
     with pytest.raises(ValueError, match=r"--cache .*/train/cache lies in .*/train, where photos are looked for"):
         open_cache(place, small, for_size(SIZE))
     assert not place.exists()
 
 
-def test_room_is_reckoned_by_headers_to_the_byte(data, tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr("toolkit.data.cache.check_disk_space", lambda folder, needed, option: said.append(needed))
+def test_the_room_estimated_from_headers_is_right_to_the_byte(data, tmp_path, monkeypatch):
+    estimates = []
+    monkeypatch.setattr("toolkit.data.cache.check_disk_space", lambda folder, needed, option: estimates.append(needed))
     open_cache(tmp_path / "c", data, for_size(SIZE))
-    assert said == [the_file(tmp_path / "c").stat().st_size]
+    assert estimates == [the_file(tmp_path / "c").stat().st_size]
 
 
 def command(data, cache, *more):
@@ -278,7 +279,7 @@ def test_a_disk_that_fills_up_ends_with_status_2_and_leaves_nothing(small, tmp_p
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".lock"]
 
 
-def test_a_folder_that_cannot_be_one_is_refused_with_status_2(small, tmp_path, capsys):
+def test_a_file_in_place_of_the_cache_folder_is_refused_with_status_2(small, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert here(*command(small.path, tmp_path / "file")) == 2
     assert "is a file: give a folder" in capsys.readouterr().err
@@ -286,7 +287,7 @@ def test_a_folder_that_cannot_be_one_is_refused_with_status_2(small, tmp_path, c
     assert "/proc/none" in capsys.readouterr().err
 
 
-def test_a_folder_that_may_only_be_read_will_do_once_it_is_built(small, tmp_path, capsys):
+def test_a_built_cache_works_from_a_read_only_folder(small, tmp_path, capsys):
     loaders(small, tmp_path / "c")
     (tmp_path / "c").chmod(0o555)
     try:
@@ -320,20 +321,20 @@ def builder(data, folder, seconds):
     )  # fmt: skip
 
 
-def begun(folder):
+def wait_for_start(folder):
     "Wait until a cache is being written there."
     for _ in range(600):
         if list(folder.glob(".*.photos.????????")):
             return
         time.sleep(0.05)
-    raise AssertionError("nothing was begun")
+    raise AssertionError("no build was started")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_one_that_was_stopped_half_way_is_never_used_and_its_remains_are_cleared(small, tmp_path, number):
+def test_a_build_that_was_stopped_half_way_is_never_used_and_its_remains_are_deleted(small, tmp_path, number):
     folder = tmp_path / "c"
     process = builder(small, folder, 0.5)
-    begun(folder)
+    wait_for_start(folder)
     process.send_signal(number)
     process.communicate()
     left = list(folder.glob(".*.photos.????????"))
@@ -343,30 +344,30 @@ def test_one_that_was_stopped_half_way_is_never_used_and_its_remains_are_cleared
     assert {path.suffix for path in folder.iterdir()} == {".photos", ".lock"}
 
 
-def test_of_two_runs_at_once_one_builds_and_the_other_waits(small, tmp_path):
+def test_one_of_two_runs_at_once_builds_the_cache_and_the_other_waits(small, tmp_path):
     folder = tmp_path / "c"
     first = builder(small, folder, 0.05)
-    begun(folder)
+    wait_for_start(folder)
     second = builder(small, folder, 0.05)
-    said = [process.communicate()[0] for process in (first, second)]
+    printed = [process.communicate()[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "are decoded into" in said[0]
-    assert "waiting for another run" in said[1] or "are decoded into" not in said[1]
-    assert "are decoded into" not in said[1]
+    assert "are decoded into" in printed[0]
+    assert "waiting for another run" in printed[1] or "are decoded into" not in printed[1]
+    assert "are decoded into" not in printed[1]
 
 
-def test_a_photo_that_cannot_be_read_is_told_as_without_a_cache(small, tmp_path):
+def test_an_unreadable_photo_gives_the_same_error_with_and_without_a_cache(small, tmp_path):
     path = next(iter(small.train))
     path.write_bytes(path.read_bytes()[:100])
-    said = []
+    messages = []
     for cache in (tmp_path / "c", None):
         with pytest.raises(ValueError, match=path.name) as error:
             list(loaders(small, cache).train)
-        said.append(str(error.value).splitlines()[-1])
-    assert said[0] == said[1]
+        messages.append(str(error.value).splitlines()[-1])
+    assert messages[0] == messages[1]
 
 
-def test_a_run_with_it_is_rebuilt_and_resumed_without_it_where_photos_are_whole(small, tmp_path):
+def test_a_run_on_whole_photos_is_rebuilt_and_resumed_without_its_cache(small, tmp_path):
     options = command(small.path, tmp_path / "c", "--epochs", 1, "--out", tmp_path / "run")
     assert here(*options) == 0
     recipe = load(tmp_path / "run").recipe
@@ -384,11 +385,11 @@ def test_a_run_on_reduced_photos_is_not_resumed_on_whole_ones(data, tmp_path, ca
     assert load(tmp_path / "run").recipe["data"]["reduced_to"] == TRAINED * SIZE
     without = [option for option in options if option not in ("--cache", str(tmp_path / "c"))]
     assert here(*without, "--resume") == 2
-    said = capsys.readouterr().err
-    assert "begun with a --cache that reduces these photos, now it is without; resume with it" in said
+    printed = capsys.readouterr().err
+    assert "begun with a --cache that reduces these photos, now it is without; resume with it" in printed
 
 
-def test_the_learner_shows_predicts_and_tta_with_it(small, tmp_path):
+def test_a_learner_with_a_cache_shows_predicts_and_runs_tta(small, tmp_path):
     from recipes import hw1
 
     learn = hw1.learner(

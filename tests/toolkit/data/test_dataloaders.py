@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.data.dataloaders import make_loaders
+from toolkit.data.augment import homework
+from toolkit.data.dataloaders import make_dataloaders
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.photo import read_photo, read_reduced
-from toolkit.data.preprocess import for_size, prepare, smallest_side
+from toolkit.data.preprocess import for_size, prepare, resize_center_crop, smallest_side
+from toolkit.options import Options
 
-AUGMENT = {"scale": [0.08, 1.0], "flip": 0.5, "degrees": 15}
+AUGMENT = homework(scale=(0.08, 1.0), flip=0.5, degrees=15)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,8 @@ def data(tmp_path_factory):
 
 
 def loaders(data, seed=0, workers=0, sampler="shuffle"):
-    return make_loaders(data, for_size(32), AUGMENT, bs=8, workers=workers, seed=seed, sampler=sampler)
+    options = Options(bs=8, image_size=32, workers=workers, device="cpu", seed=seed, sampler=sampler)
+    return make_dataloaders(options, data, AUGMENT, resize_center_crop(32), {})
 
 
 def epochs(loader, count):

@@ -1,4 +1,4 @@
-"""What is taken for a data set, in which order, and how each fault in one is told."""
+"""Data sets are found in folders and CSVs, in natural order, and each fault in one is named."""
 
 import csv
 import re
@@ -11,7 +11,7 @@ from here import here
 
 from recipes import rapid
 from toolkit.data.dataset import find_data
-from toolkit.data.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data
 
 
 def put(folder, *names):
@@ -78,7 +78,7 @@ def test_a_csv_without_splits_is_split_by_the_seed(tmp_path):
     assert sorted(data.valid.values()) == ["a"] * 2 + ["b"] * 2
 
 
-def test_the_fingerprint_changes_with_a_label_a_file_and_its_size_and_not_with_the_place(homework, tmp_path):
+def test_the_fingerprint_depends_on_labels_files_and_sizes_but_not_on_the_folder(homework, tmp_path):
     before = find_data(homework).fingerprint
     shutil.copytree(homework, tmp_path / "copy")
     copied = find_data(tmp_path / "copy")
@@ -128,7 +128,7 @@ def test_one_class_is_refused(tmp_path):
         find_data(put(tmp_path, "a/1.png", "a/2.png", "a/3.png"))
 
 
-def test_a_class_of_one_photo_is_refused_where_the_split_is_drawn(tmp_path):
+def test_a_class_of_one_photo_is_refused_if_the_split_is_drawn(tmp_path):
     with pytest.raises(ValueError, match="class b has 1 photo"):
         find_data(put(tmp_path, "a/1.png", "a/2.png", "b/1.png"))
 
@@ -172,7 +172,7 @@ def test_photos_left_out_are_in_no_split_and_named_with_the_reason(homework):
     assert left.fingerprint == find_data(homework).fingerprint
 
 
-def test_a_class_or_the_validation_set_may_not_be_left_out_whole(homework):
+def test_leaving_out_a_whole_class_or_the_whole_validation_set_is_refused(homework):
     data = find_data(homework)
     with pytest.raises(ValueError, match=r"no photo of class 3 is left to train on in .* \(1 such\)"):
         data.without({path: "" for path, label in data.train.items() if label == "3"})
@@ -182,18 +182,18 @@ def test_a_class_or_the_validation_set_may_not_be_left_out_whole(homework):
         data.without(dict.fromkeys(data.train, ""))
 
 
-@pytest.mark.parametrize("place", ["train/runs", "train", "train/1/run", "val/x", "valid/x", "test", "linked/x"])
-def test_a_place_to_write_where_photos_are_looked_for_is_refused(homework, place, tmp_path_factory):
+@pytest.mark.parametrize("output", ["train/runs", "train", "train/1/run", "val/x", "valid/x", "test", "linked/x"])
+def test_an_output_folder_among_the_photos_is_refused(homework, output, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (homework / "train" / "13").symlink_to(elsewhere)
-    place = elsewhere / "x" if place == "linked/x" else homework / place
+    output = elsewhere / "x" if output == "linked/x" else homework / output
     with pytest.raises(ValueError, match=r"^--out .*, where photos are looked for, .*: give --out a folder outside"):
-        check_outside_data(homework, {"--cache": None, "--out": place})
+        check_outside_data(homework, {"--cache": None, "--out": output})
 
 
-def test_a_place_to_write_beside_the_photos_will_do(homework, tmp_path_factory):
-    for place in ("runs/x", "trained", "train/.cache/x", "train/1/.x", "../x"):
-        check_outside_data(homework, {"--out": homework / place})
+def test_an_output_folder_beside_the_photos_is_accepted(homework, tmp_path_factory):
+    for output in ("runs/x", "trained", "train/.cache/x", "train/1/.x", "../x"):
+        check_outside_data(homework, {"--out": homework / output})
     classes = put(tmp_path_factory.mktemp("classes"), "a/1.png", "b/1.png")
     check_outside_data(
         write_csv(classes / "photos.csv", ["path", "label"], ["a/1.png", "a"]), {"--out": classes / "runs"}

@@ -1,6 +1,8 @@
+import ast
 import io
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,14 +20,14 @@ from PIL import Image, ImageOps
 from test_photo_fuzz import SEEDS, mutated
 
 from toolkit.data import photo
+from toolkit.data.on_disk.photo_files import find_photos, natural_key
 from toolkit.data.photo import pillow_quiet, read_photo, read_reduced
-from toolkit.data.photo_files import find_photos, natural_key
 
 UNREADABLE = ("identified_but_fails_to_load", "not_identified", "made_here_truncated_jpeg")
 
 
 def as_pillow(source: Path | bytes) -> np.ndarray:
-    "exif_transpose and convert, alpha over white by the formula, 16 bits by their upper 8."
+    "The photo by Pillow's exif_transpose and convert; transparency over white by its formula, of 16 bits the upper 8."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(source) if isinstance(source, bytes) else source))
@@ -45,7 +47,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 
 def picture(height: int = 61, width: int = 87) -> Image.Image:
-    "A photo of sorts: colours that change in both directions, with noise."
+    "A synthetic photo: colours that change in both directions, with noise."
     down, across = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
     colours = np.stack([down * 190 / height, across * 190 / width, (down + across) * 190 / (height + width)], 2)
@@ -77,7 +79,7 @@ def test_every_odd_file_is_as_pillow_reads_it_or_refused_by_name(odd):
 
 
 def test_no_odd_file_crashes_hangs_or_warns(odd):
-    "In a process of its own, with 4 GB: some of the files are made to crash or to fill the memory."
+    "It runs in its own process with 4 GB: some of the files are made to crash a reader or to fill the memory."
     code = (
         "import resource, sys; from pathlib import Path; from toolkit.data.photo import read_photo\n"
         "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
@@ -151,7 +153,7 @@ def test_a_jpeg_is_reduced_as_pillows_draft_does_and_keeps_its_shorter_side(opti
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("size", [(64, 96), (61, 87), (64, 90), (60, 96)])
 def test_a_reduced_photo_is_upright_and_begins_where_the_whole_one_does(orientation, size):
-    "Mirrored, the pixel that stands for fewer than the others would come first: there, the factor divides the side."
+    "The last pixel may stand for fewer than the others. It must stay last: the factor divides a mirrored side."
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(picture(*size), exif=exif)
@@ -164,7 +166,7 @@ def test_a_reduced_photo_is_upright_and_begins_where_the_whole_one_does(orientat
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP"])
-def test_what_is_no_jpeg_is_not_reduced(kind):
+def test_other_formats_than_jpeg_are_not_reduced(kind):
     photo, whole = read_reduced(encoded(picture(), kind), 7)
     assert whole == (61, 87)
     np.testing.assert_array_equal(photo, read_photo(encoded(picture(), kind)))
@@ -175,7 +177,7 @@ def test_a_cmyk_jpeg_is_not_reduced():
     np.testing.assert_array_equal(read_reduced(data, 7)[0], as_pillow(data))
 
 
-def said(read: Callable, *arguments: object) -> object:
+def size_or_reason(read: Callable, *arguments: object) -> object:
     "The height and width, or the reason why there are none."
     try:
         answer = read(*arguments)
@@ -184,23 +186,25 @@ def said(read: Callable, *arguments: object) -> object:
     return answer[1] if isinstance(answer, tuple) else answer.shape[:2]
 
 
-def test_the_odd_files_that_are_refused_whole_are_refused_reduced_for_the_same_reason(odd):
-    answers = {path: (said(read_reduced, path, 1), said(read_photo, path)) for path in odd_files(odd)}
+def test_odd_files_are_refused_for_the_same_reason_whether_read_whole_or_reduced(odd):
+    answers = {
+        path: (size_or_reason(read_reduced, path, 1), size_or_reason(read_photo, path)) for path in odd_files(odd)
+    }
     assert {path: pair for path, pair in answers.items() if pair[0] != pair[1]} == {}
     assert sum(isinstance(whole, str) for _, whole in answers.values()) > 20
 
 
-def test_so_are_damaged_jpegs():
+def test_damaged_jpegs_are_refused_for_the_same_reason_whether_read_whole_or_reduced():
     whole = SEEDS["JPEG"]()
     damaged = [mutated(whole, (0, "reduced", index)) for index in range(700)]
     damaged += [data[:at] for data in whole for at in range(0, len(data), 97)]
-    answers = [(said(read_reduced, data, 6), said(read_photo, data)) for data in damaged]
+    answers = [(size_or_reason(read_reduced, data, 6), size_or_reason(read_photo, data)) for data in damaged]
     assert [pair for pair in answers if pair[0] != pair[1]] == []
     assert 200 < sum(isinstance(reason, str) for _, reason in answers) < len(answers) - 200
 
 
-def test_a_size_that_stands_in_a_comment_is_not_taken_for_the_photos():
-    "A byte of filling before a marker: libjpeg skips it, whoever takes it for the marker lands in the comment."
+def test_a_size_in_a_comment_is_not_taken_for_the_size_of_the_photo():
+    "libjpeg skips a filling byte before a marker. A parser that takes it for the marker lands in the comment."
     frame = b"\xff\xc0\0\x11\x08" + struct.pack(">HH", 3000, 400) + b"\3" + bytes(9) + b"\xff\xda" + bytes(9)
     comment = b"\xff\xff\xfe\xff\xff" + (bytes(65276) + frame).ljust(65533, b"\0")
     data = encoded(picture())
@@ -323,7 +327,7 @@ def test_the_first_frame_of_an_animation_is_read():
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_cut_short_is_refused_unless_lenient(keep, progressive, capfd):
-    "And OpenCV, whose libjpeg would complain on the terminal, never sees it."
+    "OpenCV, whose libjpeg would complain on the terminal, never reads it."
     whole = encoded(picture(200, 300), progressive=progressive)
     cut = whole[: int(keep * len(whole))]
     with pytest.raises(ValueError, match="<bytes>: not a readable photo .image file is truncated"):
@@ -337,7 +341,7 @@ def test_a_jpeg_cut_short_is_refused_unless_lenient(keep, progressive, capfd):
 
 
 def test_a_progressive_jpeg_cut_between_two_scans_is_refused():
-    "Each scan is whole, and what is missing would only make it blurred."
+    "Each scan is whole: without the later ones the photo would only be blurred."
     whole = encoded(picture(200, 300), progressive=True)
     scans = [found.start() for found in re.finditer(b"\xff\xda", whole)]
     assert len(scans) > 5
@@ -421,7 +425,7 @@ def inflating(name: bytes, times: int) -> bytes:
 
 
 def animation(kind: str, frames: int) -> bytes:
-    "A file of that many frames of 1500 x 1500, all of them its second one."
+    "An animation of 1500 x 1500 whose second frame is repeated that many times."
     pair = [Image.new("RGB", (1500, 1500), colour) for colour in ("red", "blue")]
     data = encoded(pair[0], kind, save_all=True, append_images=pair[1:])
     if kind == "GIF":
@@ -431,8 +435,8 @@ def animation(kind: str, frames: int) -> bytes:
     return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
 
 
-def test_bombs_are_refused_before_they_are_decoded_and_of_an_animation_one_frame_is(tmp_path):
-    "In a process of its own that may not take 128 MiB more than it has; each file would take a GiB or more."
+def test_bombs_are_refused_before_they_are_decoded_and_only_the_first_frame_of_an_animation_is(tmp_path):
+    "It runs in its own process with 128 MiB to spare; each file would take a GiB or more."
     files = {f"{kind}-size": claims(kind, 60000, 60000) for kind in SIZES if kind != "WEBP"}
     files |= {"WEBP-size": claims("WEBP", 16383, 16383), "PNG-size": png_that_claims(60000, 60000)}
     files |= {name.decode(): inflating(name, 8) for name in (b"iCCP", b"zTXt", b"iTXt")}
@@ -448,15 +452,15 @@ def test_bombs_are_refused_before_they_are_decoded_and_of_an_animation_one_frame
         "    except ValueError as error: print(path.name, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert said.keys() == files.keys() | films.keys(), done.stderr
+    printed = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert printed.keys() == files.keys() | films.keys(), done.stderr
     refusal = "decompression bomb|at most 178,956,970|Decompressed data too large"
-    assert [name for name in files if not re.search(refusal, said[name])] == [], said
-    assert {said[name] for name in films} == {"(1500, 1500, 3)"}
+    assert [name for name in files if not re.search(refusal, printed[name])] == [], printed
+    assert {printed[name] for name in films} == {"(1500, 1500, 3)"}
 
 
 def with_scans(count: int, size: int) -> bytes:
-    "A progressive JPEG that says the same thing about its blocks again and again: 20 bytes a scan."
+    "A progressive JPEG that repeats its last scan, 20 bytes each time."
     data = encoded(Image.new("L", (size, size), 128), progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     between = b"\xff\xfe\0\x06\xff\xd9ab"  # a comment with what looks like an end in it
@@ -472,7 +476,7 @@ def test_a_jpeg_of_endless_scans_is_refused_at_once():
 
 
 @pytest.mark.parametrize("odd_start", [b"\xff\0", b"\xff\xff", b"\xff\xff\xff\xfe\0\4ab"])
-def test_nor_do_strange_headers_hide_them(odd_start):
+def test_strange_headers_do_not_hide_endless_scans(odd_start):
     data = with_scans(100_000, 1000)
     started = time.perf_counter()
     with pytest.raises(ValueError, match="100006 scans of 1000000 pixels"):
@@ -480,7 +484,7 @@ def test_nor_do_strange_headers_hide_them(odd_start):
     assert time.perf_counter() - started < 2
 
 
-def test_the_one_scan_of_a_baseline_jpeg_said_again_is_no_work():
+def test_repeated_scans_of_a_baseline_jpeg_cost_no_time():
     data = encoded(picture(1000, 1000), quality=1)
     scan = data[data.index(b"\xff\xda") : -2]
     started = time.perf_counter()
@@ -488,7 +492,7 @@ def test_the_one_scan_of_a_baseline_jpeg_said_again_is_no_work():
     assert time.perf_counter() - started < 2
 
 
-def test_scans_of_a_component_each_are_counted(monkeypatch):
+def test_scans_of_one_component_each_are_counted(monkeypatch):
     monkeypatch.setattr(photo, "MAX_SCANNED", 61 * 87 * 2)
     data = bytearray(encoded(picture()))
     at = data.index(b"\xff\xda")
@@ -497,7 +501,7 @@ def test_scans_of_a_component_each_are_counted(monkeypatch):
         read_photo(bytes(data[:at]) + scan * 3 + b"\xff\xd9")
 
 
-def test_what_looks_like_a_scan_after_the_photos_end_is_none(monkeypatch):
+def test_bytes_after_the_end_that_look_like_scans_are_not_counted(monkeypatch):
     monkeypatch.setattr(photo, "MAX_SCANNED", 61 * 87 * 10)
     for data in (encoded(picture()), encoded(picture(), progressive=True)):
         np.testing.assert_array_equal(read_photo(data + b"\0\0" + b"\xff\xda\0\2" * 9999), read_photo(data))
@@ -519,7 +523,7 @@ def test_a_file_too_large_for_any_photo_is_not_opened(tmp_path):
         read_photo(tmp_path / "film.tif")
 
 
-def test_too_little_memory_for_the_pixels_is_said(monkeypatch):
+def test_too_little_memory_for_the_pixels_is_an_error_that_says_so(monkeypatch):
     def full(*_):
         raise MemoryError
 
@@ -555,7 +559,7 @@ def test_threads_read_alike_and_leave_the_warning_filters_as_they_were(odd):
     assert threading.active_count() < 20
 
 
-def test_the_last_reader_out_puts_the_warning_filters_back():
+def test_the_last_reader_to_leave_restores_the_warning_filters():
     before = list(warnings.filters)
     with pillow_quiet:
         with pillow_quiet:
@@ -612,6 +616,36 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match="file"):
         find_photos(tmp_path / "file")
+
+
+def modules_of(name: str) -> set[str]:
+    "The module, and all modules of toolkit.data that it imports, directly or not."
+    root, found, waiting = Path(photo.__file__).parents[2], set(), [name]
+    while waiting:
+        found.add(module := waiting.pop())
+        for node in ast.walk(ast.parse((root / f"{module.replace('.', '/')}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("toolkit.data"):
+                is_folder = (root / node.module.replace(".", "/")).is_dir()
+                more = {f"{node.module}.{each.name}" for each in node.names} if is_folder else {node.module}
+                waiting += more - found
+    return found
+
+
+def test_the_digest_of_the_decoder_changes_with_every_file_that_decoding_depends_on(tmp_path):
+    "By it a cache is built again, and photos are checked again."
+    shutil.copytree(Path(photo.__file__).parents[1], tmp_path / "toolkit")
+    files = [f"{module.replace('.', '/')}.py" for module in sorted(modules_of("toolkit.data.photo"))]
+    code = (
+        "import sys; from pathlib import Path; from toolkit.data.photo import decoder_digest as d\n"
+        "print(d())\n"
+        "for name in sys.argv[1:]: Path(name).open('a').write('#'); print(d())\n"
+        "import PIL; PIL.__version__ = '0.1'; print(d())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert len(files) == 3
+    assert len(set(done.stdout.split())) == 1 + len(files) + 1
 
 
 def test_reading_photos_needs_no_torch():

@@ -1,4 +1,4 @@
-"""Thousands of damaged photos, in a process of their own: each is read or refused; no crash, no hang, memory bounded.
+"""Thousands of damaged photos, in a separate process: each is read or refused; no crash, no hang, bounded memory.
 
 A longer search, with other seeds and formats:
 
@@ -33,7 +33,7 @@ FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (64, 48), "blue")
 
 
 def picture(mode: str = "RGB") -> Image.Image:
-    "64 x 48 of two slopes with noise, in any of Pillow's modes."
+    "A photo of 64 x 48, two slopes with noise, in any of Pillow's modes."
     down, across = np.mgrid[:48, :64]
     noise = np.random.default_rng(0).integers(0, 60, (48, 64, 3))
     colours = np.stack([down * 4, across * 3, down + across], 2) + noise
@@ -58,7 +58,7 @@ def oriented() -> Image.Exif:
 
 
 def interlaced() -> bytes:
-    "Adam7, which Pillow reads but does not write: seven passes of unfiltered rows."
+    "An interlaced PNG (Adam7), which Pillow reads but does not write: seven passes of unfiltered rows."
     pixels, rows = np.asarray(picture()), []
     for top, left, down, across in (
         (0, 0, 8, 8),
@@ -152,7 +152,7 @@ def cut_short(data: bytearray, draw: random.Random, others: list[bytes]) -> None
 
 
 def splice(data: bytearray, draw: random.Random, others: list[bytes]) -> None:
-    "A piece of another whole file, or of this one, in the place of a piece, between pieces, or of nothing."
+    "A piece of another file, or of this one, put over a piece or between two; or a piece removed."
     other = draw.choice((*others, bytes(data)))
     start = draw.randrange(len(other))
     piece = other[start : start + draw.choice((0, 16, 200, len(other)))]
@@ -161,7 +161,7 @@ def splice(data: bytearray, draw: random.Random, others: list[bytes]) -> None:
 
 
 def edit_a_length(data: bytearray, draw: random.Random, others: list[bytes]) -> None:
-    "Of a JPEG segment, a PNG chunk or a RIFF chunk; in other formats of whatever stands there."
+    "A changed length of a JPEG segment, a PNG chunk or a RIFF chunk; in other formats, of whatever stands there."
     if data[:2] == b"\xff\xd8":
         fields = [(found.start() + 2, ">H") for found in re.finditer(rb"\xff[\xc0-\xfe]", data[2:-8])]
         fields = [(at + 2, kind) for at, kind in fields]
@@ -180,7 +180,7 @@ def edit_a_length(data: bytearray, draw: random.Random, others: list[bytes]) -> 
 
 
 def edit_the_size(data: bytearray, draw: random.Random, others: list[bytes]) -> None:
-    "Width and height, where the format's header has them."
+    "Other width and height, at the place that the format's header has them."
     sizes = (0, 1, 47, 49, 63, 65, 128, 500) if draw.random() < 0.97 else (1, 3000, 16383, 65535)
     width, height = draw.choice(sizes), draw.choice(sizes)
     if found := re.search(rb"\xff[\xc0-\xc2]\x00.\x08", data, re.DOTALL):
@@ -211,12 +211,12 @@ MUTATIONS = (flip_bits, overwrite_a_run, cut_short, splice, edit_a_length, edit_
 
 
 def _place(data: bytearray, draw: random.Random) -> int:
-    "Anywhere; half the time near the start, where headers stand."
+    "A random offset; half the time near the start, where headers are."
     return draw.randrange(max(1, len(data) if draw.random() < 0.5 else min(len(data), 80)))
 
 
 def mutated(whole: list[bytes], seed: object) -> bytes:
-    "One of the files after one to three mutations; a PNG's checksums mostly made good, or none would pass them."
+    "One of the files after one to three mutations. Most PNGs get right checksums: else none would pass."
     draw = random.Random(repr(seed))
     data = bytearray(draw.choice(whole))
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
@@ -240,7 +240,7 @@ def _with_checksums(data: bytearray) -> bytes:
 
 
 def search(seed: int, count: int, progress: Path, formats: list[str]) -> dict[str, dict[str, int]]:
-    """How often each format's mutated files were read and refused. What is neither, and not an array, is raised.
+    """Count how many mutated files of each format were read and refused. Any other outcome raises.
 
     progress: a file that holds which one is being read, for the one who finds this process dead.
     """
@@ -286,7 +286,7 @@ def searched(
     formats: list[str],
     program: tuple = ("-m", "tests.toolkit.data.test_photo_fuzz"),
 ) -> dict:
-    "The search in a process of its own, so that a crash is a return code and a hang a traceback."
+    "The search in a separate process: a crash is then an exit status, and a hang a traceback."
     progress = folder / "progress"
     done = subprocess.run(
         [sys.executable, *program, str(seed), str(count), str(progress), *formats],
@@ -300,16 +300,16 @@ def searched(
 
 
 def test_20_000_damaged_photos_are_read_or_refused_without_crash_hang_or_flood_of_memory(tmp_path):
-    said = searched(0, 6700, tmp_path, ["JPEG", "PNG", "WEBP"])
-    for kind, outcomes in said["found"].items():
+    report = searched(0, 6700, tmp_path, ["JPEG", "PNG", "WEBP"])
+    for kind, outcomes in report["found"].items():
         assert outcomes["read"] > 500, (kind, outcomes)
         assert outcomes["refused"] > 500, (kind, outcomes)
-    assert said["peak_mib"] < 2500
+    assert report["peak_mib"] < 2500
 
 
-def test_the_other_formats_too(tmp_path):
-    said = searched(0, 250, tmp_path, ["TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM"])
-    assert all(min(outcomes["read"], outcomes["refused"]) > 20 for outcomes in said["found"].values()), said
+def test_damaged_photos_of_other_formats_are_read_or_refused_too(tmp_path):
+    report = searched(0, 250, tmp_path, ["TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM"])
+    assert all(min(outcomes["read"], outcomes["refused"]) > 20 for outcomes in report["found"].values()), report
 
 
 def test_the_mutator_repeats_itself_and_every_file_it_starts_from_is_read():

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 from torchvision import transforms as T
 
+from toolkit.data.on_disk.photo_files import find_photos
 from toolkit.data.photo import read_photo, read_reduced
-from toolkit.data.photo_files import find_photos
 from toolkit.data.preprocess import check, for_size, prepare, smallest_side, upgraded
 from toolkit.data.resizing import center_crop, resized_shape, scaled
 

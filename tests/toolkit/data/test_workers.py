@@ -37,7 +37,7 @@ def processes(workers, given="the same", load=pid, count=2, tickets=TICKETS):
 
 
 def alive(pids):
-    "Those of the processes that have not ended."
+    "The processes that have not ended."
     return {one for one in pids if Path(f"/proc/{one}").exists()}
 
 
@@ -52,7 +52,7 @@ def test_kept_workers_load_every_pass_and_are_ended():
     assert not alive(first)
 
 
-def test_workers_that_nobody_keeps_are_new_in_each_pass_and_end_with_it():
+def test_workers_that_are_not_kept_are_new_in_each_pass_and_end_with_it():
     workers = Workers()
     first, second = processes(workers), processes(workers)
     assert not first & second
@@ -60,7 +60,7 @@ def test_workers_that_nobody_keeps_are_new_in_each_pass_and_end_with_it():
 
 
 @pytest.mark.parametrize("changed", [{"given": "another"}, {"count": 1}, {"given": lambda: "can't be pickled"}])
-def test_kept_workers_are_started_anew_if_what_they_were_given_is_not_the_same(changed):
+def test_kept_workers_are_started_again_if_the_objects_they_were_given_changed(changed):
     workers = Workers()
     workers.keep = True
     first = processes(workers)
@@ -68,7 +68,7 @@ def test_kept_workers_are_started_anew_if_what_they_were_given_is_not_the_same(c
     workers.end()
 
 
-def test_of_draws_the_epoch_may_change_for_a_ticket_says_it():
+def test_a_new_epoch_does_not_restart_kept_workers_since_a_ticket_says_it():
     workers, draws = Workers(), SamplerState(seed=3)
     workers.keep = True
     first = processes(workers, given=draws)
@@ -105,7 +105,7 @@ def test_torchs_global_generator_is_not_drawn_from(keep, count):
 
 
 class Collected:
-    "Says in a file which process collected it."
+    "It writes the process that collected it to a file."
 
     def __init__(self, file):
         self.file, self.myself = file, self
@@ -125,7 +125,7 @@ def collect(epoch, samples):
 
 
 def test_a_worker_never_collects_the_garbage_of_the_process_it_was_forked_from(tmp_path):
-    "Were it memory of CUDA, the worker would abort: sixteen of them did so, silently, on an H100."
+    "A worker that freed CUDA memory would abort: sixteen did so, silently, on an H100."
     file, threshold = tmp_path / "collected", gc.get_threshold()
     gc.set_threshold(0)  # not before the workers are there
     try:
@@ -163,7 +163,7 @@ def test_a_pickled_or_copied_loader_has_no_processes():
 
 
 @pytest.mark.timeout(60)  # shared workers would leave the outer pass waiting
-def test_a_pass_begun_inside_another_one_leaves_it_whole():
+def test_a_pass_that_starts_inside_another_one_leaves_it_whole():
     workers, seen = Workers(), []
     workers.keep = True
     for batch in workers.batches(echo, TICKETS, "given", nothing, seed=0, num_workers=2):
@@ -184,7 +184,7 @@ def children():
 
 
 class Seen(Callback):
-    "The processes that there are during each epoch and were not before, and the mini-batches."
+    "The processes that each epoch adds, and the batches."
 
     def before_fit(self):
         self.processes, self.batches, self.others = [], [], children()
@@ -231,8 +231,8 @@ def test_one_set_of_workers_serves_all_epochs_of_a_fit_and_is_gone_after_it(phot
 
 
 @pytest.mark.parametrize("options", [{}, {"recipe": rapid, "train_sizes": (24, 32), "epochs": 4}])
-def test_mini_batches_of_a_fit_are_the_same_from_kept_workers_as_from_none(photos, options):
-    "Squares that grow half-way are another transform, which workers are given anew."
+def test_batches_of_a_fit_are_the_same_from_kept_workers_as_without_workers(photos, options):
+    "Progressive resizing changes the transform half-way, and the workers must get the new one."
     alone, several = (fitted(learner(photos, workers, **options), 4) for workers in (0, 2))
     assert len(alone.batches) == len(several.batches)
     assert all(torch.equal(one, other) for one, other in zip(alone.batches, several.batches, strict=True))
@@ -247,7 +247,7 @@ class Black(Transform):
 
 
 @pytest.mark.parametrize("kind", ["module's", "local"])
-def test_a_transform_added_between_two_epochs_is_the_workers_too(photos, kind):
+def test_a_transform_added_between_two_epochs_reaches_the_workers(photos, kind):
     class Local(Black):  # can't be pickled
         pass
 
@@ -273,7 +273,7 @@ def test_an_epoch_that_is_cut_short_leaves_the_next_one_whole(photos):
     assert all(torch.equal(*pair) for pair in zip(cut.batches[-each:], whole.batches[-each:], strict=True))
 
 
-def test_what_a_transform_draws_goes_by_seed_epoch_and_sample_in_kept_new_and_other_numbers_of_workers():
+def test_random_draws_of_a_transform_depend_on_seed_epoch_and_sample_and_not_on_the_workers():
     def drawn(epochs, count=2, seed=0, keep=True):
         workers = Workers()
         workers.keep = keep

@@ -12,6 +12,7 @@ from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import make_learner
 from toolkit.learner.schedule import OneCycle
 from toolkit.models.timm_model import create_model
+from toolkit.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,9 @@ def dls(tmp_path_factory):
 
 
 def learner(dls, arch, groups, *cbs):
-    learn = make_learner(
-        dls, create_model(arch, 10, "none", image_size=32), nn.CrossEntropyLoss(), 0.1, cbs=cbs, splitter=groups
-    )
+    options = Options(lr=0.1, precision="fp32", device="cpu")
+    model = create_model(arch, 10, "none", image_size=32)
+    learn = make_learner(options, dls, model, nn.CrossEntropyLoss(), cbs=cbs, splitter=groups)
     learn.remove_cb(learn.progress)
     return learn
 

@@ -19,7 +19,8 @@ from toolkit.finetuning.linear_probe import (
 )
 from toolkit.learner.schedule import OneCycle
 from toolkit.models.losses import create_loss
-from toolkit.training.fit import begin, fit
+from toolkit.training.begin import begin
+from toolkit.training.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +134,9 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
         learn.add_cbs([LinearProbe(), OneCycle()])
         return learn
 
-    options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 64, "accum": 1, "seed": 0}
     learn = learner()
     before = body_of(learn)
-    run = begin(tmp_path / "run", "digits", options, learn)
+    run = begin(tmp_path / "run", learn)
     fit(learn, run, 1)
     assert all(torch.equal(old, new) for old, new in zip(before, body_of(learn), strict=True))
     (row,) = csv.DictReader(run.path("history.csv").open())
@@ -144,7 +144,7 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
     assert float(row["accuracy"]) == pytest.approx(float(learn.validate()[1]))
     del run, learn
     again = learner()
-    run = begin(tmp_path / "run", "digits", options | {"resume": True}, again)
+    run = begin(tmp_path / "run", again)
     fit(again, run, 3)
     assert again.probe.found is None
     rates = [float(row["lr"]) for row in csv.DictReader(run.path("history.csv").open())]

@@ -9,7 +9,8 @@ from fastai.callback.core import Callback
 
 from recipes import digits
 from toolkit.finetuning.weight_average import WeightAverage
-from toolkit.training.fit import begin, fit
+from toolkit.training.begin import begin
+from toolkit.training.fit import fit
 
 
 class Seen(Callback):
@@ -132,8 +133,7 @@ def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp
                 model.get_classifier().weight.zero_()
 
     learn = learner(folder, WeightAverage("ema", share=0.1), Spoil(), bs=64)
-    options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0}
-    run = begin(tmp_path / "run", "digits", options, learn)
+    run = begin(tmp_path / "run", learn)
     fit(learn, run, 3)  # the third epoch is the best, whichever of the two is spoilt in it
     assert [row["epoch"] for row in _by_accuracy(run)][-1] == "3"
     kept = learn.model.state_dict()
@@ -177,8 +177,7 @@ def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind
 
     def go(name, *cbs):
         learn = learner(folder, WeightAverage(kind, share=0.4), *cbs)
-        options = {"loss": "ce", "arch": "test_resnet", "lr": 4e-3, "bs": 256, "accum": 1, "seed": 0, "resume": True}
-        run = begin(tmp_path / name, "digits", options, learn)
+        run = begin(tmp_path / name, learn)
         fit(learn, run, 3)
         return torch.load(run.path("last.pt"), weights_only=True)["callbacks"]["average"]
 

@@ -8,7 +8,9 @@ from fastai.callback.core import Callback
 from recipes import digits
 from toolkit.learner import profiler
 from toolkit.learner.profiler import Profile, table, verdict
-from toolkit.training.fit import begin, evaluate, fit
+from toolkit.training.begin import begin
+from toolkit.training.evaluate import evaluate
+from toolkit.training.fit import fit
 
 FAIR = {
     "data_wait": 1.0,
@@ -60,8 +62,8 @@ def trained(tmp_path_factory):
     "A run on the digits with a profile, its photos read slowly."
     root = tmp_path_factory.mktemp("profile")
     learn = digits.learner(root / "data", device="cpu")
-    options = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
-    run = begin(root / "run", "digits", options, learn)
+    {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
+    run = begin(root / "run", learn)
     learn.add_cb(Slow())
     do_item = learn.dls.train.do_item
 

@@ -1,4 +1,4 @@
-"""What `--log` leaves, read back from real event files, an offline run of wandb's and an MLflow file store."""
+"""The output of `--log`, read back from real event files, an offline run of wandb, and an MLflow file store."""
 
 import csv
 import json
@@ -13,18 +13,20 @@ from noise import write_noise
 
 from recipes import hw1
 from toolkit.files import write_json
-from toolkit.loggers.base import LOGGERS, folders, logged, loggers
+from toolkit.loggers.log import LOGGERS, folders, logged, loggers
 from toolkit.run import load
-from toolkit.training.fit import begin, evaluate, fit
+from toolkit.training.begin import begin
+from toolkit.training.evaluate import evaluate
+from toolkit.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[3]
 CURVES = "train_loss valid_loss accuracy lr".split()
-AWAY = "http://127.0.0.1:9"  # nobody listens there
+UNREACHABLE = "http://127.0.0.1:9"  # nothing listens there
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_places(tmp_path_factory):
-    "Where the libraries log to, and no waiting for a server that is away."
+def log_folder(tmp_path_factory):
+    "The folder that all libraries log to; they do not wait for an unreachable server."
     root = tmp_path_factory.mktemp("logs")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "HOME"):
@@ -54,23 +56,22 @@ def photos(tmp_path_factory):
         ("mlflow", {}, "mlruns"),
     ],
 )
-def test_where_a_logger_keeps_pictures_is_known_before_it_begins(name, environment, kept_in, tmp_path, monkeypatch):
-    for place in ("WANDB_DIR", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(place)
-    for place, value in environment.items():
-        monkeypatch.setenv(place, value)
+def test_the_folder_of_a_loggers_images_is_known_before_it_starts(name, environment, kept_in, tmp_path, monkeypatch):
+    for variable in ("WANDB_DIR", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)
     assert folders(loggers([name])) == {f"--log {name}": kept_in and Path(kept_in)}
 
 
-def go_on(photos, folder, epochs, names, stop=False):
-    "The run in `folder`, begun or taken up, until it has `epochs` epochs and is evaluated, or is interrupted."
+def train_until(photos, folder, epochs, names, stop=False):
+    "Start or resume the run in `folder` until it has `epochs` epochs; then evaluate it, or interrupt it if `stop`."
     learn = hw1.learner(
         photos, arch="test_resnet", weights="none", image_size=32, bs=8, accum=1, workers=0, device="cpu",
         precision="fp32",
     )  # fmt: skip
-    options = {"loss": "ce", "arch": "test_resnet", "lr": 1e-3, "bs": 8, "accum": 1, "seed": 0, "epochs": epochs}
-    run = begin(folder, "hw1", options, learn)
+    run = begin(folder, learn)
     with logged(learn, run, loggers(names)):
         fit(learn, run, epochs)
         if stop:
@@ -82,17 +83,17 @@ def go_on(photos, folder, epochs, names, stop=False):
 
 @pytest.fixture(scope="module")
 def run(photos, tmp_path_factory):
-    "Interrupted after two epochs, and killed before log.json had heard of the second; resumed for two more."
+    "A run interrupted after two epochs, killed before log.json recorded the second, and resumed for two more."
     for name in LOGGERS:
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp("run") / "three"
     with pytest.raises(KeyboardInterrupt):
-        go_on(photos, folder, 2, LOGGERS, stop=True)
+        train_until(photos, folder, 2, LOGGERS, stop=True)
     kept = load(folder).read_json("log.json")
-    for name in ("tensorboard", "mlflow"):  # what an offline run of wandb's holds can't be asked of it
+    for name in ("tensorboard", "mlflow"):  # wandb can't read back an offline run
         kept[name]["epochs"] = 1
     write_json(folder / "log.json", kept)
-    return go_on(photos, folder, 4, LOGGERS)
+    return train_until(photos, folder, 4, LOGGERS)
 
 
 def history(run):
@@ -105,7 +106,7 @@ def mistakes(run):
         return [row for row in csv.DictReader(file) if row["label"] != row["prediction"]]
 
 
-def test_tensorboard_has_each_epoch_once_the_options_figures_and_mistakes(run):
+def test_tensorboard_has_each_epoch_once_and_options_metrics_and_mistakes(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run.path("tensorboard")), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
@@ -122,7 +123,7 @@ def test_tensorboard_has_each_epoch_once_the_options_figures_and_mistakes(run):
     assert events.Images(drawn[0])[0].encoded_image_string.startswith(b"\x89PNG")
 
 
-def test_mlflow_has_each_epoch_once_the_options_figures_mistakes_and_model(run):
+def test_mlflow_has_each_epoch_once_and_options_metrics_mistakes_and_model(run):
     from mlflow import MlflowClient
 
     client, id = MlflowClient(), run.read_json("log.json")["mlflow"]["id"]
@@ -140,7 +141,7 @@ def test_mlflow_has_each_epoch_once_the_options_figures_mistakes_and_model(run):
 
 
 def wandb_records(path):
-    "The records of a .wandb file: LevelDB's log format after a header of 7 bytes."
+    "The records of a .wandb file, which is LevelDB's log format after a header of 7 bytes."
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, at, whole = path.read_bytes(), 7, b""
@@ -156,9 +157,9 @@ def wandb_records(path):
             whole = b""
 
 
-def test_wandb_has_each_epoch_once_under_one_id_the_options_figures_mistakes_and_model(run, own_places):
+def test_wandb_has_each_epoch_once_under_one_id_and_options_metrics_mistakes_and_model(run, log_folder):
     id = run.read_json("log.json")["wandb"]["id"]
-    parts = sorted((own_places / "wandb").glob(f"offline-run-*-{id}"))
+    parts = sorted((log_folder / "wandb").glob(f"offline-run-*-{id}"))
     records = [record for part in parts for record in wandb_records(part / f"run-{id}.wandb")]
     rows = [
         {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
@@ -178,33 +179,33 @@ def test_wandb_has_each_epoch_once_under_one_id_the_options_figures_mistakes_and
     assert [row["mistakes.count"] for row in rows if "mistakes.count" in row] == [len(mistakes(run))]
     assert len(list(parts[-1].glob("files/media/images/*"))) == len(mistakes(run))
     assert [record.artifact.type for record in records if record.HasField("artifact")] == ["model"]
-    kept = (path.read_bytes() for path in (own_places / "artifacts" / "staging").iterdir())
+    kept = (path.read_bytes() for path in (log_folder / "artifacts" / "staging").iterdir())
     assert b"the model" in kept
 
 
-def test_a_finished_run_that_is_resumed_logs_nothing_twice(run, photos, own_places, tmp_path):
+def test_resuming_a_finished_run_logs_nothing_twice(run, photos, log_folder, tmp_path):
     shutil.copytree(run.folder, tmp_path / "again")
     before = run.path("log.json").read_text()
-    again = go_on(photos, tmp_path / "again", 4, ["tensorboard", "mlflow"])
+    again = train_until(photos, tmp_path / "again", 4, ["tensorboard", "mlflow"])
     assert again.path("log.json").read_text() == before
-    test_mlflow_has_each_epoch_once_the_options_figures_mistakes_and_model(again)
-    test_tensorboard_has_each_epoch_once_the_options_figures_and_mistakes(again)
+    test_mlflow_has_each_epoch_once_and_options_metrics_mistakes_and_model(again)
+    test_tensorboard_has_each_epoch_once_and_options_metrics_and_mistakes(again)
 
 
-def test_a_server_that_is_away_is_told_of_and_gets_what_it_missed(photos, tmp_path, monkeypatch, capfd):
+def test_an_unreachable_server_is_reported_and_gets_the_missing_epochs_later(photos, tmp_path, monkeypatch, capfd):
     mlflow = pytest.importorskip("mlflow")
     folder = tmp_path / "run"
-    go_on(photos, folder, 1, ["mlflow"])
+    train_until(photos, folder, 1, ["mlflow"])
     with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", AWAY)
-        run = go_on(photos, folder, 2, ["mlflow"])
+        patch.setenv("MLFLOW_TRACKING_URI", UNREACHABLE)
+        run = train_until(photos, folder, 2, ["mlflow"])
         assert run.metrics["epochs"] == 2
-        told = capfd.readouterr().err
-        assert "--log mlflow: API request to http://127.0.0.1:9" in told
-        assert "goes with what is sent next, or with --resume" in told
+        stderr = capfd.readouterr().err
+        assert "--log mlflow: API request to http://127.0.0.1:9" in stderr
+        assert "what is missing there is sent next time, or with --resume" in stderr
         with pytest.raises(ValueError, match=r"--log mlflow: .*; is MLFLOW_TRACKING_URI right\?"):
-            go_on(photos, tmp_path / "new", 1, ["mlflow"])
-    run = go_on(photos, folder, 3, ["mlflow"])
+            train_until(photos, tmp_path / "new", 1, ["mlflow"])
+    run = train_until(photos, folder, 3, ["mlflow"])
     id = run.read_json("log.json")["mlflow"]["id"]
     points = mlflow.MlflowClient().get_metric_history(id, "valid_loss")
     assert sorted((point.step, point.value) for point in points) == [
@@ -212,20 +213,20 @@ def test_a_server_that_is_away_is_told_of_and_gets_what_it_missed(photos, tmp_pa
     ]
 
 
-def test_a_library_that_is_missing_is_an_error_that_names_the_pip_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # Python's own way to say that there is none
+def test_the_error_for_a_missing_library_names_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # Python then finds no such module
     with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '.\[wandb\]'"):
         loggers(["wandb"])
     with pytest.raises(ValueError, match="--log comet: give one or more of tensorboard, wandb, mlflow"):
         loggers(["comet"])
 
 
-def test_no_library_is_imported_unless_asked_for_and_wandb_without_a_login_says_what_to_do(tmp_path):
+def test_no_library_is_imported_unless_asked_for_and_wandb_without_a_login_names_the_remedy(tmp_path):
     pytest.importorskip("wandb")
     code = f"""
 import sys
 from pathlib import Path
-from toolkit.loggers.base import loggers
+from toolkit.loggers.log import loggers
 from toolkit.run import Run
 loggers([])
 print(sorted({set(LOGGERS)} & set(sys.modules)))

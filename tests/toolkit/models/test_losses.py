@@ -15,7 +15,7 @@ from recipes import digits, hw1
 from toolkit import files
 from toolkit import run as runs
 from toolkit.models.losses import LOSSES, create_loss, cross_entropy, focal, smoothing, weights_by_class
-from toolkit.training.fit import begin
+from toolkit.training.begin import begin
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ DRAWN = {"class_weights": "none", "sampler": "balanced"}
 def begun(photos, folder, resume=False, **options):
     options = {"lr": 1e-3, "accum": 1, "seed": 0} | SMALL | CHOSEN | options
     learn = hw1.learner(photos, **options, device="cpu")
-    return begin(folder, "hw1", options | {"resume": resume}, learn), learn
+    return begin(folder, learn), learn
 
 
 SMOOTHING = {"loss": "smoothing", "smoothing": 0.3, "class_weights": "effective"}

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from recipes import hw1
 from toolkit.data.preprocess import for_size, prepare
-from toolkit.models.timm_model import Deployable, create_model, normalization_of
+from toolkit.models.deployable import Deployable
+from toolkit.models.timm_model import create_model, normalization_of
 
 FAMILIES = [
     "test_resnet",

@@ -17,9 +17,9 @@ from recipes import hw1, rapid
 from toolkit.evaluation.results import read_curve
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.schedule import OneCycle
+from toolkit.options import Options
 from toolkit.run import load
-from toolkit.search import auto
-from toolkit.search.auto import Begun, as_begun, number
+from toolkit.search import auto, lr_finder
 from toolkit.search.lr_finder import find_lr
 
 
@@ -139,7 +139,7 @@ def test_a_search_that_is_interrupted_leaves_neither_files_nor_steps(data, tmp_p
                 raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(auto.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(lr_finder.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     learn = small(data)
     before = weights(learn)
@@ -156,7 +156,7 @@ def test_a_search_that_is_interrupted_leaves_neither_files_nor_steps(data, tmp_p
 def test_a_step_is_of_as_many_photos_as_before(data, capsys, monkeypatch):
     monkeypatch.setattr(auto, "largest_batch_size", lambda learn, photos: (photos // 4, "so it is told"))
     learn = small(data, bs="auto", accum=2)
-    assert learn.settled == {"bs": 64, "accum": 4}
+    assert (learn.options.bs, learn.options.accum) == (64, 4)
     assert (learn.dls.train.bs, learn.dls.valid.bs, learn.accumulate.n) == (64, 64, 4)
     assert "--bs auto: 64, 4 of them to a step of 256 photos; so it is told" in capsys.readouterr().out
 
@@ -180,7 +180,7 @@ def test_the_fastest_is_taken_and_of_nearly_equal_ones_the_smallest(data, second
     monkeypatch.setattr(auto, "_numbers_of_workers", lambda: [0, 1, 2])
     monkeypatch.setattr(auto, "_seconds", lambda learn, count: float(seconds[count]))
     learn = small(data, workers="auto")
-    assert learn.settled == {"workers": chosen}
+    assert learn.options.workers == chosen
     assert [loader.fake_l.num_workers for loader in learn.dls.loaders] == [chosen, chosen]
     assert f"--workers auto: {chosen}, with which an epoch takes {seconds[chosen]:.1f} s" in capsys.readouterr().out
 
@@ -202,7 +202,6 @@ def test_each_number_of_workers_is_tried_with_that_number(data, monkeypatch):
 
 
 def test_words_other_than_auto_are_refused(data):
-    assert (number("auto", 3), number(2, 3), number(None, 3)) == (3, 2, None)
     with pytest.raises(ValueError, match="'most' is neither a number nor auto"):
         small(data, bs="most")
 
@@ -211,12 +210,12 @@ def test_several_processes_are_asked_for_a_number(data, monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="--bs auto on 2 processes: give a number"):
-        auto.settle(SimpleNamespace(), 1e-3, "auto", "auto")
+        auto.search_auto(SimpleNamespace(), Options(bs="auto", workers="auto"))
 
 
 def test_a_run_not_begun_yet_has_nothing_to_go_by(tmp_path):
-    begun = Begun("auto", "auto", 2, None)
-    assert as_begun(tmp_path, 128, begun) == begun
+    options = Options(lr="auto", bs="auto", accum=2)
+    assert hw1.learner.recipe.resumed(tmp_path, options, {}) == (options, {})
 
 
 def test_a_run_with_auto_is_the_run_with_its_numbers_and_resumes_without_a_search(data, tmp_path, capsys):

@@ -4,7 +4,8 @@ import pytest
 
 from toolkit.evaluation.results import Curve, read_curve, write_curve
 from toolkit.pages import plots
-from toolkit.pages.run_page import finder_panels
+from toolkit.pages.drawing import BLUE
+from toolkit.pages.run_panels import finder_panels
 from toolkit.run import Run
 
 CURVE = Curve([1e-6, 1e-4, 1e-2, 1.0], [2.5, 2.25, 1.5, 40.0], 3e-3)
@@ -22,11 +23,10 @@ def test_its_panel_says_in_words_what_the_plot_shows(tmp_path):
     write_curve(CURVE, Run(tmp_path))
     [panel] = finder_panels(Run(tmp_path))
     assert panel["alt"] == (
-        "Learning-rate finder: the training loss is 2.5 at a rate of 1e-06, lowest with 1.5 at 1.0e-02, "
-        "40 at 1.0e+00; chosen is 0.003"
+        "Learning-rate finder: training loss 2.5 at rate 1e-06, lowest 1.5 at 1.0e-02, 40 at 1.0e+00; chosen rate 0.003"
     )
-    assert "chosen, 0.003" in panel["svg"]
-    assert plots.BLUE not in panel["svg"]
+    assert "chosen: 0.003" in panel["svg"]
+    assert BLUE not in panel["svg"]
 
 
 def test_the_chosen_rate_stands_in_the_plot_and_what_diverges_does_not_flatten_it():

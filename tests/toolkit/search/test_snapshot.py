@@ -158,7 +158,7 @@ class Clock:
 
     def __init__(self, monkeypatch, learn):
         self.now = self.steps = self.passes = 0
-        monkeypatch.setattr("toolkit.search.snapshot.perf_counter", lambda: self.now)
+        monkeypatch.setattr("toolkit.search.epoch_time.perf_counter", lambda: self.now)
         for loader in learn.dls.loaders:
             loader.before_iter = partial(self.go, 0.5, loader.before_iter)
             loader.do_batch = partial(self.go, 0.01, loader.do_batch)

@@ -7,7 +7,9 @@ from fastai.callback.core import Callback
 
 from recipes import digits
 from toolkit.run import load
-from toolkit.training.fit import PARTS, begin, evaluate, fit
+from toolkit.training.begin import begin
+from toolkit.training.evaluate import PARTS, evaluate
+from toolkit.training.fit import fit
 
 OPTIONS = {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0}
 
@@ -38,7 +40,7 @@ class Watch(Callback):
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("train")
     learn = digits.learner(root / "data", device="cpu")
-    run = begin(root / "run", "digits", OPTIONS | {"data": root / "data"}, learn)
+    run = begin(root / "run", learn)
     watch = Watch(run.path("report.html"))
     learn.add_cbs([Slow(), watch])
     fit(learn, run, 2)

@@ -28,7 +28,7 @@ PHOTOS_PER_PROCESS = 100  # for fewer photos no further process is started: it t
 
 
 class DecodeResult(NamedTuple):
-    "What decoding found out about one file."
+    "The outcome of decoding one file."
 
     reason: str = ""  # why it can't be read; empty if it can
     width: int = 0  # pixels, upright; 0 if it can't be read

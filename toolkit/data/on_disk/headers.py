@@ -1,4 +1,4 @@
-"""What the headers of a photo say: the segments of a JPEG, the EXIF orientation, and how far a JPEG may be reduced.
+"""Headers of photos: the segments of a JPEG, the EXIF orientation, and how far a JPEG may be reduced.
 
 Source of JPEG's segments: ITU-T T.81, annex B, https://www.w3.org/Graphics/JPEG/itu-t81.pdf
 """
@@ -47,7 +47,7 @@ class JpegHeader:
 
     @property
     def several_scans(self) -> bool:
-        "Whether libjpeg reads more than the first scan: the photo is progressive, or that scan lacks components."
+        "True if libjpeg reads more than the first scan: the photo is progressive, or that scan lacks components."
         return not self.frame or self.frame & 3 == 2 or self.scan_components < self.components
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from toolkit.data.photo_files import find_photos, natural_key
+from toolkit.data.on_disk.photo_files import find_photos, natural_key
 
 VALID_FRACTION = 0.2  # of each class, if the data does not come split
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}  # by the name of a folder or in a CSV
@@ -28,7 +28,7 @@ def labelled_photos(data: str | Path) -> dict[Path, str]:
 
 
 def _is_split(folder: Path) -> bool:
-    "Whether the folder holds parts of a data set, and not its classes."
+    "True if the folder holds parts of a data set, and not its classes."
     names = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
     return "train" in names or (bool(names) and names <= set(SPLITS))
 
@@ -155,6 +155,6 @@ def _searched_folders(root: Path) -> list[Path]:
 
 
 def _is_searched(path: Path, folder: Path) -> bool:
-    "Whether a search for photos in `folder` finds those at `path`: it skips names that start with a dot."
+    "True if a search for photos in `folder` finds those at `path`. It skips names that start with a dot."
     below = path.is_relative_to(folder)
     return below and not any(name.startswith(".") for name in path.relative_to(folder).parts)

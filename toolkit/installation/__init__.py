@@ -1,0 +1,1 @@
+"""The checks of `python -m toolkit.doctor`: installed packages, what computes, disk and downloaded weights."""

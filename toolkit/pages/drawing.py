@@ -1,0 +1,78 @@
+"""How a plot of a page is drawn and saved: colours, axes, PNG bytes, and SVG that takes its colours from the page.
+
+Figures are made directly, never through pyplot: no global state, no window, any number of threads.
+"""
+
+import base64
+import io
+import logging
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+# Okabe and Ito's palette, which colour-blind readers can distinguish; the page replaces each by a CSS variable
+BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#9a9a9a", "#1b1b1b"
+GREEN, PURPLE = "#009e73", "#cc79a7"
+PAGE_COLOURS = {BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)", INK: "currentColor"}
+PAGE_COLOURS |= {GREEN: "var(--green)", PURPLE: "var(--purple)"}
+
+
+def png(figure: Figure) -> bytes:
+    "The figure as PNG, on white."
+    return _saved(figure, format="png", dpi=150, facecolor="white")
+
+
+def svg(figure: Figure, name: str) -> str:
+    "The figure as <svg>, without size, background or fonts of its own. Its ids start with `name`: unique on a page."
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        text = _saved(figure, format="svg", transparent=True, metadata={"Date": None}).decode()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    prefix = re.sub(r"\W+", "-", name.lower())
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\1{prefix}-", text)  # every figure has an id figure_1
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    for colour, variable in PAGE_COLOURS.items():
+        text = text.replace(colour, variable)
+    return text.replace("<svg ", '<svg aria-hidden="true" ', 1)
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a class name in a script the font lacks
+        bounds = None if figure.get_layout_engine() else "tight"
+        figure.savefig(buffer, bbox_inches=bounds, pad_inches=0.05, **options)
+    return buffer.getvalue()
+
+
+def add_axes(figure: Figure, position: int, columns: int, title: str, xlabel: str) -> Axes:
+    "Add the axes at `position` of a row of `columns`, with the page's grid and colours."
+    axes = figure.add_subplot(1, columns, position)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(xlabel, color=INK, fontsize=10)
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.set_axisbelow(True)
+    axes.grid(color=GREY, alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    return axes
+
+
+def short(name: str, limit: int = 24) -> str:
+    "`name` on one line of at most `limit` letters. A long one loses its middle: names often begin or end alike."
+    name = re.sub(r"[\x00-\x1f\x7f]", " ", name)
+    return name if len(name) <= limit else f"{name[: limit // 2]}…{name[limit // 2 + 1 - limit :]}"
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    "The photo uint8 RGB [height, width, 3] as the data URI of a JPEG."
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=72)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

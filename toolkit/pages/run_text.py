@@ -1,0 +1,80 @@
+"""The texts of the run page: headline figures with their notes, and warnings about the data."""
+
+import math
+
+from toolkit.errors import first_few
+from toolkit.evaluation.formatting import optimism_note, percent
+from toolkit.evaluation.results import Predictions
+from toolkit.evaluation.statistics import macro_f1_interval, wilson_interval
+
+LISTED = 8  # names in a warning about the data
+
+
+def headline(figures: dict, predictions: Predictions | None) -> list[tuple[str, str, str]]:
+    """(name, figure, note) of each card at the top of the page.
+
+    figures: metrics.json, empty while the run goes on; the accuracy is then that of the predictions so far.
+    """
+    cards = [_accuracy(figures, predictions)] if predictions else []
+    return cards + _other_cards(figures, predictions)
+
+
+def _accuracy(figures: dict, predictions: Predictions) -> tuple[str, str, str]:
+    right, n = int((~predictions.wrong).sum()), len(predictions.files)
+    notes = [_wilson(right, n), f"{right} of {n} images", optimism_note(figures.get("epochs"))]
+    return "Validation accuracy", percent(right / n), ", ".join(filter(None, notes))
+
+
+def _other_cards(figures: dict, predictions: Predictions | None) -> list[tuple[str, str, str]]:
+    cards, n = [], len(predictions.files) if predictions else 0
+    if "top5" in figures and figures.get("classes", 6) > 5:
+        note = "the label is among the five most probable classes"
+        if n and 0 <= figures["top5"] <= 1:
+            note = f"{_wilson(round(figures['top5'] * n), n)}, {note}"
+        cards.append(("Top-5 accuracy", percent(figures["top5"]), note))
+    if "macro_f1" in figures:
+        note = "the mean over classes; each class counts the same"
+        if predictions and (ends := macro_f1_interval(predictions.confusion)):
+            note = f"{_interval(*ends)}, {note}"
+        cards.append(("Macro F1", percent(figures["macro_f1"]), note))
+    if "ece" in figures:
+        note = "mean difference of confidence and accuracy (ECE)"
+        if "scaled_ece" in figures and figures.get("temperature") != 1:
+            note += f"; {percent(figures['scaled_ece'])} after temperature scaling"
+        cards.append(("Calibration error", percent(figures["ece"]), note))
+    return cards
+
+
+def _wilson(right: int, images: int) -> str:
+    return _interval(*wilson_interval(right, images))
+
+
+def _interval(low: float, high: float) -> str:
+    return f"95 % interval {percent(low)} to {percent(high)}"
+
+
+def chance_difference(predictions: Predictions | None) -> float | None:
+    """The 97.5th percentile of the difference of two accuracies on as many images if both models are equally good.
+
+    1.96 sqrt(2 p (1 - p) / n) with the error rate p. None without predictions, or if all are right or all wrong.
+    """
+    if not predictions or not 0 < (wrong := predictions.wrong.mean()) < 1:
+        return None
+    return 1.96 * math.sqrt(2 * wrong * (1 - wrong) / len(predictions.files))
+
+
+def data_warnings(recipe: dict, predictions: Predictions | None) -> list[str]:
+    "Sentences about the data that a reader of the figures should know."
+    counts, warnings = recipe["data"].get("counts") or {}, []
+    if few := [name for name, n in counts.items() if n < 10]:
+        warnings.append(f"Fewer than 10 training images: {first_few(few, LISTED)}.")
+    if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
+        warnings.append(f"Unbalanced: {min(counts.values())} to {max(counts.values())} training images per class.")
+    if left_out := recipe["data"].get("left_out"):
+        files = first_few([f"{file} ({reason})" for file, reason in left_out.items()], LISTED)
+        warnings.append(f"Left out, because they can't be read: {files}.")
+    if predictions:
+        support = zip(predictions.classes, predictions.confusion.sum(1), strict=True)
+        if absent := [name for name, n in support if not n]:
+            warnings.append(f"No validation images, so no recall: {first_few(absent, LISTED)}.")
+    return warnings

@@ -1,0 +1,1 @@
+"""A recipe as a function of its options: one signature of the shared and its own, and their early check."""

@@ -1,0 +1,147 @@
+"""A recipe's options: the shared ones with its defaults, and its own, as one signature."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from typing_extensions import Doc
+
+from toolkit.commandline.parameters import field_comments, parameter_comments
+from toolkit.options import FREE_NAMES, TYPES, Options, check_choices, converted, is_free
+from toolkit.ranges import check_ranges
+from toolkit.schema import read_recipe
+
+
+@dataclass(frozen=True)
+class Recipe:
+    "A function from Options to a Learner, with the recipe's defaults and options."
+
+    name: str  # as run folders and recipe.json have it
+    command: Sequence[str]  # the words that start its command: python -m recipes.hw1, or python FILE
+    build: Callable[..., Any]  # Options and its own options -> a Learner
+    defaults: Mapping[str, Any]  # of shared options
+    own: Mapping[str, Any]  # the types of its own options
+    signature: inspect.Signature  # of all options
+
+    @property
+    def free(self) -> frozenset[str]:
+        "Options that may change when a run is resumed."
+        return FREE_NAMES | {name for name, annotation in self.own.items() if is_free(annotation)}
+
+    def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
+        """The shared options and the recipe's own of a call, defaults filled in.
+
+        Raises TypeError for an unknown name, ValueError for a value that is not accepted.
+        """
+        call = self.signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        types = TYPES | self.own
+        values = {name: converted(value, types[name]) for name, value in call.arguments.items()}
+        check_choices(values, types)
+        check_ranges(values)
+        return Options(**{name: values[name] for name in TYPES}), {name: values[name] for name in self.own}
+
+    def without_auto(self, options: Options) -> Options:
+        "`options` with the recipe's default for --lr and --bs if they are auto: a search starts from there."
+        starts = {name: self.defaults.get(name) for name in ("lr", "bs") if getattr(options, name) == "auto"}
+        return replace(options, **starts)
+
+    def resumed(self, folder: Path, options: Options, own: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+        """The options with the recorded value of the run in `folder`, if there is one, for each that was left open.
+
+        So nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or
+        empty and may not change in a resumed run; so is --epochs if it is None. --accum follows from --bs auto.
+        """
+        if not (folder / "recipe.json").is_file():
+            return options, own
+        recorded = read_recipe(folder / "recipe.json")["options"]
+        given = vars(options) | own
+        taken = {name: recorded[name] for name, value in given.items() if name in recorded and self._open(name, value)}
+        if options.bs == "auto" and self._same_step(options, recorded):
+            taken["accum"] = recorded["accum"]
+        types = TYPES | self.own
+        taken = {name: converted(value, types[name]) for name, value in taken.items()}
+        own = own | {name: value for name, value in taken.items() if name in own}
+        if "epochs" in taken:  # a budget that they were planned for has been spent
+            own |= {name: self.signature.parameters[name].default for name in own if is_free(self.own[name])}
+        return replace(options, **{name: value for name, value in taken.items() if name in TYPES}), own
+
+    def _open(self, name: str, value: Any) -> bool:
+        if isinstance(value, str) and value == "auto":
+            return name != "device"
+        return value in (None, ()) and (name not in self.free or name == "epochs")
+
+    def _same_step(self, options: Options, recorded: dict[str, Any]) -> bool:
+        "True if the optimiser steps of the recorded run are of as many photos as these options ask for."
+        start = self.without_auto(options).bs
+        if start is None:  # chosen by the data
+            return options.accum == self.signature.parameters["accum"].default
+        return recorded["bs"] * recorded["accum"] == start * options.accum
+
+
+def recipe_of(build: Callable[..., Any], defaults: dict[str, Any]) -> Recipe:
+    "The recipe of `build`; parameters after the first are its own options. Raises TypeError for unknown defaults."
+    if unknown := defaults.keys() - TYPES:
+        raise TypeError(f"unknown defaults {', '.join(sorted(unknown))}: toolkit/options.py has those there are")
+    own = {name: kind for name, kind in get_type_hints(build, include_extras=True).items() if name != "return"}
+    parameters = list(inspect.signature(build).parameters.values())
+    own = {each.name: own.get(each.name, Any) for each in parameters[1:]}
+    name, command = _name_and_command(build)
+    return Recipe(name, command, build, defaults, own, merged_signature(build, parameters[1:], own, defaults))
+
+
+def merged_signature(
+    build: Callable[..., Any], parameters: list[inspect.Parameter], own: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> inspect.Signature:
+    "One signature of the shared options and `parameters`, the recipe's own; each annotation carries the option's help."
+    shared, comments = field_comments(Options), parameter_comments(build)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    merged = [
+        inspect.Parameter(
+            each.name,
+            kind,
+            default=defaults.get(each.name, each.default),
+            annotation=Annotated[TYPES[each.name], Doc(shared[each.name])],
+        )
+        for each in fields(Options)
+    ]
+    merged += [
+        inspect.Parameter(
+            each.name,
+            kind,
+            default=each.default,
+            annotation=Annotated[own[each.name], Doc(comments.get(each.name, ""))],
+        )
+        for each in parameters
+    ]
+    return inspect.Signature(merged)
+
+
+def _name_and_command(build: Callable[..., Any]) -> tuple[str, list[str]]:
+    "The recipe's name and what starts it, by the module or file that it stands in."
+    module = build.__globals__
+    spec, file = module.get("__spec__"), module.get("__file__")
+    if spec is not None and "." in spec.name:
+        return spec.name.rpartition(".")[2], ["python", "-m", spec.name]
+    if file:
+        return Path(file).stem, ["python", os.path.abspath(file)]
+    return build.__name__, []  # written in a notebook
+
+
+def shared_parameters(function: Callable[..., Any], names: Sequence[str]) -> inspect.Signature:
+    "The signature of `function` whose `**` parameter stands for shared options: these names, None if not given."
+    shared, comments = field_comments(Options), parameter_comments(function)
+    types = get_type_hints(function, include_extras=True)
+    named = list(inspect.signature(function).parameters.values())[:-1]
+    own = [each.replace(annotation=Annotated[types[each.name], Doc(comments[each.name])]) for each in named]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        own
+        + [
+            inspect.Parameter(name, kind, default=None, annotation=Annotated[TYPES[name], Doc(shared[name])])
+            for name in names
+        ]
+    )

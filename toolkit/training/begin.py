@@ -1,0 +1,152 @@
+"""The beginning of a run: its recipe.json is written, or an earlier one is checked to be of the same method."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from toolkit import ranks
+from toolkit.data.augmentation import Augmentation
+from toolkit.data.on_disk.layouts import check_outside_data
+from toolkit.evaluation.results import write_curve
+from toolkit.files import write_json
+from toolkit.learner.learner import Learner
+from toolkit.models.losses import ClassificationLoss
+from toolkit.run import Run, git_revision, lock, same_recipe, versions
+from toolkit.schema import recipe_fault
+
+
+def begin(folder: str | Path, learn: Learner) -> Run:
+    """The run in `folder`: a new one, its recipe.json written, or the one there, which is resumed.
+
+    The run holds its folder as long as it lives. Of several ranks the first does this; the others go on.
+    Raises FileExistsError if another process holds the folder. Raises ValueError for fewer photos in a batch than
+    ranks, for a folder in which photos are looked for, and if a run is resumed by another method or on other data.
+    """
+    folder = Path(folder)
+    if ranks.rank():
+        return Run(folder)
+    check_outside_data(learn.dls.data.path, {"--out": folder})
+    if learn.dls.train.bs < ranks.count():
+        raise ValueError(
+            f"--bs {learn.dls.train.bs} on {ranks.count()} processes, which share each batch: give {ranks.count()} "
+            "photos or more, or fewer processes"
+        )
+    recipe = recorded(learn)
+    if fault := recipe_fault(recipe):
+        raise ValueError(f"recipe.json would be of no use, because it {fault}: change it before the run begins")
+    run = Run(folder, lock(folder))
+    if run.path("recipe.json").is_file():
+        if not learn.options.resume and learn.options.out:  # another process began it while this one got ready
+            raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
+        check_resume(run, recipe, learn.free)
+        recipe |= {"created": run.recipe["created"]}
+    if learn.lr_curve is not None:
+        write_curve(learn.lr_curve, run)
+    write_json(run.path("recipe.json"), recipe)
+    print_summary(folder, recipe)
+    return Run(folder, run.held)
+
+
+def recorded(learn: Learner) -> dict[str, Any]:
+    "recipe.json: all it takes to know what was run, and to run it again."
+    data, options = learn.dls.data, used_options(learn)
+    return {
+        "recipe": learn.recipe,
+        "command": list(learn.command),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": options,
+        "classes": list(learn.dls.vocab),
+        "preprocess": learn.dls.preprocess,
+        "augment": learn.dls.augment.recorded,
+        "model": {"arch": options["arch"], "parameters": sum(weight.numel() for weight in learn.model.parameters())},
+        "weights": learn.model.origin,
+        "versions": versions(),
+        "git": git_revision(),
+        "data": {
+            "path": str(data.path.resolve()),
+            "fingerprint": data.fingerprint,
+            "train": len(data.train),
+            "valid": len(data.valid),
+            "test": len(data.test),
+            "counts": data.counts,
+            "left_out": {data.relative(photo): reason for photo, reason in data.left_out.items()},
+            "reduced_to": learn.dls.reduced_to,
+        },
+    }
+
+
+def used_options(learn: Learner) -> dict[str, Any]:
+    "The options by name as JSON has them, with the values finally used: the recipe's own among the shared ones."
+    used = vars(learn.options) | learn.own_options
+    used |= {"device": str(learn.dls.device), "precision": learn.precision}
+    used |= {"workers": learn.dls.train.fake_l.num_workers}
+    if ranks.count() > 1:
+        used |= {"processes": ranks.count()}
+    if isinstance(learn.loss_func, ClassificationLoss):
+        used |= learn.loss_func.options  # gamma or smoothing
+    return {name: as_json(value) for name, value in used.items()}
+
+
+def as_json(value: Any) -> Any:
+    "An option's value as recipe.json has it: a path as text, a tuple as a list."
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
+
+def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None:
+    "Raises ValueError if `recipe`, of the learner that resumes `run`, is of another method or other data."
+    before = run.recipe
+    same_recipe(run, recipe["recipe"])
+    names = (recipe["options"].keys() | before["options"].keys()) - free - {"processes"}
+    for name in sorted(names, key=lambda name: (name != "loss", name)):  # its own options follow from it
+        old, new = before["options"].get(name), recipe["options"].get(name)
+        if old != new:
+            raise ValueError(
+                f"--resume {run.folder}: it was begun with --{name} {old}, now it is {new}; "
+                "resume with the old value, or give another --out"
+            )
+    if before["data"]["fingerprint"] != recipe["data"]["fingerprint"]:
+        raise ValueError(f"--resume {run.folder}: the photos are not those it was begun with; give another --out")
+    if before["preprocess"] != recipe["preprocess"]:
+        names = [name for name in recipe["preprocess"] if before["preprocess"].get(name) != recipe["preprocess"][name]]
+        raise ValueError(
+            f"--resume {run.folder}: it was begun with other photos to the network ({', '.join(names)}), by an earlier "
+            "version; give another --out"
+        )
+    if Augmentation.from_recipe(before["augment"]) != Augmentation.from_recipe(recipe["augment"]):
+        raise ValueError(
+            f"--resume {run.folder}: it was begun with other training transforms; restore them, or give another --out"
+        )
+    old, new = (one["data"].get("reduced_to") for one in (before, recipe))
+    if old != new:  # with photos that a cache keeps whole, or the same ones reduced, training is the same
+        had, has = ("with" if side else "without" for side in (old, new))
+        raise ValueError(
+            f"--resume {run.folder}: it was begun {had} a --cache that reduces these photos, now it is {has}; "
+            f"resume {had} it, or give another --out"
+        )
+
+
+def print_summary(folder: Path, recipe: dict[str, Any]) -> None:
+    "Print a summary: data set; model and pretrained weights; device, precision, workers and run folder."
+    options, data, weights, classes = recipe["options"], recipe["data"], recipe["weights"], len(recipe["classes"])
+    left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
+    place = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
+    print(
+        f"{recipe['recipe']}: {classes} classes, {data['train']} photos to train, {data['valid']} to validate\n"
+        f"{options['arch']}, {recipe['model']['parameters']:,} parameters; {weights['loaded']} tensors loaded from "
+        f"{weights['source']}{left_out}\n"
+        f"{_weights_line(weights, recipe['preprocess'])}"
+        f"on {place} in {options['precision']}, {options['workers']} workers; run folder {folder}",
+        flush=True,
+    )
+
+
+def _weights_line(weights: dict[str, Any], preprocess: dict[str, Any]) -> str:
+    "A line on pretrained weights: their licence, and how photos are prepared if that differs from their training."
+    made_for = weights.get("made_for")
+    if made_for is None:
+        return ""
+    theirs = f"{made_for['input_size']} pixels, crop_pct {made_for['crop_pct']:.3g}, {made_for['interpolation']}"
+    ours = f"{preprocess['crop']} pixels, crop_pct {preprocess['crop'] / preprocess['resize']:.3g}, bilinear"
+    here = "" if theirs == ours else f"; here {ours}"
+    licence, verb = weights.get("license") or "not known", "are taken to be" if weights.get("assumed") else "were"
+    return f"licence of the weights: {licence}; they {verb} made for {theirs}{here}\n"

@@ -1,0 +1,80 @@
+"""The evaluation of a trained run: metrics.json and valid_predictions.csv, and the lines that end a command."""
+
+import shlex
+from typing import Any
+
+from toolkit.evaluation.formatting import optimism_note
+from toolkit.evaluation.results import PREDICTIONS
+from toolkit.evaluation.summary import summary
+from toolkit.files import write_csv, write_json
+from toolkit.learner.device import in_float32, peak_memory
+from toolkit.learner.learner import Learner
+from toolkit.learner.performance import uncompiled, whole_batches
+from toolkit.run import Run, load
+from toolkit.training.state import read_state
+
+PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
+
+
+def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
+    """metrics.json, returned too, and valid_predictions.csv of `learn` as it is: the best weights, after `fit`.
+
+    In float32, whatever precision it trains in, as the exported file computes.
+    """
+    data, classes = learn.dls.data, learn.dls.vocab
+    with learn.no_bar(), in_float32(learn.model), uncompiled(), whole_batches(learn.dls.device, learn.exact):
+        probabilities, labels = (part.numpy() for part in learn.get_preds())
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    rows = [
+        [data.relative(photo), label, classes[index], f"{sure:.6f}"]
+        for (photo, label), index, sure in zip(data.valid.items(), predicted, confidence, strict=True)
+    ]
+    write_csv(run.path("valid_predictions.csv"), PREDICTIONS, rows)
+    state = read_state(run.path("last.pt"))
+    seconds = [row[-1] for row in state.history]
+    found = {
+        "best_epoch": state.best.epoch,
+        "epochs": state.epoch,
+        **summary(probabilities, labels),
+        "seconds": sum(seconds),
+        "bs": state.bs,
+        "accum": state.accum,
+        "images_per_second": len(data.train) * len(seconds) / sum(seconds),
+        **_epoch_parts(learn, run),
+        **_profile(learn, run),
+        "peak_memory_bytes": peak_memory(learn.dls.device),
+    }
+    write_json(run.path("metrics.json"), found)
+    return found
+
+
+def _epoch_parts(learn: Learner, run: Run) -> dict[str, float]:
+    "Seconds an epoch of the last fit: seconds_data_wait, seconds_compute, seconds_validation."
+    told = learn.time_spent.per_epoch() if learn.time_spent else {}
+    return told or {name: value for name, value in load(run.folder).metrics.items() if name in PARTS}
+
+
+def _profile(learn: Learner, run: Run) -> dict[str, Any]:
+    "Where the last fit's time went, where that was asked for, or an earlier one's."
+    found = next((profile.found() for profile in learn.profiles), {})
+    found = found or load(run.folder).metrics.get("profile")
+    return {"profile": found} if found else {}
+
+
+def tell_results(run: Run) -> None:
+    "The accuracy, and where the run's results lie."
+    found = run.read_json("metrics.json")
+    interval = "95 % interval {:.2%} to {:.2%}".format(*found["accuracy_interval"])
+    print(
+        f"validation accuracy {found['accuracy']:.2%} ({interval}, {found['images']} photos), "
+        f"epoch {found['best_epoch']} of {found['epochs']}"
+    )
+    if flattered := optimism_note(found["epochs"]):
+        model = shlex.quote(str(run.path("model.onnx")))
+        print(f"             {flattered}; an honest figure needs labelled photos that chose nothing:")
+        print(f"             python -m export.verify {model} PHOTOS")
+    after = f", {found['scaled_ece']:.4f} after the temperature in model.onnx" if found["temperature"] != 1 else ""
+    print(f"calibration error {found['ece']:.4f}{after}; details in report.html and by export.verify")
+    for name in ("report.html", "curves.png", "model.onnx", "predictions.csv"):
+        if run.path(name).is_file():
+            print(f"{name.partition('.')[0]:<12} {run.path(name)}")
