@@ -9,11 +9,11 @@ import pytest
 import torch
 from raw_client import classify
 from sklearn.linear_model import LogisticRegression
-from toolkit.data.layouts import labelled_photos
 
 from export.convert.graph import export_graph, write_metadata
 from export.parity.reference import prepared_all
 from export.predict import predict
+from toolkit.data.on_disk.layouts import labelled_photos
 from toolkit.data.preprocess import for_size
 from toolkit.models.timm_model import create_model
 
