@@ -1,4 +1,4 @@
-"""Photos with known labels, and `python -m export.predict` started on them as a user would."""
+"""Photos with known labels, and `python -m export.predict` run on them as a user would."""
 
 import csv
 import os

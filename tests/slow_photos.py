@@ -12,7 +12,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def slow_photos(folder: Path, count: int) -> Path:
-    "Different JPEGs under many names, a few of them broken: seconds of work."
+    "A folder with `count` names of 12 different JPEGs, a few of them broken: seconds of work."
     folder.mkdir()
     for seed in range(12):
         pixels = np.random.default_rng(seed).integers(0, 256, (400, 500, 3), np.uint8)

@@ -55,7 +55,7 @@ def graph(
 
 
 def write(path: Path, classes: list[str] = NUMERIC, metadata: dict | None = None, **graph_options) -> Path:
-    "metadata: raw strings that replace what the file says about itself; None takes an entry out."
+    "Write the model file. metadata: raw strings that replace entries of its metadata; None removes an entry."
     model = helper.make_model(
         graph(len(classes), **graph_options), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
     )
@@ -71,7 +71,7 @@ def write(path: Path, classes: list[str] = NUMERIC, metadata: dict | None = None
 
 
 def expected(photo: np.ndarray, classes: list[str] = NUMERIC) -> tuple[str, np.ndarray]:
-    "Label and probabilities of a 32 x 32 RGB photo, by hand: no resize, 2 pixels cropped a side."
+    "Label and probabilities of a 32 x 32 RGB photo, computed by numpy: no resize, 2 pixels cropped on each side."
     weight, bias = weights(len(classes))
     logits = photo[2:30, 2:30].reshape(-1, 3).mean(0) @ weight + bias
     exponents = np.exp(logits - logits.max())
@@ -79,7 +79,7 @@ def expected(photo: np.ndarray, classes: list[str] = NUMERIC) -> tuple[str, np.n
 
 
 def photo(seed: int) -> np.ndarray:
-    "A noisy 32 x 32 RGB photo of one colour, with a frame of another that only a wrong crop would see."
+    "A noisy 32 x 32 RGB photo of one colour, with a frame of another colour that only a wrong crop would show."
     random = np.random.default_rng(seed)
     pixels = np.clip(random.integers(0, 256, 3) + random.integers(-20, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
     pixels[:2] = pixels[-2:] = pixels[:, :2] = pixels[:, -2:] = 255 - pixels[16, 16]

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing_extensions import Doc
 from export.predictions.formats import KINDS
 from export.runtime.providers import DEVICES
 from export.session import TTA
+from toolkit.commandline.parameters import field_comments
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def with_keywords(function: Callable) -> Callable:
 
 def _parameters() -> list[inspect.Parameter]:
     "A parameter for each option, annotated with its help: `Annotated[int, Doc('help')]`."
-    help_texts = dict(re.findall(r"^    (\w+): .*  # (.*)$", inspect.getsource(PredictOptions), re.MULTILINE))
+    help_texts = field_comments(PredictOptions)
     assert all(field.default is not MISSING for field in fields(PredictOptions))
     return [
         inspect.Parameter(

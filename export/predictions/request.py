@@ -1,4 +1,4 @@
-"""What a prediction run on this machine is asked for, checked before and after the model is open."""
+"""The request for a prediction run on this machine, checked before and after the model is open."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from toolkit.machine import cores
 
 @dataclass(frozen=True)
 class Request:
-    "What a run is asked for, checked as far as that goes without the model."
+    "The checked request for a run, as far as it is known without the model."
 
     out: Path
     kind: str

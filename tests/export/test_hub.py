@@ -41,7 +41,7 @@ def said_of(model, photos):
         return model(torch.stack(photos)).numpy()
 
 
-def test_timm_says_the_runs_logits(folder, digits_run):
+def test_timm_gives_the_runs_logits(folder, digits_run):
     import torch
 
     learn = digits_run.learner("cpu")
@@ -94,7 +94,7 @@ def test_the_cards_figures_are_those_of_metrics_json(folder, digits_run):
         assert f"| {name} | {count} |" in text
 
 
-def test_no_licence_is_invented_and_no_place_of_this_machine_told(folder, digits_run):
+def test_no_licence_is_invented_and_no_path_of_this_machine_is_written(folder, digits_run):
     front = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     assert "license" not in front
     assert "license" not in (folder / "config.json").read_text()
@@ -104,7 +104,7 @@ def test_no_licence_is_invented_and_no_place_of_this_machine_told(folder, digits
             assert str(place).encode() not in path.read_bytes(), path
 
 
-def test_the_onnx_file_says_what_the_runs_does(folder, digits_run):
+def test_the_onnx_file_gives_what_the_runs_file_gives(folder, digits_run):
     import onnxruntime
 
     image = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -183,7 +183,7 @@ def test_a_name_is_shown_and_does_nothing(name, digits_run):
     assert not re.search(r"<(script|a|s|del|strong)\b", page)
 
 
-def test_a_path_of_any_system_is_told_by_its_last_part():
+def test_a_path_of_any_system_is_named_by_its_last_part():
     assert [last_part(path) for path in ("/home/me/fruit", r"C:\Users\me\fruit", "fruit", "fruit/", "/")] == [
         *["fruit"] * 4,
         "",
@@ -193,14 +193,14 @@ def test_a_path_of_any_system_is_told_by_its_last_part():
     assert literal("a\u2028b\x00c") == "a b c"
 
 
-def test_the_base_model_is_told_where_it_is_timms():
+def test_the_base_model_is_named_if_it_is_timms():
     timms = {"options": {"weights": "imagenet"}, "weights": {"source": "timm/resnet152.tv2_in1k"}}
     assert base_model(timms) == "timm/resnet152.tv2_in1k"
     assert base_model(timms | {"weights": {"source": "https://example.org/x.pth"}}) is None
     assert base_model({"options": {"weights": "/a/b.pth"}, "weights": {"source": "a/b.pth"}}) is None
 
 
-def test_a_pretrained_models_own_figures_are_not_told_as_ours(digits_run, tmp_path):
+def test_a_pretrained_models_own_figures_are_not_given_as_ours(digits_run, tmp_path):
     run = copied(digits_run, tmp_path)
     rewrite(run / "recipe.json", lambda recipe: recipe["model"].update(arch="test_resnet.r160_in1k"))
     config = timm_model(load(run)).pretrained_cfg
@@ -242,10 +242,10 @@ def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path):
         check_free(other)
 
 
-def test_what_is_missing_is_told_and_nothing_written(digits_run, tmp_path):
+def test_a_missing_part_is_an_error_and_nothing_is_written(digits_run, tmp_path):
     run, target = copied(digits_run, tmp_path), tmp_path / "target"
     rewrite(run / "metrics.json", lambda metrics: metrics.update(accuracy=0.5))
-    with pytest.raises(ValueError, match="not of the weights that metrics.json was measured with"):
+    with pytest.raises(ValueError, match="from other weights than metrics.json was measured with"):
         hub(run, target)
     (run / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="not an ONNX file"):

@@ -301,7 +301,7 @@ def photos(tmp_path):
         pytest.param("{model} photos --device tensorrt", "error: device tensorrt is not to be had", marks=no_gpu),
     ],
 )
-def test_what_is_wrong_is_said_and_the_earlier_file_stays(model, photos, arguments, message):
+def test_a_wrong_argument_is_an_error_and_the_earlier_file_stays(model, photos, arguments, message):
     arguments = arguments.format(model=model).split()
     if "--device" not in arguments:
         arguments += ["--device", "cpu"]
@@ -314,7 +314,7 @@ def test_what_is_wrong_is_said_and_the_earlier_file_stays(model, photos, argumen
     assert not list(photos.glob(".p.csv*"))
 
 
-def test_out_is_neither_a_folder_nor_what_is_being_read(model, photos):
+def test_out_is_neither_a_folder_nor_a_file_that_is_read(model, photos):
     (photos / "list.txt").write_text("photos/a.png")
     with pytest.raises(IsADirectoryError, match=r"is a folder: give the file, as in .*empty/predictions.csv"):
         predict(model, photos / "photos", photos / "empty")
@@ -324,7 +324,7 @@ def test_out_is_neither_a_folder_nor_what_is_being_read(model, photos):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes among its files")
 @pytest.mark.parametrize("place", ["p.fifo", "p.fifo.partial", "p.errors.csv", "p.zip"])
-def test_a_pipe_in_the_place_of_any_file_it_writes_is_refused_and_stays(model, photos, place):
+def test_a_pipe_under_the_name_of_any_output_file_is_refused_and_stays(model, photos, place):
     os.mkfifo(photos / place)
     done = run(model, photos / "photos", "--out", photos / "p.fifo", "--device", "cpu", "--zip", timeout=60)
     assert done.returncode == 2
@@ -335,7 +335,7 @@ def test_a_pipe_in_the_place_of_any_file_it_writes_is_refused_and_stays(model, p
     assert {path.name for path in photos.glob("*p.*")} == {place, "p.csv"}
 
 
-def test_through_a_link_the_file_it_leads_to_is_written_and_what_was_half_written_there_is_cleared(model, photos):
+def test_through_a_link_its_target_is_written_and_half_written_files_there_are_removed(model, photos):
     (photos / "there").mkdir()
     (photos / "there" / ".t.csv.abcd1234").write_text("half")
     (photos / "link.csv").symlink_to("there/t.csv")
@@ -389,7 +389,7 @@ print([name for name in heavy if name in sys.modules])
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
-def test_help_says_what_each_flag_does():
+def test_the_help_describes_each_flag():
     done = run("--help")
     assert done.returncode == 0
     for said in (
@@ -401,14 +401,14 @@ def test_help_says_what_each_flag_does():
 
 
 @no_gpu
-def test_a_model_that_is_not_there_is_told_before_a_device_that_is_not(tmp_path):
+def test_a_missing_model_is_reported_before_a_missing_device(tmp_path):
     save(tmp_path / "photos" / "a.png", 0)
     with pytest.raises(FileNotFoundError, match=r"no.onnx: no such file; give a model.onnx"):
         predict(tmp_path / "no.onnx", tmp_path / "photos", tmp_path / "p.csv", "cuda")
 
 
 @no_gpu
-def test_auto_says_what_it_chose(model, tmp_path):
+def test_auto_prints_its_choice(model, tmp_path):
     save(tmp_path / "photos" / "a.png", 0)
     done = run(model, tmp_path / "photos", "--out", tmp_path / "p.csv")
     device_line, bs_line = done.stderr.splitlines()
@@ -416,7 +416,7 @@ def test_auto_says_what_it_chose(model, tmp_path):
     assert bs_line == "bs auto: 8"
 
 
-def test_bs_auto_goes_on_with_the_batches_of_the_run_it_resumes(model, tmp_path, monkeypatch, capsys):
+def test_bs_auto_keeps_the_batch_size_of_the_run_it_resumes(model, tmp_path, monkeypatch, capsys):
     for seed in range(20):
         save(tmp_path / "photos" / f"{seed}.png", seed)
     with monkeypatch.context() as patch:

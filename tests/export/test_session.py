@@ -40,7 +40,7 @@ def model(tmp_path_factory):
     return tiny_onnx.write(tmp_path_factory.mktemp("model") / "model.onnx")
 
 
-def test_card_is_what_the_metadata_says(model):
+def test_the_card_holds_the_metadata(model):
     card = read_card(Classifier(model, "cpu").session, model)
     assert card.classes == ["0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"]
     assert card.preprocess == tiny_onnx.PREPROCESS | {"steps": card.preprocess["steps"]}
@@ -60,7 +60,7 @@ def test_a_gpu_that_is_not_there_is_an_error_not_a_cpu_run(model, name):
 
 
 @no_gpu
-def test_auto_without_a_gpu_is_the_cpu_and_says_why(model, capfd):
+def test_auto_without_a_gpu_is_the_cpu_and_prints_why(model, capfd):
     session = Classifier(model).session
     assert session.get_providers() == ["CPUExecutionProvider"]
     assert capfd.readouterr() == ("", "device auto: cpu (no NVIDIA GPU here, or no driver for it)\n")
@@ -80,7 +80,7 @@ def test_on_cuda_the_labels_are_those_of_the_cpu(model, name):
     np.testing.assert_allclose(probabilities, expected[1], atol=1e-3)
 
 
-def test_an_unknown_device_is_told_the_known_ones(model):
+def test_an_unknown_device_is_refused_naming_the_known_ones(model):
     with pytest.raises(ValueError, match="unknown device 'gpu': choose one of auto, cuda, tensorrt, cpu"):
         Classifier(model, "gpu")
 
@@ -118,7 +118,7 @@ providers.choose_device("auto")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's loader")
-def test_without_cudnn_cuda_is_refused_and_doctor_says_so_naming_the_line_that_brings_it():
+def test_without_cudnn_cuda_is_refused_and_doctor_names_the_line_that_installs_it():
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime is built without CUDA")
     if ctypes.util.find_library("cudnn"):
@@ -263,7 +263,7 @@ def test_a_class_called_location_is_not_external_data(tmp_path):
     assert Classifier(model, "cpu").card.classes == ["location", "other"]
 
 
-def test_a_wrong_number_of_classes_is_refused_where_only_a_run_shows_it(tmp_path):
+def test_a_wrong_number_of_classes_that_only_a_run_shows_is_refused(tmp_path):
     loaded = onnx.load(tiny_onnx.write(tmp_path / "open.onnx"))
     loaded.graph.node[2].input[1] = "some"  # Compress: how many columns it keeps is known when it runs
     loaded.graph.node.insert(0, onnx.helper.make_node("Compress", ["weight", "keep"], ["some"], axis=1))
@@ -276,7 +276,7 @@ def test_a_wrong_number_of_classes_is_refused_where_only_a_run_shows_it(tmp_path
         Classifier(tmp_path / "open.onnx", "cpu")([tiny_onnx.photo(0)])
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_a_missing_file_and_a_folder_have_different_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing.onnx: no such file; give a model.onnx"):
         Classifier(tmp_path / "nothing.onnx", "cpu")
     with pytest.raises(IsADirectoryError, match=r"is a folder: give the model file, as in .*model.onnx"):
@@ -342,7 +342,7 @@ def test_a_padded_batch_gives_the_rows_of_its_images_alone(model):
     assert probabilities.shape == (17, 12)
 
 
-def test_what_can_not_be_read_is_raised(model, tmp_path):
+def test_a_photo_that_can_not_be_read_is_raised(model, tmp_path):
     classifier = Classifier(model, "cpu")
     (tmp_path / "bad.png").write_bytes(b"no photo")
     with pytest.raises(FileNotFoundError, match="gone.png"):
@@ -416,7 +416,7 @@ def test_reading_stays_two_batches_ahead_of_the_workers_at_most(model):
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
-def test_a_bound_buffer_gives_what_the_session_gives_and_keeps_what_it_gave(model):
+def test_a_bound_buffer_returns_the_sessions_outputs_and_does_not_change_earlier_ones(model):
     "On the CPU what a GPU does: fixed memory, whole batches, outputs that a later run leaves alone."
     classifier = Classifier(model, "cpu", bs=8)
     buffer = BoundBuffer(classifier.session, (8, 28, 28, 3), "cpu")
@@ -508,7 +508,7 @@ def test_beside_processes_each_thread_that_runs_the_model_on_a_gpu_does_so_first
     assert [(size, lit) for _, size, lit in runs] == [(shape, False)] * 2 * processes
 
 
-def test_the_place_of_what_can_not_be_read_is_black_whatever_was_there(model, monkeypatch):
+def test_an_unreadable_photo_is_black_whatever_the_buffer_held(model, monkeypatch):
     classifier = Classifier(model, "cpu", bs=3)
     buffer = classifier._buffer(0)
     buffer.images[:] = 255
@@ -536,7 +536,7 @@ def slow_model(path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_interrupted_it_breaks_off_what_the_model_computes(tmp_path):
+def test_an_interrupt_stops_the_model(tmp_path):
     classifier = Classifier(slow_model(tmp_path / "slow.onnx"), "cpu", bs=1, threads=1)
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     begun = time.monotonic()
@@ -566,7 +566,7 @@ def test_bs_auto_is_by_the_model_and_the_memory(monkeypatch, device, model_bytes
     assert choose_bs(7, device, model_bytes, crop, in_flight=4) == 7
 
 
-def test_a_batch_whose_images_the_memory_does_not_hold_is_refused_before_it_is_begun(monkeypatch):
+def test_a_batch_that_does_not_fit_into_memory_is_refused_at_the_start(monkeypatch):
     monkeypatch.setattr(batch_size, "free_memory", lambda: 3 * 10 * 4 * 100**2)
     assert choose_bs(10, "cpu", 1, 100, 4) == 10
     message = r"--bs 11: the images of 4 batches take 0.00132 GB, 0.0012 GB are free: give a smaller one, or auto"
@@ -583,7 +583,7 @@ def test_a_batch_of_no_images_is_refused(model, bs):
 # CUDA
 
 
-def test_a_variant_is_for_cuda_wherever_it_stands():
+def test_a_variant_gives_cuda_its_options_and_the_cpu_none():
     for name, options in CUDA_VARIANTS.items():
         assert providers_of(b"", "cuda", name) == [("CUDAExecutionProvider", options), ("CPUExecutionProvider", {})]
         assert providers_of(b"", "cpu", name) == [("CPUExecutionProvider", {})]
@@ -592,7 +592,7 @@ def test_a_variant_is_for_cuda_wherever_it_stands():
 @pytest.mark.parametrize(
     ("precision", "variant"), [("fp16", "nhwc heuristic"), ("fp32", "heuristic"), (None, "heuristic")]
 )
-def test_the_variant_goes_by_the_precision_that_the_file_says(tmp_path, precision, variant):
+def test_the_variant_follows_the_precision_in_the_files_metadata(tmp_path, precision, variant):
     said = {"precision": precision and json.dumps(precision)}
     data = tiny_onnx.write(tmp_path / "model.onnx", metadata=said).read_bytes()
     assert providers_of(data, "cuda")[0] == ("CUDAExecutionProvider", CUDA_VARIANTS[variant])

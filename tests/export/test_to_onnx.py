@@ -118,7 +118,7 @@ def run(digits_run):
     return digits_run
 
 
-def test_the_certificate_stands_in_the_file_and_says_what_was_measured(run):
+def test_the_file_holds_its_certificate_with_the_measurements(run):
     props = {prop.key: json.loads(prop.value) for prop in onnx.load(run.path("model.onnx")).metadata_props}
     own = {"classes", "preprocess", "recipe", "weights_license", "metrics", "calibration", "precision", "verification"}
     assert props.keys() == own
@@ -131,7 +131,7 @@ def test_the_certificate_stands_in_the_file_and_says_what_was_measured(run):
     assert len(said["worst"]) == 5
 
 
-def test_the_graph_names_no_place_of_this_machine(run):
+def test_the_graph_holds_no_path_of_this_machine(run):
     graph = onnx.load(run.path("model.onnx")).graph
     assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()
 
@@ -229,7 +229,7 @@ def test_a_run_without_weights_yet_is_an_error(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "recipe.json", "link.onnx", "pipe.onnx"])
-def test_what_no_export_wrote_is_not_replaced_by_one(run, tmp_path, name):
+def test_a_file_that_no_export_wrote_is_not_replaced(run, tmp_path, name):
     other = tmp_path / "run"
     shutil.copytree(run.folder, other)
     (other / "link.onnx").symlink_to("best.safetensors")
@@ -249,7 +249,7 @@ to_onnx.to_onnx(sys.argv[1], sys.argv[2], "int8", "cpu", 20)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_what_a_killed_export_left_half_written_is_cleared_by_the_next_one_and_nothing_else(run, tmp_path):
+def test_the_next_export_removes_only_half_written_files_of_a_killed_one(run, tmp_path):
     out, others = tmp_path / "m.onnx", [".m.onnx.abc", ".n.onnx.abcd1234"]
     for name in others:
         (tmp_path / name).write_text("another's")
@@ -261,7 +261,7 @@ def test_what_a_killed_export_left_half_written_is_cleared_by_the_next_one_and_n
     assert sorted(os.listdir(tmp_path)) == sorted(["m.onnx", *others])
 
 
-def test_an_export_is_not_cleared_by_a_run_that_goes_on_and_a_second_one_is_refused(run, tmp_path):
+def test_a_resumed_run_leaves_a_running_export_alone_and_a_second_export_is_refused(run, tmp_path):
     with _writing(tmp_path / "m.onnx") as beside:
         runs.lock(tmp_path).release()
         assert beside.exists()

@@ -83,7 +83,7 @@ def test_accuracy_and_calibration_are_those_of_sklearn_and_numpy(digits_run, mod
     assert said["ece"] == pytest.approx(sum(gaps), abs=1e-6)
 
 
-def test_a_model_without_its_run_is_judged_by_labels_alone_and_says_so(digits_run, model, tmp_path, capsys):
+def test_a_model_without_its_run_is_verified_by_labels_alone_and_a_line_says_so(digits_run, model, tmp_path, capsys):
     alone = shutil.copy(model, tmp_path / "model.onnx")
     said = verify(Path(alone), digits_run.recipe["data"]["path"], device="cpu", images=50)
     assert said["images"] == 50
@@ -98,7 +98,7 @@ def verified(model, data, *options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_file_that_is_not_what_the_run_trained_exits_with_2_and_by_how_much(digits_run, model, tmp_path):
+def test_a_file_that_differs_from_its_run_exits_with_2_and_the_difference(digits_run, model, tmp_path):
     shutil.copytree(digits_run.folder, tmp_path / "run")
     torch.manual_seed(9)
     save_file(create_model("test_resnet", 10, "none", image_size=32).state_dict(), tmp_path / "run/best.safetensors")
@@ -131,7 +131,7 @@ def test_data_that_can_not_judge_the_model_is_refused(digits_run, model, tmp_pat
         ({"verification": {"kept": [1]}}, "its verification is no certificate"),
     ],
 )
-def test_what_a_file_claims_of_itself_is_checked(digits_run, model, tmp_path, lie, message):
+def test_the_claims_of_a_file_are_checked(digits_run, model, tmp_path, lie, message):
     path = shutil.copy(model, tmp_path / "model.onnx")
     write_metadata(path, lie)
     with pytest.raises(ValueError, match=message):

@@ -197,7 +197,7 @@ def test_uris_are_read_whole_and_one_that_is_not_there_keeps_its_row(cluster, mo
         assert row | {"image_name": ""} == expected[name.rpartition("/")[2]] | {"image_name": ""}
 
 
-def test_what_a_store_refuses_for_now_is_asked_for_again_and_what_it_refuses_is_not(served, monkeypatch):
+def test_a_request_that_fails_for_now_is_repeated_and_a_forbidden_one_is_not(served, monkeypatch):
     pytest.importorskip("aiohttp", reason="needs fsspec[http]")
     folder, url, asked = served
     monkeypatch.setattr(objects, "PAUSES", (0, 0))
@@ -290,7 +290,7 @@ def test_a_photo_that_kills_its_actor_ends_the_run_after_some_attempts(cluster, 
 # What is begun, and what is refused
 
 
-def test_resume_writes_what_is_missing_alone_and_refuses_what_differs(cluster, model, tmp_path, capsys):
+def test_resume_writes_only_missing_shards_and_refuses_other_settings(cluster, model, tmp_path, capsys):
     photos, out = write(tmp_path / "photos", 700), tmp_path / "p"
     (photos / "img3.png").write_bytes(b"no photo")
     options = {"address": cluster.address, "share": 1}
@@ -369,7 +369,7 @@ def listed(photos: Path) -> str:
     return json.dumps(objects.named_objects(photos))
 
 
-def test_what_is_wrong_on_a_node_comes_back_in_a_line_and_a_bug_does_not(model, tmp_path):
+def test_an_error_on_a_node_comes_back_as_one_line_and_a_bug_is_raised(model, tmp_path):
     photos, settings = write(tmp_path / "photos", 2), settings_of(model, tmp_path)
     row = {"shard": 0, "photos": listed(photos)}
     (tmp_path / "file").write_text("")
@@ -404,7 +404,7 @@ def test_what_is_wrong_on_a_node_comes_back_in_a_line_and_a_bug_does_not(model, 
         ("{tmp}/latin.txt", ValueError, "{tmp}/latin.txt is not UTF-8 text"),
     ],
 )
-def test_images_that_are_not_to_be_had_are_refused(tmp_path, images, error, said):
+def test_images_that_can_not_be_had_are_refused(tmp_path, images, error, said):
     for protocol, package in (("sftp", "paramiko"), ("gs", "gcsfs"), ("s3", "s3fs")):
         if f"{protocol}://" in images and importlib.util.find_spec(package):
             pytest.skip(f"{package} is installed")
@@ -427,7 +427,7 @@ def test_images_that_are_not_to_be_had_are_refused(tmp_path, images, error, said
         ({"address": "127.0.0.1:1"}, "no Ray cluster at 127.0.0.1:1: .*\ngive --address HOST:PORT"),
     ],
 )
-def test_what_is_wrong_here_is_told_before_anything_is_written(model, tmp_path, options, said):
+def test_an_error_here_is_reported_before_anything_is_written(model, tmp_path, options, said):
     photos = write(tmp_path / "photos", 1)
     given = {"model": model, "images": photos, "out": "p"} | options
     given |= {name: tmp_path / given[name] for name in ("model", "out") if isinstance(given[name], str)}

@@ -140,7 +140,7 @@ def chain(factors):
 
 
 @pytest.mark.parametrize("factors", [(0.37, 1.9, 0.7), (300, 300, 1e-5)], ids=["within range", "overflow"])
-def test_what_is_emulated_is_what_onnx_itself_computes_in_float16(factors):
+def test_the_emulation_gives_what_onnx_itself_computes_in_float16(factors):
     "onnxruntime on x86 computes in float32 and lets an overflow pass; onnx's reference implementation does not."
     half, images = to_half(chain(factors), []), pixels(2, 4)
     with np.errstate(all="ignore"):
@@ -268,7 +268,7 @@ def test_the_search_lets_half_as_many_labels_and_half_as_much_accuracy_be_lost()
     assert found == {"agreement": pytest.approx(0.995), "accuracy_loss": pytest.approx(0.0025), "probability": 1.0}
 
 
-def test_where_half_the_layers_are_not_enough_the_file_stays_and_the_worst_are_named(files, tmp_path):
+def test_if_half_of_the_layers_are_not_enough_the_file_stays_and_the_worst_are_named(files, tmp_path):
     path = tmp_path / "model.onnx"
     shutil.copy(files["fp32"], path)
     message = r"int8 is over its budget, no file is written: with 8 of 16 layers in float32 still not good enough\n.*: "

@@ -132,7 +132,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_line_that_brings_it(model, 
     assert os.listdir(tmp_path / "no") == ["pyarrow.py"]
 
 
-def test_the_kind_is_what_the_suffix_says(tmp_path):
+def test_the_suffix_chooses_the_format(tmp_path):
     assert formats.kind_of(tmp_path / "p.csv", "auto") == "csv"
     assert formats.kind_of(tmp_path / "p.JSON", "auto") == "json"
     assert formats.kind_of(tmp_path / "p.parquet", "auto") == "parquet"
@@ -211,7 +211,7 @@ def test_a_sample_with_classes_as_columns_gets_their_probabilities(model, photos
         (b"id\tlabel\n0\t\n", r"s.csv has '\\t' between its columns: save it with commas"),
     ],
 )
-def test_a_sample_in_another_form_is_told_by_its_form(model, photos, tmp_path, content, message):
+def test_a_sample_in_another_format_is_refused_naming_the_format(model, photos, tmp_path, content, message):
     (tmp_path / "s.csv").write_bytes(content)
     with pytest.raises(ValueError, match=f"--sample .*{message}"):
         predict(model, photos, tmp_path / "p.csv", "cpu", sample=tmp_path / "s.csv")
@@ -266,7 +266,7 @@ def test_flip_is_the_mean_of_the_probabilities_of_a_photo_and_its_mirror(tmp_pat
     assert [row[1] for row in rows(tmp_path / "p.csv")[1:]] == labels
 
 
-def test_profile_tells_each_stage_and_what_bounds_the_run(model, photos, tmp_path):
+def test_profile_prints_each_stage_and_the_one_that_limits_the_speed(model, photos, tmp_path):
     done = run(model, photos, "--out", tmp_path / "p.csv", "--device", "cpu", "--profile", "--workers", 2)
     assert done.returncode == 2
     lines = done.stdout.splitlines()
@@ -296,7 +296,7 @@ def test_all_that_the_files_take_to_write_is_writing(model, photos, tmp_path, mo
     assert "\nbound by write: " in said
 
 
-def test_the_bound_is_writing_or_what_takes_the_workers_longest():
+def test_the_limit_is_writing_or_the_longest_stage_of_the_workers():
     watch = Stopwatch()
     watch.seconds |= {"read": 9.0, "decode": 40.0, "crop": 5.0, "copy": 1.0, "model": 25.0, "write": 0.0, "wait": 12.0}
     lines = watch.report(images=100, workers=4, in_flight=6).splitlines()

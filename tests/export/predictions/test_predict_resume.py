@@ -101,7 +101,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_files_of_an_unbroken_
 
 @posix
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_interrupted_it_ends_in_seconds_tells_how_to_go_on_and_goes_on(model, tmp_path, number, said):
+def test_an_interrupted_run_ends_in_seconds_says_how_to_continue_and_continues(model, tmp_path, number, said):
     photos, out = slow_photos(tmp_path / "photos", 500), tmp_path / "out" / "p.csv"
     out.parent.mkdir()
     out.write_text("earlier")
@@ -140,7 +140,7 @@ TORN = (
 
 
 @pytest.mark.parametrize("tail", TORN)
-def test_what_a_kill_or_a_power_cut_tore_is_done_again(model, photos, tmp_path, interrupted_at, tail):
+def test_rows_torn_by_a_kill_or_a_power_cut_are_done_again(model, photos, tmp_path, interrupted_at, tail):
     options = {"device": "cpu", "bs": 4, "probabilities": True}
     predict(model, photos, tmp_path / "whole" / "p.csv", **options)
     with interrupted_at("10.png"):
@@ -153,7 +153,7 @@ def test_what_a_kill_or_a_power_cut_tore_is_done_again(model, photos, tmp_path, 
     assert files(tmp_path / "torn") == files(tmp_path / "whole")
 
 
-def test_it_goes_on_at_a_batch_of_the_unbroken_run(model, photos, tmp_path, interrupted_at, monkeypatch):
+def test_it_continues_at_a_batch_of_the_unbroken_run(model, photos, tmp_path, interrupted_at, monkeypatch):
     with interrupted_at("15.png"):
         predict(model, photos, tmp_path / "p.csv", "cpu", bs=5, workers=0)
     partial = tmp_path / "p.csv.partial"
@@ -165,7 +165,7 @@ def test_it_goes_on_at_a_batch_of_the_unbroken_run(model, photos, tmp_path, inte
     assert batches == [5, 5, 3], "10-14, 15-19 with one that can't be read and is black, 20-22"
 
 
-def test_killed_before_the_output_has_its_name_only_that_is_left_to_do(model, photos, tmp_path, monkeypatch):
+def test_if_it_is_killed_before_the_output_has_its_name_no_photo_is_read_again(model, photos, tmp_path, monkeypatch):
     predict(model, photos, tmp_path / "whole" / "p.csv", "cpu", bs=4)
     with monkeypatch.context() as patch:
         patch.setattr("export.predictions.formats.write_errors", lambda *_: signal.raise_signal(signal.SIGINT))
@@ -176,7 +176,7 @@ def test_killed_before_the_output_has_its_name_only_that_is_left_to_do(model, ph
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
-def test_what_a_kill_left_half_written_is_cleared_and_nothing_else(model, photos, tmp_path):
+def test_only_half_written_files_of_a_killed_run_are_removed(model, photos, tmp_path):
     half = [".p.csv.abcd1234", ".p.csv.partial.x_3yz890", ".p.errors.csv.abcdefgh", ".p.csv.partial.lock"]
     others = [".p.csv.abc", ".q.csv.abcd1234", "p.csv.abcd1234", ".p.csv.ABCD1234"]
     for name in half + others:
@@ -188,12 +188,12 @@ def test_what_a_kill_left_half_written_is_cleared_and_nothing_else(model, photos
 # What --resume goes on with, and what it refuses
 
 
-def test_with_nothing_to_go_on_with_it_begins(model, photos, tmp_path):
+def test_resume_without_an_earlier_run_starts_one(model, photos, tmp_path):
     predict(model, photos, tmp_path / "p.csv", "cpu", resume=True)
     assert len(rows(tmp_path / "p.csv")) == 24
 
 
-def test_a_finished_run_is_told_and_has_the_status_it_had(model, photos, tmp_path):
+def test_a_finished_run_is_reported_and_keeps_its_exit_status(model, photos, tmp_path):
     options = [model, photos, "--out", tmp_path / "p.csv", "--device", "cpu"]
     assert run(*options).returncode == 2
     before = files(tmp_path / "photos") | {"p.csv": (tmp_path / "p.csv").read_bytes()}
@@ -297,7 +297,7 @@ def test_a_photo_that_goes_or_breaks_between_kill_and_resume_keeps_its_row(model
     assert rows(half_done)[1:] == expected
 
 
-def test_without_resume_it_starts_anew_and_says_so(model, photos, half_done, capfd):
+def test_without_resume_it_starts_anew_and_a_line_says_so(model, photos, half_done, capfd):
     predict(model, photos, half_done, "cpu", bs=5)
     assert capfd.readouterr().err.startswith(
         f"{half_done}.partial, of a run that was not finished, starts anew: export.predict --resume would continue it\n"
@@ -314,7 +314,7 @@ def test_a_wrong_model_leaves_the_partial_as_it_was(photos, half_done, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]\n", b'{"images": 2}\n["a"]\n', b"\xff\xfe\n", b'{"bs": 3}\n'])
-def test_a_partial_that_is_none_of_ours_is_refused(model, photos, tmp_path, content):
+def test_a_partial_file_that_is_not_ours_is_refused(model, photos, tmp_path, content):
     (tmp_path / "p.csv.partial").write_bytes(content)
     with pytest.raises(
         ValueError, match=r"p.csv.partial was not written by this version: remove it, or leave out --res"
@@ -336,7 +336,7 @@ def test_two_runs_into_one_file_the_second_is_refused(model, photos, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's /proc")
-def test_a_folder_where_no_file_can_be_made_is_told_as_such(model, photos):
+def test_a_folder_where_no_file_can_be_made_is_an_error(model, photos):
     done = run(model, photos, "--out", "/proc/x.csv", "--device", "cpu", timeout=60)
     assert done.returncode == 2
     assert done.stderr == "error: /proc can't be written to (No such file or directory): give another folder\n"
@@ -353,7 +353,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_full_disk_is_an_error_and_once_there_is_room_it_goes_on(model, tmp_path, small_disk):
+def test_a_full_disk_is_an_error_and_the_run_continues_once_there_is_room(model, tmp_path, small_disk):
     first = save(tmp_path / "photos" / "0.png", 0)
     for number in range(1, 800):
         os.link(first, first.with_name(f"{number}.png"))

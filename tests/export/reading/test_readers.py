@@ -67,7 +67,7 @@ def mine() -> list[int]:
 
 
 def gone(pids: list[int], seconds: float = 5.0) -> bool:
-    "Whether the processes end in that time."
+    "True if the processes end within `seconds`."
     deadline = time.monotonic() + seconds
     while alive := [pid for pid in pids if pid in running(0)]:
         if time.monotonic() > deadline:
@@ -112,7 +112,7 @@ def test_files_and_journal_are_those_of_threads_to_the_byte(model, tmp_path, mon
     assert mine() == []
 
 
-def test_odd_files_are_told_in_the_same_words(model, odd, tmp_path):
+def test_odd_files_have_the_same_error_messages(model, odd, tmp_path):
     unread = {processes: predicted(model, odd, tmp_path / f"{processes}.csv", processes) for processes in (False, True)}
     assert unread[True] == unread[False] != []
     assert (tmp_path / "True.csv").read_bytes() == (tmp_path / "False.csv").read_bytes()
@@ -142,7 +142,7 @@ def test_the_processes_start_before_the_session_is_made_and_end_if_it_can_not_be
     assert mine() == []
 
 
-def test_a_resumed_run_starts_them_for_what_is_left_and_for_nothing_none(model, photos, tmp_path, monkeypatch):
+def test_a_resumed_run_starts_processes_only_for_the_photos_that_are_left(model, photos, tmp_path, monkeypatch):
     asked, folder = [], photos[0].parent
     monkeypatch.setattr("export.predictions.local.worthwhile", lambda device, workers, count: bool(asked.append(count)))
     predicted(model, folder, tmp_path / "p.csv", processes=None)
@@ -155,7 +155,7 @@ def test_a_resumed_run_starts_them_for_what_is_left_and_for_nothing_none(model, 
     assert asked == [60, 60, 0]
 
 
-def test_the_pixels_of_a_piece_lie_in_its_places_and_nowhere_else(photos):
+def test_the_pixels_of_a_piece_are_written_at_its_indices_alone(photos):
     with contextlib.closing(small_readers()) as reading:
         first, second = reading.images
         outcomes = reading.fill(second, 3, photos[5:8])
@@ -167,7 +167,7 @@ def test_the_pixels_of_a_piece_lie_in_its_places_and_nowhere_else(photos):
         assert not first.any()
 
 
-def test_who_has_waited_longest_gets_the_next_process(photos):
+def test_the_thread_that_waited_longest_gets_the_next_process(photos):
     "Else a thread that is done takes the process again and again, and the oldest batch waits for the others' pieces."
     order = []
     with contextlib.closing(small_readers(1, bs=1000)) as reading:
@@ -187,7 +187,7 @@ def test_who_has_waited_longest_gets_the_next_process(photos):
     assert order == ["a", "b", "c", "d"]
 
 
-def test_profile_counts_what_processes_do_and_says_so(model, photos, tmp_path, capsys):
+def test_profile_counts_the_work_of_processes(model, photos, tmp_path, capsys):
     predicted(model, photos[0].parent, tmp_path / "p.csv", profile=True)
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split()[0] for line in lines[:4]] == ["read", "decode", "crop", "copy"]
@@ -276,7 +276,7 @@ def test_a_photo_that_kills_its_readers_is_named_with_the_signal_and_the_others_
     assert mine() == []
 
 
-def test_the_place_of_a_photo_that_killed_its_readers_is_black(tmp_path, deadly_decoder):
+def test_a_photo_that_killed_its_readers_is_black(tmp_path, deadly_decoder):
     paths = jpegs(tmp_path / "photos", 3, {1: signal.SIGSEGV})
     with contextlib.closing(small_readers()) as reading:
         reading.images[0][:] = 255
@@ -287,7 +287,7 @@ def test_the_place_of_a_photo_that_killed_its_readers_is_black(tmp_path, deadly_
 @pytest.mark.parametrize(
     ("executable", "reason"), [("/nowhere/python", "No such file or directory"), ("/bin/false", "exit status 1")]
 )
-def test_where_no_process_can_be_started_that_is_an_error(model, photos, tmp_path, monkeypatch, executable, reason):
+def test_it_is_an_error_if_no_process_can_be_started(model, photos, tmp_path, monkeypatch, executable, reason):
     monkeypatch.setattr(sys, "executable", executable)
     with pytest.raises(OSError, match=rf"no process can be started to read photos in \({reason}\)"):
         predicted(model, photos[0].parent, tmp_path / "p.csv")
@@ -295,7 +295,7 @@ def test_where_no_process_can_be_started_that_is_an_error(model, photos, tmp_pat
     assert mine() == []
 
 
-def test_a_fault_of_ours_in_a_reader_is_raised_with_where_it_was(photos):
+def test_a_bug_of_ours_in_a_reader_is_raised_with_its_traceback(photos):
     with contextlib.closing(small_readers(1, preprocess={"crop": 28})) as reading:
         with pytest.raises(KeyError, match="resize") as fault:
             reading.fill(reading.images[0], 0, photos[:2])
@@ -460,11 +460,11 @@ def test_a_reader_imports_neither_onnxruntime_nor_torch_nor_matplotlib():
         ("cpu", 16, 20_000, False),
     ],
 )
-def test_processes_read_where_threads_would_wait(device, workers, count, expected):
+def test_processes_read_if_threads_would_wait(device, workers, count, expected):
     assert worthwhile(device, workers, count) == expected
 
 
-def test_elsewhere_threads_read(monkeypatch):
+def test_on_other_systems_threads_read(monkeypatch):
     monkeypatch.setattr(readers.sys, "platform", "darwin")
     assert not worthwhile("cuda", 16, 20_000)
 
@@ -484,7 +484,7 @@ def test_memory_that_exists_is_pinned_once_and_given_back_with_its_array():
         del images, reading
 
 
-def test_a_system_without_memory_to_share_is_told_with_what_helps(monkeypatch):
+def test_without_shared_memory_the_error_says_what_helps(monkeypatch):
     def refused(name):
         raise OSError(38, "Function not implemented")
 

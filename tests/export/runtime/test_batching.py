@@ -61,10 +61,10 @@ def test_no_buffer_is_filled_before_its_batch_is_handed_out():
         filled.extend(items)
         return kept(buffer, start, items)
 
-    def work_up(buffer, outcomes):
+    def process(buffer, outcomes):
         return go_on.wait(10)
 
-    batches = in_batches(range(1000), [[0] * 4 for _ in range(3)], 4, fill, work_up, workers=8)
+    batches = in_batches(range(1000), [[0] * 4 for _ in range(3)], 4, fill, process, workers=8)
     threading.Timer(0.2, go_on.set).start()
     next(batches)
     assert len(filled) == 3 * 4
@@ -75,7 +75,7 @@ def test_no_buffer_is_filled_before_its_batch_is_handed_out():
 
 
 def test_while_one_thread_works_a_batch_up_another_fills_and_works_up_the_next():
-    "Two threads meet in work_up: neither filling nor working up is one thread's alone."
+    "Two threads meet in process(): neither filling nor processing is the work of one thread alone."
     together = threading.Barrier(2, timeout=10)
     batches = in_batches(range(8), [[0] * 4 for _ in range(2)], 4, kept, lambda *_: together.wait() >= 0, workers=2)
     assert list(batches) == [True, True]
@@ -95,33 +95,33 @@ def test_an_exception_is_raised_in_its_turn_and_ends_the_threads(workers):
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
-def test_runners_work_up_and_do_nothing_else():
+def test_separate_threads_process_and_do_nothing_else():
     filled, worked_up = set(), set()
 
     def fill(buffer, start, items):
         filled.add(threading.get_ident())
         return kept(buffer, start, items)
 
-    def work_up(buffer, outcomes):
+    def process(buffer, outcomes):
         worked_up.add(threading.get_ident())
         time.sleep(0.01)
         return squares(buffer, outcomes)
 
     with threads(2) as run:
-        batches = list(in_batches(range(103), [[0] * 4 for _ in range(4)], 4, fill, work_up, workers=3, run=run))
+        batches = list(in_batches(range(103), [[0] * 4 for _ in range(4)], 4, fill, process, workers=3, run=run))
     assert [answer for batch in batches for answer in batch] == expected(103)
     assert len(worked_up) == 2
     assert not filled & worked_up
 
 
 def test_an_exception_of_a_runner_is_raised_in_its_turn():
-    def work_up(buffer, outcomes):
+    def process(buffer, outcomes):
         if buffer[0] == 8:
             raise ArithmeticError("third batch")
         return squares(buffer, outcomes)
 
     with threads(2) as run:
-        batches = in_batches(range(100), [[0] * 4 for _ in range(3)], 4, kept, work_up, workers=2, run=run)
+        batches = in_batches(range(100), [[0] * 4 for _ in range(3)], 4, kept, process, workers=2, run=run)
         assert next(batches) == expected(4)
         assert next(batches) == expected(8)[4:]
         with pytest.raises(ArithmeticError, match="third batch"):
