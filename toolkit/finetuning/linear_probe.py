@@ -24,8 +24,8 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
     Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation.
-    `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses on a
-    held-out fifth of the photos; in the end it is fitted to all of them.
+    `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses by a fifth
+    of the photos, held out; in the end it is fitted to all of them.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
@@ -90,9 +90,7 @@ def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
     finally:
         watch.remove()
         model.train(mode)
-    caught = [
-        features[: len(label)] for features, label in zip(caught, labels, strict=True)
-    ]  # without the padding of a short batch
+    caught = [features[: len(label)] for features, label in zip(caught, labels, strict=True)]  # without padding
     return torch.cat(caught).as_subclass(Tensor).float(), torch.cat(labels).as_subclass(Tensor)
 
 
@@ -103,7 +101,7 @@ def fit_linear(
     l2: float,
     start: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, float]:
-    """Fit the linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS.
+    """Fit a linear classifier that minimises loss(logits, labels) + l2 / 2 * sum(weight ** 2), by L-BFGS from `start`.
 
     features: float32 [photos, features]; labels: int64 [photos]. start: weight [classes, features] and bias
     [classes] to begin with.
@@ -132,9 +130,7 @@ def _strength(
     good if held-out photos are nearly the same as others. Each fit starts from the one before it.
     Returns the penalty, its accuracy on the hold-out, and its weight and bias.
     """
-    fifth = (
-        torch.arange(len(labels), device=labels.device) % 5 == 0
-    )  # of every class, because photos are sorted by class
+    fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: photos are sorted by class
     found = []
     for l2 in STRENGTHS:
         *start, _ = fit_linear(features[~fifth], labels[~fifth], loss, l2, start)

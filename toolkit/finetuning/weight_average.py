@@ -19,12 +19,11 @@ class WeightAverage(Callback):
 
     kind: `ema`, an exponential average with a weight of 1 / horizon for each new step, or `last`, the plain mean over
     the last `horizon` steps; horizon is `share` of the fit's steps. torch's own AveragedModel, `averaged`, keeps it.
-    At an epoch's end `better` is the one of the two with the higher accuracy, the average if they are equal. The
-    epoch's loss and metrics are those of `better`. In a run best.safetensors holds it. After another fit, in a
-    notebook, the model has the last epoch's `better`. An average that no step has entered yet is not considered.
-    Training itself goes on with the weights as they are.
-    Source: https://arxiv.org/abs/1803.05407,
-    https://docs.pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema
+    At an epoch's end `better` is the one of the two with the higher accuracy, the average if they are equal; the loss
+    and metrics of the epoch are those of `better`. In a run best.safetensors holds it. After a fit in a notebook
+    the model has the last epoch's `better`. An average that no step has entered yet is not considered. Training itself
+    goes on with the weights as they are.
+    Source: https://arxiv.org/abs/1803.05407, https://docs.pytorch.org/docs/stable/optim.html#weight-averaging-swa-and-ema
 
     Raises ValueError for another kind, and for a share that is not above 0 and at most 1.
     """

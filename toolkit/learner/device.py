@@ -1,4 +1,4 @@
-"""The device and the number format that a model computes in: those asked for, or an error, never others in silence."""
+"""The device and the number format that a model computes in: the requested ones or an error, never others silently."""
 
 import sys
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def pick_device(name: str) -> torch.device:
-    """`cpu`, `cuda` (or `cuda:1`), or `auto`: CUDA where there is one, else the CPU.
+    """Return the device `cpu`, `cuda` (or `cuda:1`), or for `auto` CUDA if there is one, else the CPU.
 
     Raises ValueError for another name and for a CUDA device that torch does not see.
     """
@@ -41,11 +41,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def _own_gpu() -> torch.device:
-    "The current GPU; of several processes on this machine each has its own."
+    "The current GPU; each of several ranks on this machine has its own."
     if ranks.count() > 1:
         if ranks.local_rank() >= torch.cuda.device_count():
             raise ValueError(
-                f"{ranks.local_count()} processes on this machine, where torch sees {torch.cuda.device_count()} CUDA "
+                f"{ranks.local_count()} processes on this machine, but torch sees {torch.cuda.device_count()} CUDA "
                 "devices: give each its own by fewer --num_processes, or choose --device cpu"
             )
         torch.cuda.set_device(ranks.local_rank())
@@ -53,7 +53,7 @@ def _own_gpu() -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """The number format of the forward pass: fp32, fp16 or bf16.
+    """Return the number format of the forward pass: fp32, fp16 or bf16.
 
     `auto` is fp16 on CUDA (the homework's `to_fp16`), bf16 on a CPU that multiplies it in hardware, else fp32.
     Raises ValueError for another name, and for bf16 on a GPU that lacks it.
@@ -70,7 +70,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    "Whether this CPU multiplies bf16 in hardware (avx512_bf16, amx_bf16, Arm's); elsewhere bf16 is slower than fp32."
+    "True if this CPU multiplies bf16 in hardware (avx512_bf16, amx_bf16, Arm's); else bf16 is slower than fp32."
     if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 knows only this one
         return torch.cpu._is_avx512_bf16_supported()
     found = torch.cpu.get_capabilities()
@@ -78,10 +78,11 @@ def cpu_has_bf16() -> bool:
 
 
 def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """`model` itself, its forward pass from now on under autocast to `precision`, its output float32; fp32 ends that.
+    """Have `model` run its forward pass under autocast to `precision`, with a float32 output, and return it; fp32 ends
+    that.
 
-    The context is entered and left inside the call, so neither an exception nor Ctrl-C leaves autocast on, as fastai's
-    MixedPrecision callback does; and it holds for training, validation and prediction alike, on any device.
+    Autocast is entered and left inside the call, so neither an exception nor Ctrl-C leaves it on, as they do with
+    fastai's MixedPrecision callback. It holds for training, validation and prediction, on any device.
     """
     if precision != "fp32":
         model.autocast = device.type, DTYPES[precision]
@@ -93,7 +94,7 @@ def mixed_precision(model: nn.Module, device: torch.device, precision: str) -> n
 
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
-    "Within it the forward pass of a model under `mixed_precision` is in float32, as in its exported file."
+    "Inside, the forward pass of a model under `mixed_precision` is in float32, as in its exported file."
     if "autocast" not in vars(model):
         yield
         return
@@ -133,7 +134,7 @@ def resolved(options: Options) -> Options:
 
 
 def peak_memory(device: torch.device) -> int:
-    "Bytes at most held so far: on the GPU where that is the device, else by this process (workers not counted)."
+    "Peak memory in bytes so far: on the GPU if that is the device, else of this process (workers not counted)."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")

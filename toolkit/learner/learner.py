@@ -46,6 +46,14 @@ class Validation(Callback):
 OTHER_FITS = (ParamScheduler, GatherPredsCallback, Validation)
 "Callbacks of fit_one_cycle, lr_find and the like, of get_preds, of our Learner's validate."
 
+MIXED_PRECISION = "fastai's MixedPrecision beside our own precision: call learn.to_fp16() or to_bf16() instead"
+REFUSED = {
+    MixedPrecision: MIXED_PRECISION,
+    NonNativeMixedPrecision: MIXED_PRECISION,
+    GradientAccumulation: "fastai's GradientAccumulation beside our own: give --accum instead, accum= in a notebook, "
+    "the number of batches to an optimiser step",
+}
+
 SomeCallback = TypeVar("SomeCallback", bound=Callback)
 
 
@@ -123,15 +131,9 @@ class Learner(FastaiLearner):
     def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
         "fastai's. Raises ValueError for a callback that repeats what this learner does."
         cb = cb() if isinstance(cb, type) else cb
-        if isinstance(cb, MixedPrecision | NonNativeMixedPrecision):
-            raise ValueError(
-                "fastai's MixedPrecision beside our own precision: call learn.to_fp16() or to_bf16() instead"
-            )
-        if isinstance(cb, GradientAccumulation):
-            raise ValueError(
-                "fastai's GradientAccumulation beside our own: give --accum instead, accum= in a notebook, the number "
-                "of batches to an optimiser step"
-            )
+        for kind, message in REFUSED.items():
+            if isinstance(cb, kind):
+                raise ValueError(message)
         return super().add_cb(cb)
 
     def validate(

@@ -1,5 +1,5 @@
-"""The ways to faster training: memory kept from step to step and, unless `--exact` is given, photos laid out channels
-last, TF32 and mini-batches of one size for cuDNN to plan for.
+"""Faster training: memory kept from step to step and, unless `--exact` is given, photos laid out channels last, TF32
+and batches of one size for cuDNN to plan for.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ class ChannelsLast(Callback):
 
 
 def by_dtype(own: list[Tensor], theirs: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    "Both lists, in parts of one dtype: torch's foreach functions take a part in one go, others tensor by tensor."
+    "Return both lists in parts of one dtype: torch's foreach functions take such a part at once, others one by one."
     parts: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for one, other in zip(own, theirs, strict=True):
         mine, others = parts.setdefault(one.dtype, ([], []))
@@ -46,11 +46,11 @@ def by_dtype(own: list[Tensor], theirs: list[Tensor]) -> list[tuple[list[Tensor]
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` itself, its calls from now on compiled by torch, which takes a while at the first of each shape.
+    """Have torch compile the calls of `model`, which takes a while at the first of each shape, and return it.
 
-    The names of its tensors and its state dict stay; copies of it are not compiled.
+    The names of its tensors and its state dict stay the same; copies of it are not compiled.
 
-    Raises ValueError where nothing can be compiled for `device`.
+    Raises ValueError if nothing can be compiled for `device`.
     """
     try:
         torch.compile(torch.neg, options={"fx_graph_cache": False})(torch.zeros(2, device=device))
@@ -64,24 +64,24 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def uncompiled() -> AbstractContextManager:
-    "Within it a compiled model computes as one that is not compiled, and torch compiles nothing."
+    "Inside, a compiled model computes like one that is not compiled, and torch compiles nothing."
     return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
 def fast_math(device: torch.device, exact: bool) -> Iterator[None]:
-    "A pass over photos on `device` goes in it: `cudnn_flags` and `retaining_freed_memory`."
+    "`cudnn_flags` and `retaining_freed_memory`, around each pass over photos on `device`."
     with cudnn_flags(device, exact), retaining_freed_memory(device):
         yield
 
 
 @contextmanager
 def cudnn_flags(device: torch.device, exact: bool) -> Iterator[None]:
-    """Within it CUDA multiplies float32 in TF32; for `exact` it does not, and cuDNN's algorithms are deterministic.
+    """Inside, CUDA multiplies float32 in TF32; for `exact` it does not, and cuDNN's algorithms are deterministic.
 
-    cuDNN chooses its algorithms by its heuristics, unless `torch.backends.cudnn.benchmark` was set before: to have it
-    try them takes up to 25 s for each shape of mini-batch, and steps were no faster on an H100 (LOG.md, 26 Nov 2026).
-    Afterwards the flags are what they were. On a CPU they stay.
+    cuDNN chooses its algorithms by its heuristics, unless `torch.backends.cudnn.benchmark` was set before. Trying them
+    takes up to 25 s for each batch shape, and steps were no faster on an H100 (LOG.md, 26 Nov 2026).
+    Afterwards the flags are restored. On a CPU they are not changed.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
     """
     if device.type != "cuda":
@@ -112,11 +112,11 @@ _largest: ContextVar[dict[tuple[bool, torch.Size], int] | None] = ContextVar("la
 
 @contextmanager
 def whole_batches(device: torch.device, exact: bool) -> Iterator[None]:
-    """Within it `in_whole_batches` works, on CUDA unless `exact`.
+    """Inside, `in_whole_batches` fills up short batches, on CUDA unless `exact`.
 
-    In fp32 and on several processes, which share a mini-batch's dropout, nothing is filled up.
+    In fp32 and on several ranks, which share a batch's dropout, nothing is filled up.
 
-    A mini-batch of another size has cuDNN plan all convolutions anew: 1.5 s for the forward pass of a mobilenetv2, 3 s
+    A batch of another size has cuDNN plan all convolutions anew: 1.5 s for the forward pass of a mobilenetv2, 3 s
     for its backward pass, 0.03 s for the forward pass of a resnet152, on an H100 (LOG.md, 26 Nov 2026).
     """
     if device.type != "cuda" or exact or ranks.count() > 1 or _largest.get() is not None:
@@ -130,10 +130,10 @@ def whole_batches(device: torch.device, exact: bool) -> Iterator[None]:
 
 
 def in_whole_batches(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """forward(images), for which a short mini-batch is filled up, with zeros, to the largest one before it.
+    """Return forward(images), with a short batch filled up with zeros to the largest batch before it.
 
-    images: [batch, 3, height, width]. Only within `whole_batches`, and for a model whose images have nothing to do with
-    each other: no batch norm may be in training mode. Hooks of the model see the whole batch.
+    images: [batch, 3, height, width]. Only inside `whole_batches`, and only for a model whose images do not affect each
+    other: no batch norm may be in training mode. Hooks of the model see the filled batch.
     """
     if torch.compiler.is_compiling() or _largest.get() is None:
         return forward(images)
@@ -154,11 +154,11 @@ _keeping = ContextVar("keeping", default=False)
 
 @contextmanager
 def retaining_freed_memory(device: torch.device) -> Iterator[None]:
-    """Within it what a step on a CPU frees stays with this process, for the next step; in the end it is given back.
+    """Inside, memory that a step on a CPU frees stays with this process for the next step; it is given back at the end.
 
-    Else glibc gives large blocks back to the system, which clears and maps their pages again at each step: a tenth of a
-    convolutional net's step of 32 photos, half of one of 128 (LOG.md). The results are the same. Elsewhere than with
-    glibc nothing is changed. Afterwards the thresholds are those at which glibc's own, which adapt, end up.
+    Otherwise glibc returns large blocks to the system, which clears and maps their pages again at each step: a tenth of
+    a convolutional net's step of 32 photos, half of one of 128 (LOG.md). The results are the same. Without glibc
+    nothing is changed. Afterwards the thresholds are the ones that glibc's adaptive thresholds end up at.
     Source: mallopt(3), malloc_trim(3)
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc" or _keeping.get():

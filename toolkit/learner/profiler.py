@@ -1,4 +1,4 @@
-"""Where an epoch's time goes, what bounds it, and what to try."""
+"""A profile of training: where an epoch's time goes, what bounds it, and what to try."""
 
 import time
 from collections import Counter
@@ -18,9 +18,9 @@ PARTS = {
 
 
 class EpochTimer(Callback):
-    """Where the seconds of this fit's epochs go, by the host's clock: waiting for photos, computing, validating.
+    """Times the parts of this fit's epochs by the host's clock: waiting for photos, computing, validating.
 
-    A GPU computes while the host waits: there what is waited for is what the GPU lacks only where it is idle.
+    A GPU computes while the host waits: there, waiting for photos costs time only if the GPU is idle.
     """
 
     order = -60  # before all others, so that what they do counts as computing
@@ -45,7 +45,7 @@ class EpochTimer(Callback):
         self.epochs += 1
 
     def per_epoch(self) -> dict[str, float]:
-        "Seconds an epoch, as metrics.json has them; empty before the first has ended."
+        "Seconds an epoch, by the keys of metrics.json; empty before the first epoch has ended."
         return {f"seconds_{part}": spent / self.epochs for part, spent in self.seconds.items()} if self.epochs else {}
 
     def _add(self, part: str) -> None:
@@ -55,10 +55,10 @@ class EpochTimer(Callback):
 
 
 class Clock:
-    """Splits time into parts: each `mark` says what went on since the one before.
+    """Splits time into parts: each `mark` names the part that has just ended.
 
-    On CUDA the marks are events in the device's own queue, which nobody waits for; a part is then the time that the
-    device spent on it, or idle before it.
+    On CUDA the marks are events in the device's own queue, for which the host does not wait; a part is then the time
+    that the device spent on it, or idle before it.
     """
 
     def __init__(self, device: torch.device):
@@ -76,16 +76,16 @@ class Clock:
         "Seconds of each part so far. Waits for the device."
         if self.cuda and self.marks:
             self.marks[-1][1].synchronize()
-        for (_, begun), (part, ended) in zip(self.marks, self.marks[1:], strict=False):
-            self.seconds[part] += begun.elapsed_time(ended) / 1000 if self.cuda else ended - begun
+        for (_, start), (part, end) in zip(self.marks, self.marks[1:], strict=False):
+            self.seconds[part] += start.elapsed_time(end) / 1000 if self.cuda else end - start
         self.marks = self.marks[-1:]
         return self.seconds
 
 
 class Profile(Callback):
-    "Prints where a fit's time went when it ends: `learn.fit(1, cbs=Profile())`; `found` says it to programs."
+    "Prints how long each part of a fit took when it ends: `learn.fit(1, cbs=Profile())`; `found` returns it."
 
-    order = 100  # after all others: what they do counts to the part it comes in
+    order = 100  # after all others, so that their time counts to the part that they run in
 
     def __init__(self):
         self.clock, self.epochs = None, 0
@@ -94,9 +94,9 @@ class Profile(Callback):
         self.clock = self.clock or Clock(self.dls.device)
 
     def before_train(self) -> None:
-        self.clock.marks.clear()  # of an epoch that was interrupted
+        self.clock.marks.clear()  # left by an epoch that was interrupted
         self.clock.mark("")
-        self.dl.mark = self.clock.mark  # `toolkit.data.dataloaders` marks where photos have come
+        self.dl.mark = self.clock.mark  # the data loader marks when photos have come
         self.trained = False
 
     def before_batch(self) -> None:
@@ -124,33 +124,36 @@ class Profile(Callback):
 
     def after_epoch(self) -> None:
         self.clock.mark("saving")
-        if not self.trained:  # a linear probe, which is no epoch like the others
+        if not self.trained:  # a linear probe, which has none of the parts
             self.clock.marks.clear()
             return
         self.clock.read()
         self.epochs += 1
 
     def after_fit(self) -> None:
-        self.dls.train.clock = None
+        self.dls.train.mark = None
         if self.epochs and self.learn.fault is None:
-            print(table(self.found()), flush=True)
+            print(profile_table(self.found()), flush=True)
 
     def found(self) -> dict[str, object]:
-        'Of finished epochs: {"epochs", "seconds" of an epoch by part, "bound_by", "try"}; empty before the first.'
+        'Return {"epochs" finished, "seconds" of an epoch by part, "bound_by", "try"}; empty before the first epoch.'
         if not self.epochs:
             return {}
         seconds = {part: self.clock.seconds[part] / self.epochs for part in PARTS}
-        bound_by, advice = verdict(seconds, self.clock.cuda)
+        bound_by, advice = bottleneck(seconds, self.clock.cuda)
         return {"epochs": self.epochs, "seconds": seconds, "bound_by": bound_by, "try": advice}
 
 
-def verdict(seconds: dict[str, float], cuda: bool) -> tuple[str, str]:
-    "What bounds an epoch whose parts take `seconds`, and what to try: the first part that takes more than it should."
+def bottleneck(seconds: dict[str, float], cuda: bool) -> tuple[str, str]:
+    """Return what bounds an epoch whose parts take `seconds`, and what to try.
+
+    It is the first part in this table with more than its share of the time; computing if there is none.
+    """
     total = sum(seconds.values())
     share = {part: spent / total for part, spent in seconds.items()}
     compute = "a smaller --image_size or --arch, --precision auto, --compile"
     for part, most, bound_by, advice in (
-        ("data_wait", 0.2, "data", "more --workers where there are cores for them, smaller files, --cache"),
+        ("data_wait", 0.2, "data", "more --workers if there are cores for them, smaller files, --cache"),
         ("saving", 0.2, "saving", "a faster disk for --out"),
         ("copy", 0.15, "copy", "more photos at once, by --bs" if cuda else compute),
         ("validation", 0.5, "validation", "fewer photos to validate on, or more to train on"),
@@ -158,11 +161,11 @@ def verdict(seconds: dict[str, float], cuda: bool) -> tuple[str, str]:
     ):
         if share[part] > most:
             return bound_by, advice
-    return "compute", compute + (", a larger --bs where memory allows" if cuda else ", a GPU")
+    return "compute", compute + (", a larger --bs if memory allows" if cuda else ", a GPU")
 
 
-def table(found: dict[str, object]) -> str:
-    "What `Profile.found` says, for people."
+def profile_table(found: dict[str, object]) -> str:
+    "Return the result of `Profile.found` as a table for people."
     seconds = found["seconds"]
     total = sum(seconds.values())
     rows = [f"  {PARTS[part]:<32}{spent:8.2f} s {spent / total:6.1%}" for part, spent in seconds.items()]

@@ -8,7 +8,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    "The state of every generator that training may draw from: torch's, CUDA's, numpy's and Python's."
+    "Return the state of every generator that training may draw from: torch's, CUDA's, numpy's and Python's."
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
@@ -20,7 +20,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    "Put the generators where `random_state` found them."
+    "Restore the generators to a state that `random_state` returned."
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,1 +1,1 @@
-"""Values found by trying them: batch size, number of workers, learning rate. The learner stays as it was."""
+"""Values found by trying them: batch size, workers, learning rate, epochs. The learner stays as it was."""

@@ -1,4 +1,4 @@
-"""The largest mini-batch that memory has room for, by optimiser steps that are really taken and then undone."""
+"""The largest batch that fits into memory, found by optimiser steps that are taken and then undone."""
 
 import ctypes
 import gc
@@ -15,22 +15,22 @@ from toolkit.learner.loss_scaler import LossScaler
 from toolkit.machine import free_memory
 from toolkit.search.snapshot import restoring_state
 
-SPARE = {"cuda": 0.1, "cpu": 0.2}  # of the free memory, left for what other steps and validation need beyond the trial
+SPARE = {"cuda": 0.1, "cpu": 0.2}  # share of the free memory kept for other steps and validation, which may need more
 SMALL = 8  # photos of the smaller trial on a CPU
 
 
 def largest_batch_size(learn: Learner, photos: int) -> tuple[int, str]:
-    """The largest mini-batch that memory has room for, of those of which `photos` is a multiple: an optimiser step of
-    as many photos can be made of them. And in words how much memory it takes of what there was.
+    """Return the largest batch size that fits into memory and divides `photos`, those of an optimiser step; and a
+    message on the memory it takes.
 
     On CUDA each size is tried, from the largest, by a step with the optimiser's state in place; the peak that torch
-    counts may come to 90 % of what was free. A CPU's memory does not run out in order: the system swaps, then kills.
-    There steps of 8 and of 16 photos are taken and the peaks of this process (Linux's VmHWM) are extended in a straight
-    line, with the mini-batches that workers read ahead; that may come to 80 % of what is free in machine and container.
-    Peaks at 128 photos of 128 px were 1844, 1463 and 1577 MB for mobilenetv2_100 in bf16, resnet18 and vit_tiny in fp32
-    where this says 1919, 1858 and 1723 (24 Nov 2026, torch 2.15).
-    Where the training set is smaller than a mini-batch, a larger one would change nothing and is not looked at.
-    Raises ValueError where not even the smallest fits, OSError on a system whose CPU peaks can't be had.
+    counts may be 90 % of the free memory. A CPU's memory does not run out with an error: the system swaps, then kills.
+    There the peaks of this process (Linux's VmHWM) in steps of 8 and of 16 photos are extrapolated linearly, and the
+    batches that workers read ahead are added; that may be 80 % of the free memory of machine and container.
+    Peaks at 128 photos of 128 px were 1844, 1463 and 1577 MB for mobilenetv2_100 in bf16, resnet18 and vit_tiny in
+    fp32; the estimates are 1919, 1858 and 1723 (24 Nov 2026, torch 2.15).
+    Batches larger than the training set are not tried.
+    Raises ValueError if not even the smallest fits, OSError on a system that does not report CPU peaks.
     """
     sizes = _sizes(photos, len(learn.dls.train_ds))
     if learn.dls.device.type == "cuda":
@@ -42,13 +42,13 @@ def largest_batch_size(learn: Learner, photos: int) -> tuple[int, str]:
         if peak <= room:
             return size, f"{_gib(peak)} of the {_gib(free)} GiB that are free"
     raise ValueError(
-        f"--bs auto: not even a mini-batch of {sizes[-1]} fits into the {_gib(free)} GiB that are free: try a smaller "
+        f"--bs auto: not even a batch of {sizes[-1]} fits into the {_gib(free)} GiB that are free: try a smaller "
         "--image_size or --arch"
     )
 
 
 def _sizes(photos: int, there: int) -> list[int]:
-    "Divisors of `photos`, from the largest, of those that hold all photos `there` only the smallest."
+    "Divisors of `photos`, from the largest; of those not below `there`, the training photos, only the smallest."
     divisors = [size for size in range(1, photos + 1) if photos % size == 0]
     enough = min((size for size in divisors if size >= there), default=photos)
     return [size for size in reversed(divisors) if size <= enough]
@@ -59,7 +59,7 @@ def _gib(size: float) -> str:
 
 
 class OneStep(Callback):
-    "Ends a fit after its first mini-batch."
+    "Ends a fit after its first batch."
 
     order = 100
 
@@ -68,7 +68,7 @@ class OneStep(Callback):
 
 
 def _take_step(learn: Learner, size: int) -> None:
-    "An optimiser step with a mini-batch of `size`, read in this process; to be undone."
+    "Take an optimiser step with a batch of `size`, read in this process; the caller undoes it."
     for loader in learn.dls.loaders:
         loader.bs, loader.fake_l.num_workers = size, 0
     if accumulate := learn.callback(AccumulateGradients):
@@ -80,15 +80,15 @@ def _take_step(learn: Learner, size: int) -> None:
 
 
 def _free_on_cuda(learn: Learner) -> int:
-    "Bytes that torch may take beside what it holds."
+    "Free CUDA memory in bytes, after torch has released its cache."
     gc.collect()
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(learn.dls.device)[0]
 
 
 def _peak_on_cuda(learn: Learner, size: int) -> float:
-    "Bytes that steps of `size` take at most beside what is held now; infinite where they do not fit."
-    _free_on_cuda(learn)  # of all that the trial before held
+    "Peak additional CUDA memory in bytes of a step with batch size `size`; inf if out of memory."
+    _free_on_cuda(learn)  # release what the trial before held
     before = torch.cuda.memory_allocated(learn.dls.device)
     torch.cuda.reset_peak_memory_stats(learn.dls.device)
     try:
@@ -103,39 +103,39 @@ def _peak_on_cuda(learn: Learner, size: int) -> float:
 
 
 def _peaks_on_cpu(learn: Learner, sizes: list[int]) -> list[float]:
-    "Bytes that steps of each of `sizes` take at most beside what is held now, by the straight line through two."
+    "Peak additional memory in bytes of a step with each of `sizes`, extrapolated from two small ones."
     small = max(1, min(SMALL, len(learn.dls.train_ds) // 2))
-    begun = _reset_peak()
+    start = _reset_peak()
     with restoring_state(learn):
         _take_step(learn, small)  # in those after it the optimiser has its state
         peaks = []
         for size in (small, 2 * small):
             _reset_peak()
             _take_step(learn, size)
-            peaks.append(_peak() - begun)
+            peaks.append(_peak() - start)
     each = max((peaks[1] - peaks[0]) / small, 4 * _photo(learn))
     return [max(peaks[0] + each * (size - small), 0) + _read_ahead(learn) * size for size in sizes]
 
 
 def _photo(learn: Learner) -> int:
-    "Bytes of a photo as it comes from a worker."
+    "Bytes of one photo from a worker."
     return 3 * learn.dls.preprocess["crop"] ** 2
 
 
 def _read_ahead(learn: Learner) -> int:
-    "Bytes that workers hold for each photo of a mini-batch: two mini-batches each, and one that they make."
+    "Bytes that workers hold for each photo of a batch: two finished batches each, and one in the making."
     return 3 * learn.dls.train.fake_l.num_workers * _photo(learn)
 
 
 def _peak() -> int:
-    "Bytes that this process has held at most since `_reset_peak`."
+    "Peak memory of this process in bytes since `_reset_peak`."
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def _reset_peak() -> int:
-    "Have the peak begin again from what is held now, which is returned."
+    "Reset the peak to the memory held now. Return that in bytes."
     gc.collect()
-    with suppress(AttributeError, OSError):  # glibc's own: what was freed would be used again, and no peak seen
+    with suppress(AttributeError, OSError):  # glibc only: freed memory would be used again, and no peak seen
         ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")

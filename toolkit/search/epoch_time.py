@@ -1,4 +1,4 @@
-"""Seconds that an epoch of a learner will take, measured on a few mini-batches."""
+"""Seconds that an epoch of a learner will take, measured on a few batches."""
 
 from time import perf_counter
 
@@ -16,20 +16,20 @@ def seconds_per_epoch(learn: Learner, batches: int = 8, at_most: float = 30.0) -
 
 
 def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tuple[float, float]:
-    """Seconds that training and validation of an epoch will take, by a few mini-batches that are done and then undone.
+    """Return the seconds that training and validation of an epoch will take, by a few batches that are then undone.
 
-    Counted are the wait for photos, copying, forward, backward, optimiser steps, what the learner's callbacks do in
-    training, and validation. Timed are at least `batches` mini-batches (rounded up to whole optimiser steps) after
-    those that are left out: the first step, in which buffers are made and the GPU's libraries loaded, and as many as
-    the workers read ahead meanwhile. A pass not much longer than that is timed whole, in a second epoch, for which the
-    workers are there already; so this takes two short epochs at most. A longer pass includes their start.
+    They include the wait for photos, copying, forward and backward passes, optimiser steps, the learner's callbacks in
+    training, and validation. At least `batches` batches (rounded up to whole optimiser steps) are timed. Before them
+    the first step is left out, in which buffers are made and the GPU's libraries loaded, and as many batches as the
+    workers read ahead meanwhile. A pass that is not much longer is timed whole, in a second epoch, when the workers
+    have started; so this takes two short epochs at most. A longer pass includes their start.
     If steps are slow, a pass is cut as soon as it has taken `at_most` seconds and timed one step after the first.
 
-    Not counted: what `training.fit.fit` writes after an epoch, and photos that are slower to read because the system
-    has not read them before. On a machine that others use too it is as true as their load is steady.
+    They do not include what `training.fit.fit` writes after an epoch, nor that photos are slower to read for the first
+    time. On a machine with other users the result is only as good as their load is steady.
     """
     if batches < 1:
-        raise ValueError(f"cannot time {batches} mini-batches: give 1 or more")
+        raise ValueError(f"cannot time {batches} batches: give 1 or more")
     clock = EpochClock(batches, at_most)
     with restoring_state(learn), learn.no_logging(), learn.no_bar():
         if resizing := learn.callback(ProgressiveResizing):
@@ -39,7 +39,7 @@ def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tu
 
 
 class EpochClock(Callback):
-    "The `seconds` of an epoch's training and validation, after a fit that it cuts short."
+    "Measures the `seconds` of an epoch's training and validation, and cuts the fit short."
 
     order = 100  # after all others, so that what they do is timed too
 
@@ -48,17 +48,17 @@ class EpochClock(Callback):
         self.seconds: dict[str, float] = {}
 
     def before_train(self) -> None:
-        self._begin(self.learn.accum)
+        self._start(self.learn.accum)
 
     def before_validate(self) -> None:
-        self._begin(1)
+        self._start(1)
 
-    def _begin(self, group: int) -> None:
+    def _start(self, group: int) -> None:
         ahead = 2 * self.dl.fake_l.num_workers  # torch's prefetch_factor
         self.group, self.ready = group, group * -(-(ahead + 1) // group)
         self.enough = self.ready + group * -(-self.batches // group)
-        self.done, self.waited, self.first, self.begun = 0, 0.0, None, perf_counter()
-        self.ended = self.begun
+        self.done, self.waited, self.first, self.start = 0, 0.0, None, perf_counter()
+        self.ended = self.start
 
     def before_batch(self) -> None:
         wait = perf_counter() - self.ended
@@ -72,14 +72,14 @@ class EpochClock(Callback):
         self.ended = perf_counter()
 
     def _at_step(self, done: int) -> None:
-        slow = perf_counter() - self.begun > self.at_most and done > self.group
+        slow = perf_counter() - self.start > self.at_most and done > self.group
         if slow or done == self.enough:
             self._end(done)
         if done in (self.group, self.ready):
             self.since, self.waited = (done, self._now()), 0.0
 
     def _end(self, done: int) -> None:
-        "The whole pass by the batches since `since`: their mean, and what the first one was waited for beyond that."
+        "Extrapolate the pass from the batches since `since`: their mean, plus the extra wait for the first one."
         batches = done - self.since[0]
         each, wait = (self._now() - self.since[1]) / batches, self.waited / batches
         share = self.dl.n / self.dl.bs  # batches of the pass, the short last one by its photos
@@ -97,19 +97,19 @@ class EpochClock(Callback):
         self._whole()
 
     def _whole(self) -> None:
-        "If the pass came to its end, its own seconds are the answer."
+        "If the pass came to its end, its own seconds are the result."
         whole = self.done >= len(self.dl)
         if self._part == "train":
             self.trained_whole = whole
         if whole:
-            self.seconds[self._part] = self._now() - self.begun
+            self.seconds[self._part] = self._now() - self.start
 
     @property
     def _part(self) -> str:
         return "train" if self.training else "valid"
 
     def _now(self) -> float:
-        "The time when the device has done what it was given."
+        "The time, after the device has finished its work."
         if self.dls.device.type == "cuda":
             torch.cuda.synchronize(self.dls.device)
         return perf_counter()

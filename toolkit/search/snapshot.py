@@ -1,4 +1,4 @@
-"""Training that leaves no trace: a learner put back as it was, and from a few such steps the seconds of an epoch."""
+"""Training that leaves no trace: a learner whose state is restored afterwards."""
 
 import contextlib
 import signal
@@ -17,17 +17,15 @@ from torch import Tensor, nn
 from toolkit.learner.learner import Learner
 from toolkit.learner.random_state import random_state, set_random_state
 
-# A learner put back
-
 
 @contextlib.contextmanager
 def restoring_state(learn: Learner) -> Iterator[Learner]:
-    """`learn`, to be trained or changed inside; afterwards, an error or Ctrl-C too, it is bit for bit what it was.
+    """`learn` may be trained or changed inside; afterwards, also after an error or Ctrl-C it is what it was to the bit.
 
-    Put back are weights, buffers, gradients, what is frozen and which mode each module is in; the optimiser (none,
-    where there was none) with its state and rates; the generators of random numbers; order, draws, batch size and
-    number of workers of the loaders; the learner's own attributes and its callbacks, with the tensors, lists, metrics,
-    schedulers and averaged models that these hold. Objects stay the same ones. The copies lie in the host's memory.
+    Restored are weights, buffers, gradients, frozen layers and each module's mode; the optimiser (None if there was
+    none) with its state and learning rates; the random number generators; order, draws, batch size and workers of the
+    data loaders; the learner's own attributes and its callbacks, with the tensors, lists, metrics, schedulers and
+    averaged models that these hold. Objects keep their identity. The copies are in the host's memory.
     """
     undo: list[Callable[[], object]] = [partial(set_random_state, random_state())]
     seen: set[int] = set()
@@ -48,7 +46,7 @@ def restoring_state(learn: Learner) -> Iterator[Learner]:
 
 
 def _keep(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:
-    "Add to `undo` what puts the contents of `value` back, where it is a thing that training changes, or holds some."
+    "Add to `undo` what restores `value`, if training may change it, and all that it holds."
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -79,7 +77,7 @@ def _keep_all(values: Any, undo: list[Callable[[], object]], seen: set[int]) -> 
 def _keep_module(model: nn.Module, undo: list[Callable[[], object]], seen: set[int]) -> None:
     for module in model.modules():
         undo.append(partial(setattr, module, "training", module.training))
-        for tensors in (module._parameters, module._buffers):  # the dicts: a layer's weight may be replaced
+        for tensors in (module._parameters, module._buffers):  # the dicts, because a layer's weight may be replaced
             _keep(tensors, undo, seen)
     for weight in model.parameters():
         undo.append(partial(weight.requires_grad_, weight.requires_grad))
@@ -103,7 +101,7 @@ def _refill(contents: dict, kept: dict) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    "A Ctrl-C meanwhile is raised at the end: an impatient second one would leave the learner half put back."
+    "Delay a Ctrl-C to the end of the block: a second one would leave the learner half restored."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -115,6 +113,3 @@ def _undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if asked:
         raise KeyboardInterrupt
-
-
-# The seconds of an epoch

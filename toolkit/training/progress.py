@@ -1,4 +1,4 @@
-"What a run shows while it trains: a bar or plain lines, and its page."
+"""Progress of a run while it trains: a bar or plain lines, and its page."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ PAGE = 0.03  # share of a fit's time that goes into its page, at most
 
 
 def shown(learn: Learner) -> AbstractContextManager:
-    """Within it a fit shows fastai's bar in a notebook or a terminal, and elsewhere one plain line an epoch.
+    """Inside, a fit shows fastai's bar in a notebook or a terminal, else one plain line an epoch.
 
     The bar's control characters would flood a pipe or a file.
     """
@@ -30,7 +30,7 @@ def shown(learn: Learner) -> AbstractContextManager:
 
 
 class RunPage(Callback):
-    "report.html after each epoch, but for PAGE of the time at most."
+    "Writes report.html after each epoch, in at most PAGE of the time."
 
     order = 72  # after Checkpoint
 
@@ -38,19 +38,19 @@ class RunPage(Callback):
         self.target, self.due = run, 0.0
 
     def after_epoch(self) -> None:
-        begun = time.perf_counter()
-        if begun < self.due:
+        start = time.perf_counter()
+        if start < self.due:
             return
         try:
-            write_report(load(self.target.folder))  # afresh: a Run keeps what it has read
+            write_report(load(self.target.folder))  # a new Run, because a Run caches what it has read
         except OSError as error:
             self.learn.end_with(error)
         now = time.perf_counter()
-        self.due = now + (1 / PAGE - 1) * (now - begun)
+        self.due = now + (1 / PAGE - 1) * (now - start)
 
 
 class EpochLines(Callback):
-    "One plain line an epoch, the row that went into history.csv."
+    "Prints one plain line an epoch, the row of history.csv."
 
     order = 75  # after Checkpoint
 

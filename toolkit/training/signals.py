@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: saved at the next optimizer step."""
+"""Ctrl-C and SIGTERM during training: the run is saved at the next optimiser step."""
 
 import os
 import signal
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def stopping_at_a_step(checkpoint: "Checkpoint") -> Iterator[None]:
-    """A signal to end makes `checkpoint` save and stop at the next step; a second one raises KeyboardInterrupt at once.
+    """Have a signal to end make `checkpoint` save and stop at the next step; a second raises KeyboardInterrupt at once.
 
-    Of several processes, which stop together, any may get it; a second one soon after is the same, from the launcher.
+    On several ranks, which stop together, any of them may get it; a second signal within 5 s is the same one, passed on
+    by the launcher.
     """
     asked, soon = 0.0, 5 if ranks.count() > 1 else 0
 
@@ -43,7 +44,9 @@ def stopping_at_a_step(checkpoint: "Checkpoint") -> Iterator[None]:
 
 
 def _to_replace() -> dict[int, Any]:
-    "Handlers of Ctrl-C, of a system's or cluster's request, of a closed terminal; not what is ignored, as under nohup."
+    """Handlers of Ctrl-C, of a system's or cluster's request to end, of a closed terminal. Signals that are ignored, as
+    under nohup, are left out.
+    """
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
     return {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}

@@ -7,7 +7,7 @@ from fastai.callback.core import Callback
 
 from recipes import digits
 from toolkit.learner import profiler
-from toolkit.learner.profiler import Profile, table, verdict
+from toolkit.learner.profiler import Profile, bottleneck, profile_table
 from toolkit.training.begin import begin
 from toolkit.training.evaluate import evaluate
 from toolkit.training.fit import fit
@@ -35,10 +35,10 @@ FAIR = {
     ],
 )
 def test_the_part_that_takes_too_much_is_named(part, bound_by, advice):
-    told = verdict(FAIR | {part: 30.0}, cuda=True)
+    told = bottleneck(FAIR | {part: 30.0}, cuda=True)
     assert told[0] == bound_by
     assert advice in told[1]
-    assert verdict(FAIR, cuda=True)[0] == "compute"
+    assert bottleneck(FAIR, cuda=True)[0] == "compute"
 
 
 class Slow(Callback):
@@ -94,7 +94,7 @@ def test_the_parts_are_what_they_take_and_add_up_to_the_epoch(trained):
 
 
 def test_the_table_has_all_parts_and_the_verdict():
-    text = table({"seconds": FAIR, "bound_by": "compute", "try": "a GPU", "epochs": 1})
+    text = profile_table({"seconds": FAIR, "bound_by": "compute", "try": "a GPU", "epochs": 1})
     assert text.splitlines()[0] == "an epoch of 24.60 s:"
     assert "  backward pass                      12.00 s  48.8%" in text
     assert text.splitlines()[-1] == "bound by compute; what may help: a GPU"

@@ -127,7 +127,7 @@ def test_the_finder_takes_its_steps_of_accumulated_mini_batches_with_scaler_and_
 def test_a_search_that_comes_to_nothing_says_so(data, loss, message):
     learn = small(data)
     learn.loss_func = loss
-    with pytest.raises(ValueError, match=rf"--lr auto: {message} \(24 mini-batches, from 1e-7 up\): give a number"):
+    with pytest.raises(ValueError, match=rf"--lr auto: {message} \(24 batches, from 1e-7 up\): give a number"):
         find_lr(learn, steps=24)
     assert learn.opt is None
 

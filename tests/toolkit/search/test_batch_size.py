@@ -49,7 +49,7 @@ def test_less_memory_makes_smaller_mini_batches_and_too_little_an_error(data, mo
         found.append(largest_batch_size(learn, 32)[0])
     assert found == [32, 16, 8]
     monkeypatch.setattr(batch_size, "free_memory", lambda: 0)
-    with pytest.raises(ValueError, match="--bs auto: not even a mini-batch of 1 fits into the 0.0 GiB"):
+    with pytest.raises(ValueError, match="--bs auto: not even a batch of 1 fits into the 0.0 GiB"):
         largest_batch_size(learn, 32)
     assert all(torch.equal(*pair) for pair in zip(learn.model.state_dict().values(), weights, strict=True))
     assert learn.opt is None

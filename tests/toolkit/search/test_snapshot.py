@@ -219,7 +219,7 @@ def test_slow_steps_cut_the_trial_short(data, monkeypatch):
 
 
 def test_no_batches_can_not_be_timed(data):
-    with pytest.raises(ValueError, match="cannot time 0 mini-batches: give 1 or more"):
+    with pytest.raises(ValueError, match="cannot time 0 batches: give 1 or more"):
         seconds_per_epoch(small(data), 0)
 
 
