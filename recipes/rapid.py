@@ -42,7 +42,7 @@ from toolkit.search.plan import fit_budget, rapid_settings
 @recipe(arch="resnet152.tv2_in1k", weights="imagenet", precision="auto")
 def learner(
     options: Options,
-    minutes: Annotated[float | None, FREE] = None,  # plan as many epochs as training has time for, instead of --epochs
+    minutes: Annotated[float | None, FREE] = None,  # plan as many epochs as training has time for (default: no budget)
     train_sizes: tuple[int, ...] = (),  # sides of the training squares, smaller ones first (default: by the data)
     probe: bool = True,  # train all layers at once, without a linear probe first
     layer_decay: float | None = None,  # learning rate of a layer over that of the next one (default: by the data)

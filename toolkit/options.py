@@ -33,9 +33,9 @@ class Options:
     weights: str = "imagenet"  # pretrained weights: imagenet, none, or a .pth or .safetensors file
 
     # Training
-    epochs: Annotated[int | None, FREE] = None  # passes over the training photos (default: the recipe's)
-    lr: float | Auto | None = None  # learning rate, or auto: by the LR finder (default: the recipe's)
-    bs: int | Auto | None = None  # batch size, or auto: the largest that fits in memory (default: the recipe's)
+    epochs: Annotated[int | None, FREE] = None  # passes over the training photos
+    lr: float | Auto | None = None  # learning rate, or auto: by the LR finder
+    bs: int | Auto | None = None  # batch size, or auto: the largest that fits in memory
     accum: int = 1  # batches accumulated for an optimiser step
     image_size: int = 224  # side of the square that the network sees, in pixels
 

@@ -98,26 +98,20 @@ def merged_signature(
 ) -> inspect.Signature:
     "One signature of the shared options and `parameters`, the recipe's own; each annotation carries the option's help."
     shared, comments = field_comments(Options), parameter_comments(build)
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    merged = [
-        inspect.Parameter(
-            each.name,
-            kind,
-            default=defaults.get(each.name, each.default),
-            annotation=Annotated[TYPES[each.name], Doc(shared[each.name])],
-        )
-        for each in fields(Options)
-    ]
-    merged += [
-        inspect.Parameter(
-            each.name,
-            kind,
-            default=each.default,
-            annotation=Annotated[own[each.name], Doc(comments.get(each.name, ""))],
-        )
-        for each in parameters
-    ]
-    return inspect.Signature(merged)
+    options = [(each.name, defaults.get(each.name, each.default), TYPES[each.name], shared) for each in fields(Options)]
+    options += [(each.name, each.default, own[each.name], comments) for each in parameters]
+    return inspect.Signature(
+        [_parameter(name, default, kind, help, "by the data") for name, default, kind, help in options]
+    )
+
+
+def _parameter(name: str, default: Any, kind: Any, comments: Mapping[str, str], otherwise: str) -> inspect.Parameter:
+    "A parameter whose annotation carries its help; `otherwise` says what None stands for, if its comment does not."
+    help = comments.get(name, "")
+    if default is None and "(default" not in help:
+        help += f" (default: {otherwise})"
+    kind_of = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, kind_of, default=default, annotation=Annotated[kind, Doc(help)])
 
 
 def _name_and_command(build: Callable[..., Any]) -> tuple[str, list[str]]:
@@ -135,13 +129,8 @@ def shared_parameters(function: Callable[..., Any], names: Sequence[str]) -> ins
     "The signature of `function` whose `**` parameter stands for shared options: these names, None if not given."
     shared, comments = field_comments(Options), parameter_comments(function)
     types = get_type_hints(function, include_extras=True)
-    named = list(inspect.signature(function).parameters.values())[:-1]
-    own = [each.replace(annotation=Annotated[types[each.name], Doc(comments[each.name])]) for each in named]
-    kind = inspect.Parameter.KEYWORD_ONLY
+    own = list(inspect.signature(function).parameters.values())[:-1]
+    parameters = [_parameter(each.name, each.default, types[each.name], comments, "") for each in own]
     return inspect.Signature(
-        own
-        + [
-            inspect.Parameter(name, kind, default=None, annotation=Annotated[TYPES[name], Doc(shared[name])])
-            for name in names
-        ]
+        parameters + [_parameter(name, None, TYPES[name], shared, "the recipe's") for name in names]
     )
