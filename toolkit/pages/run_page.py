@@ -21,10 +21,8 @@ from toolkit.pages import plots
 from toolkit.pages.drawing import data_uri, png, short, svg
 from toolkit.pages.run_again import command_line
 from toolkit.pages.run_panels import curve_panels, finder_panels, reliability_panels
-from toolkit.pages.run_text import chance_difference, data_warnings, headline
+from toolkit.pages.run_text import chance_difference, data_warnings, headline, transform_facts
 from toolkit.run import Run
-
-LISTED = 8  # names in a warning about the data
 
 
 def write_report(run: Run) -> Path:
@@ -59,7 +57,7 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
     counts = data.get("counts")
     return environment.get_template("report.html").render(
         run=run,
-        recipe=run.recipe,
+        recipe=run.recipe | {"augment": transform_facts(run.recipe["augment"])},
         exported=run.path("model.onnx").exists(),
         command=command_line(run.recipe),
         figures=figures,

@@ -1,6 +1,7 @@
 """The texts of the run page: headline figures with their notes, and warnings about the data."""
 
 import math
+from typing import Any
 
 from toolkit.errors import first_few
 from toolkit.evaluation.formatting import optimism_note, percent
@@ -78,3 +79,21 @@ def data_warnings(recipe: dict, predictions: Predictions | None) -> list[str]:
         if absent := [name for name, n in support if not n]:
             warnings.append(f"No validation images, so no recall: {first_few(absent, LISTED)}.")
     return warnings
+
+
+def transform_facts(augment: dict[str, Any]) -> dict[str, Any]:
+    "The training transforms of recipe.json in order, each with its arguments; an older record as it is."
+    if "transforms" not in augment:
+        return augment
+    return {f"{number}. {_name(each)}": _arguments(each) for number, each in enumerate(augment["transforms"], 1)}
+
+
+def _name(transform: dict[str, Any]) -> str:
+    return str(transform.get("__class_fullname__")).rpartition(".")[2]
+
+
+def _arguments(transform: dict[str, Any]) -> str:
+    inside = [f"{_name(each)} ({_arguments(each)})" for each in transform.get("transforms", [])]
+    hidden = {"__class_fullname__", "transforms"}
+    given = [f"{name} {value}" for name, value in transform.items() if name not in hidden and value is not None]
+    return ", ".join([*given, *inside])

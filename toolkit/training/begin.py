@@ -11,6 +11,7 @@ from toolkit.evaluation.results import write_curve
 from toolkit.files import write_json
 from toolkit.learner.learner import Learner
 from toolkit.models.losses import ClassificationLoss
+from toolkit.options import Options
 from toolkit.run import Run, git_revision, lock, same_recipe, versions
 from toolkit.schema import recipe_fault
 
@@ -97,8 +98,9 @@ def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None
     before = run.recipe
     same_recipe(run, recipe["recipe"])
     names = (recipe["options"].keys() | before["options"].keys()) - free - {"processes"}
+    defaults = vars(Options())  # of an option that an older version did not have
     for name in sorted(names, key=lambda name: (name != "loss", name)):  # its own options follow from it
-        old, new = before["options"].get(name), recipe["options"].get(name)
+        old, new = (one["options"].get(name, as_json(defaults.get(name))) for one in (before, recipe))
         if old != new:
             raise ValueError(
                 f"--resume {run.folder}: it was begun with --{name} {old}, now it is {new}; "
