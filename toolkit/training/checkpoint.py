@@ -7,7 +7,6 @@ from typing import Any
 import safetensors.torch
 import torch
 from fastai.callback.core import Callback
-from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit import ranks
 from toolkit.evaluation.results import HISTORY
@@ -17,9 +16,10 @@ from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.learner.accumulate import AccumulateGradients, all_samples, loss_sum
 from toolkit.learner.guards import NaNGuard
 from toolkit.learner.random_state import random_state, set_random_state
-from toolkit.learner.schedule import Unfit, check_extended
+from toolkit.learner.schedule import Unfit
 from toolkit.run import Run
 from toolkit.training.out_of_memory import StepStart, halve_batch
+from toolkit.training.restore import check_schedule, learner_state, restore
 from toolkit.training.state import Best, EpochProgress, TrainState, read_state, write_state
 
 
@@ -61,7 +61,7 @@ class Checkpoint(Callback):
         self.random, self.step = None, StepStart(self.model)
         if self.state:
             try:
-                self._check_extended(self.state)
+                check_schedule(self.learn, self.state, self.epochs)
                 self._restore(self.state)
             except Unfit as error:
                 self.learn.end_with(error)
@@ -169,41 +169,17 @@ class Checkpoint(Callback):
             history=self.rows,
             best=self.best,
             inside=inside,
-            bs=self.dls.train.bs,
-            accum=self.group,
-            model=self.model.state_dict(),
-            opt=self.opt.state_dict(),
-            callbacks={name: part.state_dict() for name, part in self._parts().items()},
+            **learner_state(self.learn),
             random=random,
         )
 
     def _restore(self, state: TrainState) -> None:
+        restore(self.learn, state)
         self._go_to(state)
-        self.model.load_state_dict(state.model)
-        self.opt.load_state_dict(state.opt)
-        for name, part in self._parts().items():
-            part.load_state_dict(state.callbacks[name])
-        self.dls.train.bs = self.dls.valid.bs = state.bs
-        if accumulate := self.learn.callback(AccumulateGradients):
-            accumulate.n = state.accum
         if self.inside == EpochProgress():
             set_random_state(state.random)
         else:
             self.random = state.random  # to be set at the first step, after the data loader has drawn
-
-    def _check_extended(self, state: TrainState) -> None:
-        "Raises Unfit for more epochs than the run was planned for, if its schedule can't follow."
-        extended = state.epochs is not None and self.epochs > state.epochs
-        for name, part in self._parts().items() if extended else ():
-            if isinstance(part, LRScheduler):
-                check_extended(part, state.callbacks[name])
-
-    def _parts(self) -> dict[str, Any]:
-        """By the callback's name, what keeps state from step to step: a callback's `scheduler` (a schedule), `scaler`
-        (the loss scale) or `averaged` (a weight average). A user's own callback is saved by the same names.
-        """
-        names = ("scheduler", "scaler", "averaged")
-        return {cb.name: vars(cb)[name] for cb in self.learn.cbs for name in names if name in vars(cb)}
 
     def _halve(self) -> str | None:
         """Have the next fit begin at the last optimiser step, with batches half as large. Return the message on it.
@@ -211,17 +187,13 @@ class Checkpoint(Callback):
         Return None if that is not possible: a batch of one photo, a learner without AccumulateGradients, an optimiser
         that stopped half-way, or other ranks, which wait for this one inside the step.
         """
-        if self.step.random is None or not self.step.intact or ranks.count() > 1:
-            return None
-        if self.learn.callback(AccumulateGradients) is None:
+        can_accumulate, alone = self.learn.callback(AccumulateGradients) is not None, ranks.count() == 1
+        if self.step.random is None or not self.step.intact or not can_accumulate or not alone:
             return None
         self.step.restore_averages()
         state = self._state(self.inside, self.step.random)
-        smaller = halve_batch(state)
-        if smaller is None:
+        if (smaller := halve_batch(state)) is None:
             return None
         self.state = smaller
-        return (
-            f"out of memory: going on with {smaller.accum} batches of {smaller.bs} to a step, not {state.accum} of "
-            f"{state.bs}"
-        )
+        before, now = f"{state.accum} of {state.bs}", f"{smaller.accum} batches of {smaller.bs}"
+        return f"out of memory: going on with {now} to a step, not {before}"
