@@ -1,6 +1,7 @@
 """Profile: an epoch's parts are what they take, and add up to it; the part that is too large is named."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from fastai.callback.core import Callback
@@ -62,7 +63,7 @@ def trained(tmp_path_factory):
     "A run on the digits with a profile, its photos read slowly."
     root = tmp_path_factory.mktemp("profile")
     learn = digits.learner(root / "data", device="cpu")
-    {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
+    learn.options = replace(learn.options, profile=True)
     run = begin(root / "run", learn)
     learn.add_cb(Slow())
     do_item = learn.dls.train.do_item
@@ -72,7 +73,7 @@ def trained(tmp_path_factory):
         return do_item(index)
 
     learn.dls.train.do_item = slowly
-    fit(learn, run, 2, profile=True)
+    fit(learn, run, 2)
     return learn, evaluate(learn, run), run
 
 
