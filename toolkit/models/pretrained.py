@@ -170,9 +170,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ValueError(f"{path} does not hold this model's weights ({str(error).strip().splitlines()[0]})") from error
 
 
-# What both record
-
-
 def head_tensors(model: nn.Module) -> list[str]:
     "Names of the classifier's tensors in the state dict."
     named = model.pretrained_cfg["classifier"]

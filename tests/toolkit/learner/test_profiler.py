@@ -90,7 +90,7 @@ def test_the_parts_are_what_they_take_and_add_up_to_the_epoch(trained):
     assert all(spent > 0 for spent in seconds.values())
     without_saving = sum(seconds.values()) - seconds["saving"]
     assert without_saving == pytest.approx(metrics["seconds"] / 2, rel=0.1)
-    assert learn.dls.train.clock is None
+    assert learn.dls.train.mark is None
     assert run.read_json("metrics.json")["profile"] == found
 
 
