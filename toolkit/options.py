@@ -85,8 +85,12 @@ def check_choices(values: dict[str, Any], types: dict[str, Any] = TYPES) -> None
 
 
 def recorded_options(recorded: dict[str, Any], **changes: Any) -> Options:
-    """The shared options of a recipe.json's `options`, with `changes`. Those of the recipe's own are left out."""
+    """The shared options of a recipe.json's `options`, with `changes`. Those of the recipe's own are left out.
+
+    Raises ValueError for a recorded value that is not among the choices of its option.
+    """
     values = {name: value for name, value in recorded.items() if name in TYPES} | changes
+    check_choices(values)
     return Options(**{name: converted(value, TYPES[name]) for name, value in values.items()})
 
 

@@ -101,14 +101,14 @@ CUDNN_ABSENT = """
 import functools
 import onnxruntime
 from export.runtime import providers
-from toolkit import doctor
+from toolkit.installation import compute
 onnxruntime.preload_dlls = functools.partial(onnxruntime.preload_dlls, cudnn=False)  # as if it was not installed
-providers.gpus = doctor.gpus = lambda: 1
+providers.gpus = compute.gpus = lambda: 1
 providers.missing_library = lambda device: None  # without a driver it would be the driver's
-doctor._provider = lambda wanted: wanted  # its Relu needs no cuDNN
+compute._provider = lambda wanted: wanted  # its Relu needs no cuDNN
 print(providers.obstacle("cuda"))
-print(*[finding.text for finding in doctor.onnxruntime_cuda()])
-print(*[finding.mend for finding in doctor.onnxruntime_cuda()])
+print(*[finding.text for finding in compute.onnxruntime_cuda()])
+print(*[finding.fix for finding in compute.onnxruntime_cuda()])
 try:
     providers.choose_device("cuda")
 except ValueError as error:
