@@ -133,7 +133,7 @@ def test_what_a_run_chose_itself_is_not_asked_of_it_again_and_a_lost_history_is_
 
 def test_any_option_is_varied_with_each_loss_and_names_the_variant():
     chosen = loss_study.variants(["ce", "focal"], ["lr", "1e-3", "0.5"], ["epochs=2"])
-    runs = loss_study.plan("hw1", chosen, ["epochs=2"], 2, Path("out"))
+    runs = loss_study.plan(loss_study.load_recipe("hw1"), chosen, ["epochs=2"], 2, Path("out"))
     assert [(name, wanted["loss"], wanted["lr"], wanted["seed"]) for name, wanted in runs] == [
         (f"{loss}, lr {lr}", loss, float(lr), seed)
         for seed in (0, 1)

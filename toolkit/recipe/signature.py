@@ -72,6 +72,8 @@ class Recipe:
     def _open(self, name: str, value: Any) -> bool:
         if isinstance(value, str) and value == "auto":
             return name != "device"
+        if name in ("gamma", "smoothing"):
+            return False  # None is the loss's default
         return value in (None, ()) and (name not in self.free or name == "epochs")
 
     def _same_step(self, options: Options, recorded: dict[str, Any]) -> bool:
