@@ -106,6 +106,29 @@ def _sized(recorded: dict[str, Any], size: int) -> dict[str, Any]:
     return filled
 
 
+def difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
+    "Both records as text: the names of their transforms or, if they are the same, the first that differs in full."
+    if old["__class_fullname__"] != new["__class_fullname__"]:
+        return _named(old), _named(new)
+    parts = [one.get("transforms", []) for one in (old, new)]
+    names = [[part["__class_fullname__"] for part in each] for each in parts]
+    if names[0] != names[1]:
+        return _named(old), _named(new)
+    for one, other in zip(*parts, strict=True):
+        if one != other:
+            return difference(one, other)
+    changed = [name for name in old if old[name] != new.get(name)]
+    name = old["__class_fullname__"].removeprefix("toolkit.")
+    return tuple(f"{name}({', '.join(f'{each}={one.get(each)}' for each in changed)})" for one in (old, new))
+
+
+def _named(recorded: dict[str, Any]) -> str:
+    "OneOf[GaussianBlur, MotionBlur]"
+    parts = ", ".join(_named(part) for part in recorded.get("transforms", []))
+    name = recorded["__class_fullname__"].removeprefix("toolkit.")
+    return name + (f"[{parts}]" if parts else "")
+
+
 def train_transform(image_size: int, **options: Any) -> A.Compose:
     "The transforms of `homework`, with its options, at one size."
     return Augmentation.of(homework(**options)).at(image_size)
