@@ -68,7 +68,7 @@ def _is_own(data: Path, run: Run | None) -> bool:
 
 def _labels(data: Path, run: Run | None, classifier: Classifier) -> dict[Path, str]:
     "The label of each photo to verify on: the validation photos if the run was trained on `data`."
-    from toolkit.data.layouts import labelled_photos
+    from toolkit.data.on_disk.layouts import labelled_photos
 
     labels = run.dataset().valid if _is_own(data, run) else labelled_photos(data)
     unknown = sorted(set(labels.values()) - set(classifier.card.classes))
