@@ -9,7 +9,7 @@ import pytest
 import torch
 from raw_client import classify
 from sklearn.linear_model import LogisticRegression
-from toolkit.data.layouts import labelled_photos
+from toolkit.data.on_disk.layouts import labelled_photos
 
 from export.convert.graph import export_graph, write_metadata
 from export.parity.reference import prepared_all
