@@ -11,10 +11,12 @@ for ce and focal it would take from 660 images, if the difference is as large as
 is as seen, and more if it is smaller; for ce and smoothing no number of images would do on 3 seeds.
 """
 
+import contextlib
 import gc
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,24 +38,31 @@ def load_recipe(name: str) -> Callable[..., list]:
 
     Raises ValueError if there is none: a recipe's command is `main = pipeline(learner)`.
     """
-    if name.endswith(".py"):
-        module = _module_in(Path(name))
-    else:
-        dotted = name if "." in name else f"recipes.{name}"
-        if importlib.util.find_spec(dotted.partition(".")[0]) is None or importlib.util.find_spec(dotted) is None:
-            raise ValueError(f"--recipe {name}: no module {dotted}; give digits, hw1, rapid, a module or FILE.py")
-        module = importlib.import_module(dotted)
+    module = _module_in(Path(name)) if name.endswith(".py") else _module_called(name)
     main = getattr(module, "main", None)
     if not isinstance(getattr(main, "recipe", None), Recipe):
         raise ValueError(f"--recipe {name}: it has no `main = pipeline(learner)`, which makes a recipe's command")
     return main
 
 
+def _module_called(name: str) -> Any:
+    for dotted in (f"recipes.{name}", name):
+        with contextlib.suppress(ModuleNotFoundError):  # of a package that is not there
+            if importlib.util.find_spec(dotted) is not None:
+                break
+    else:
+        raise ValueError(f"--recipe {name}: no such module; give digits, hw1, rapid, a module or FILE.py")
+    return importlib.import_module(dotted)
+
+
 def _module_in(file: Path) -> Any:
+    "The module in a file, which may import its neighbours, as in `python FILE`."
     if not file.is_file():
         raise FileNotFoundError(f"--recipe {file}: no such file; give digits, hw1, rapid, a module or FILE.py")
+    sys.path.insert(0, str(file.resolve().parent))
     spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
     module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(file.stem, module)  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 

@@ -1,5 +1,6 @@
 """A list of training transforms that can be built at any size, recorded in recipe.json and rebuilt from there."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.augment import A, RandomResizedCrop, homework  # albumentations as it imports it
+from toolkit.data.augment import A, RandomResizedCrop, homework, reseed  # albumentations as it imports it
 
 RECORDABLE = ("albumentations.", "toolkit.data.augment")  # modules whose classes may stand in recipe.json
+NO_PIXELS = {"transforms", "seed", "strict", "mask_interpolation", "save_applied_params"}
+"Arguments of albumentations' containers that albumentations does not record and that do not change photos."
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,7 @@ class Augmentation:
         Raises ValueError for a transform that recipe.json can't record: a class of one's own, `A.Lambda`.
         """
         whole = transforms if isinstance(transforms, A.BaseCompose) else A.Compose(list(transforms))
-        _check_recordable(whole)
-        return cls.from_recipe(_as_json(A.to_dict(whole)["transform"]))
+        return cls.from_recipe(_as_json(_record(whole)))
 
     @classmethod
     def from_recipe(cls, recorded: dict[str, Any]) -> "Augmentation":
@@ -59,15 +61,32 @@ class Augmentation:
             raise ValueError(f"the training transforms can't be rebuilt from their record: {reason:.200}") from error
 
 
-def _check_recordable(whole: A.BaseCompose) -> None:
-    for transform in whole.transforms:
-        if isinstance(transform, A.BaseCompose):
-            _check_recordable(transform)
-        elif isinstance(transform, A.Lambda) or not type(transform).__module__.startswith(RECORDABLE):
+def _record(transform: A.BasicTransform | A.BaseCompose) -> dict[str, Any]:
+    """albumentations' `to_dict` of a transform, without arguments that only its parent classes take.
+
+    Raises ValueError if the record would not make the same transform.
+    """
+    kind, whole = type(transform), isinstance(transform, A.BaseCompose)
+    parts = [_record(part) for part in transform.transforms] if whole else []
+    try:
+        named = kind.__module__.startswith(RECORDABLE) and not isinstance(transform, A.Lambda)
+        recorded = A.to_dict(transform)["transform"] if named else None
+    except NotImplementedError:  # it depends on other photos
+        recorded = None
+    if recorded is None:
+        raise ValueError(
+            f"the training transform {kind.__name__} can't be recorded in recipe.json, by which a run is rebuilt: use "
+            "albumentations' own transforms, but not A.Lambda, or those of toolkit.data.augment"
+        )
+    taken = inspect.signature(kind).parameters
+    for name in taken.keys() - recorded.keys() - NO_PIXELS:
+        if (value := getattr(transform, name, taken[name].default)) != taken[name].default:
             raise ValueError(
-                f"the training transform {type(transform).__name__} can't be recorded in recipe.json, by which a run "
-                "is rebuilt: use albumentations' own transforms, but not A.Lambda, or those of toolkit.data.augment"
+                f"the training transform {kind.__name__} can't be recorded with {name}={value}, which albumentations "
+                "leaves out of its record: use its default, or another transform"
             )
+    kept = {name: value for name, value in recorded.items() if name in taken or name == "__class_fullname__"}
+    return kept | ({"transforms": parts} if whole else {})
 
 
 def _as_json(value: Any) -> Any:
@@ -87,15 +106,40 @@ def _sized(recorded: dict[str, Any], size: int) -> dict[str, Any]:
     return filled
 
 
+def difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str]:
+    "Both records as text: the names of their transforms or, if they are the same, the first that differs in full."
+    if old["__class_fullname__"] != new["__class_fullname__"]:
+        return _named(old), _named(new)
+    parts = [one.get("transforms", []) for one in (old, new)]
+    names = [[part["__class_fullname__"] for part in each] for each in parts]
+    if names[0] != names[1]:
+        return _named(old), _named(new)
+    for one, other in zip(*parts, strict=True):
+        if one != other:
+            return difference(one, other)
+    changed = [name for name in old if old[name] != new.get(name)]
+    name = old["__class_fullname__"].removeprefix("toolkit.")
+    return tuple(f"{name}({', '.join(f'{each}={one.get(each)}' for each in changed)})" for one in (old, new))
+
+
+def _named(recorded: dict[str, Any]) -> str:
+    "OneOf[GaussianBlur, MotionBlur]"
+    parts = ", ".join(_named(part) for part in recorded.get("transforms", []))
+    name = recorded["__class_fullname__"].removeprefix("toolkit.")
+    return name + (f"[{parts}]" if parts else "")
+
+
 def train_transform(image_size: int, **options: Any) -> A.Compose:
     "The transforms of `homework`, with its options, at one size."
     return Augmentation.of(homework(**options)).at(image_size)
 
 
 def check_output(compose: A.Compose, size: int) -> None:
-    "Raises ValueError if `compose` does not make uint8 [size, size, 3] of photos, tried on two of noise."
+    "Raises ValueError if `compose` does not make uint8 [size, size, 3] of photos, tried on eight of noise."
     draws = np.random.default_rng(0)
-    for height, width in ((size + 40, 2 * size + 11), (size // 2 + 1, size // 2 + 1)):
+    for sample in range(8):
+        height, width = (size // 2 + 1, size // 2 + 1) if sample % 2 else (size + 40, 2 * size + 11)
+        reseed(compose, 0, 0, sample)
         try:
             made = compose(image=draws.integers(0, 256, (height, width, 3), np.uint8))["image"]
         except Exception as error:  # a transform may raise anything

@@ -65,6 +65,8 @@ def recipe_in(file: Path) -> tuple[Recipe, bool] | None:
         definition, decorator = next(found for node in tree.body if (found := _decorated(node)))
         defaults = {each.arg: ast.literal_eval(each.value) for each in decorator.keywords}
         recipe = recipe_of(_without_body(definition, file), defaults)
+        if not any(_calls(node, "run_script") for node in ast.walk(tree)):
+            return None  # the program is not the recipe's command: its arguments are its own
     except (StopIteration, SyntaxError, ValueError, NameError, TypeError, UnicodeDecodeError):
         return None  # its command says what is wrong
     calls = [node for node in ast.walk(definition) if isinstance(node, ast.Call)]
@@ -79,6 +81,10 @@ def _decorated(node: ast.stmt) -> tuple[ast.FunctionDef, ast.Call] | None:
     return None
 
 
+def _calls(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == name
+
+
 def _without_body(definition: ast.FunctionDef, file: Path) -> Any:
     "The function with its parameters and docstring alone, at its place in the file."
     definition = ast.FunctionDef(
@@ -86,8 +92,8 @@ def _without_body(definition: ast.FunctionDef, file: Path) -> Any:
     )
     if ast.get_docstring(definition) is None:
         definition.body = [ast.copy_location(ast.Pass(), definition.body[0])]
-    names = vars(shared) | {"__file__": str(file)}
-    if file.parent == RECIPES:
-        names["__spec__"] = SimpleNamespace(name=f"recipes.{file.stem}")
+    ours = SimpleNamespace(name=f"recipes.{file.stem}") if file.parent == RECIPES else None
+    spec = ours or getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m mypkg.mine`
+    names = vars(shared) | {"__file__": str(file), "__spec__": spec}
     exec(compile(ast.Module([definition], []), str(file), "exec", dont_inherit=True), names)
     return names[definition.name]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import ranks
-from toolkit.data.augmentation import Augmentation
+from toolkit.data.augmentation import Augmentation, difference
 from toolkit.data.on_disk.layouts import check_outside_data
 from toolkit.evaluation.results import write_curve
 from toolkit.files import write_json
@@ -114,9 +114,12 @@ def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None
             f"--resume {run.folder}: it was begun with other photos to the network ({', '.join(names)}), by an earlier "
             "version; give another --out"
         )
-    if Augmentation.from_recipe(before["augment"]) != Augmentation.from_recipe(recipe["augment"]):
+    old, new = (Augmentation.from_recipe(one["augment"]).recorded for one in (before, recipe))
+    if old != new:
+        was, now = difference(old, new)
         raise ValueError(
-            f"--resume {run.folder}: it was begun with other training transforms; restore them, or give another --out"
+            f"--resume {run.folder}: it was begun with the training transforms {was}, now they are {now}; restore "
+            "them, or give another --out"
         )
     old, new = (one["data"].get("reduced_to") for one in (before, recipe))
     if old != new:  # with photos that a cache keeps whole, or the same ones reduced, training is the same
