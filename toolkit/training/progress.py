@@ -1,5 +1,6 @@
 """Progress of a run while it trains: a bar or plain lines, and its page."""
 
+import statistics
 import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -8,6 +9,7 @@ from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 
 from toolkit.evaluation.results import HISTORY
+from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.learner.learner import Learner
 from toolkit.pages.run_page import write_report
 from toolkit.run import Run, load
@@ -50,15 +52,41 @@ class RunPage(Callback):
 
 
 class EpochLines(Callback):
-    "Prints one plain line an epoch, the row of history.csv."
+    """One plain line an epoch: the row that went into history.csv, and the time that is left.
+
+    That time is the median duration of the epochs that this process has trained, for each epoch to come. A linear probe
+    is no such epoch. What comes after training is not in it.
+    """
 
     order = 75  # after Checkpoint
+
+    def __init__(self):
+        self.seconds: list[float] = []
+        self.probed = False  # this epoch was a linear probe
+
+    def after_train(self) -> None:
+        probe = self.learn.callback(LinearProbe)
+        self.probed = bool(probe and probe.probing)
 
     def after_epoch(self) -> None:
         checkpoint = self.learn.callback(Checkpoint)
         row = dict(zip(HISTORY, checkpoint.rows[-1], strict=True))
+        if not self.probed:
+            self.seconds.append(row["seconds"])
         print(
             f"epoch {row['epoch']}/{checkpoint.epochs}  train_loss {row['train_loss']:.4f}  valid_loss "
-            f"{row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {row['lr']:.1e}  {row['seconds']:.1f} s",
+            f"{row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {row['lr']:.1e}  {row['seconds']:.1f} s"
+            f"{time_left(self.seconds, checkpoint.epochs - row['epoch'])}",
             flush=True,
         )
+
+
+def time_left(seconds: list[float], epochs: int) -> str:
+    "Words on the time that `epochs` more epochs take if they take the median of `seconds`; none if either is empty."
+    if not seconds or epochs <= 0:
+        return ""
+    left = epochs * statistics.median(seconds)
+    if left < 99.5:
+        return f"  about {left:.0f} s left"
+    minutes = left / 60
+    return f"  about {minutes:.0f} min left" if minutes < 99.5 else f"  about {minutes / 60:.1f} h left"
