@@ -96,7 +96,7 @@ class Profile(Callback):
     def before_train(self) -> None:
         self.clock.marks.clear()  # of an epoch that was interrupted
         self.clock.mark("")
-        self.dl.mark = self.clock.mark  # `toolkit.data.dataloaders` marks where photos have come
+        self.dl.mark = self.clock.mark  # `toolkit.data.photo_loader` calls it when photos have come
         self.trained = False
 
     def before_batch(self) -> None:

@@ -1,4 +1,4 @@
-"""The callback that writes a run's files, and goes on with the same bits from where last.pt stands."""
+"""The callback that writes a run's files, and resumes from last.pt with the same bits."""
 
 import time
 from dataclasses import replace
@@ -7,7 +7,6 @@ from typing import Any
 import safetensors.torch
 import torch
 from fastai.callback.core import Callback
-from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit import ranks
 from toolkit.evaluation.results import HISTORY
@@ -17,20 +16,21 @@ from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.learner.accumulate import AccumulateGradients, all_samples, loss_sum
 from toolkit.learner.guards import NaNGuard
 from toolkit.learner.random_state import random_state, set_random_state
-from toolkit.learner.schedule import Unfit, check_extended
+from toolkit.learner.schedule import Unfit
 from toolkit.run import Run
+from toolkit.training.learner_state import check_schedules_extended, restore_learner, stateful_parts
 from toolkit.training.out_of_memory import StepStart, halve_batch
 from toolkit.training.state import Best, EpochProgress, TrainState, read_state, write_state
 
 
 class Checkpoint(Callback):
-    """Writes a run's files after each epoch, and goes on from where last.pt stands, inside an epoch too.
+    """Writes a run's files after each epoch, and resumes from last.pt, inside an epoch too.
 
-    last.pt is the truth: it holds the history too, so that a kill between two files loses and doubles nothing. The best
-    weights are those with the highest validation accuracy; of equals, those with the lowest validation loss. last.pt is
-    also written every `save_every` optimiser steps, and at the next step after `stop` was set, which then ends the fit
-    with KeyboardInterrupt. It needs a NaNGuard beside it, which keeps it from saving what a loss that is not finite has
-    reached. The first of several ranks reads and writes, and all of them stop at the same step.
+    last.pt is the truth. It also holds the history, so that a kill between two files loses and repeats no row. The best
+    weights are those with the highest validation accuracy; among equals, those with the lowest validation loss. last.pt
+    is also written every `save_every` optimiser steps. If `stop` is set, it is written at the next step, and the fit
+    ends with KeyboardInterrupt. The learner needs a NaNGuard too: it keeps weights from being saved after a loss that
+    is not finite. Rank 0 reads and writes, and all ranks stop at the same step.
     """
 
     order = 70  # after the Recorder and the schedule
@@ -61,7 +61,7 @@ class Checkpoint(Callback):
         self.random, self.step = None, StepStart(self.model)
         if self.state:
             try:
-                self._check_extended(self.state)
+                check_schedules_extended(self.learn, self.state, self.epochs)
                 self._restore(self.state)
             except Unfit as error:
                 self.learn.end_with(error)
@@ -76,7 +76,7 @@ class Checkpoint(Callback):
         self.skipped = self.seen // self.dl.bs
         self.start = time.perf_counter() - self.inside.seconds
         self.rate = self.opt.hypers[-1]["lr"] if self.inside.rate is None else self.inside.rate
-        self._mark_step()  # before MixUp, and whatever else comes with a batch, draws
+        self._mark_step()  # before MixUp and the like draw random numbers in a batch
 
     def before_batch(self) -> None:
         if self.training:
@@ -135,7 +135,7 @@ class Checkpoint(Callback):
             write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
 
     def write_history(self) -> None:
-        "Write history.csv, as last.pt has it."
+        "Write history.csv with the rows that last.pt holds."
         if ranks.rank() == 0:
             write_csv(self.target.path("history.csv"), HISTORY, self.rows)
 
@@ -155,8 +155,8 @@ class Checkpoint(Callback):
     # The state
 
     def _mark_step(self) -> None:
-        "Remember what the next optimiser step begins with."
-        if self.random:  # a resumed epoch's first
+        "Remember the state at the start of the next optimiser step."
+        if self.random:  # at the first step of a resumed epoch
             set_random_state(self.random)
             self.random = None
         self.inside = EpochProgress(self.seen, self.total, time.perf_counter() - self.start, self.rate)
@@ -173,43 +173,23 @@ class Checkpoint(Callback):
             accum=self.group,
             model=self.model.state_dict(),
             opt=self.opt.state_dict(),
-            callbacks={name: part.state_dict() for name, part in self._parts().items()},
+            callbacks={name: part.state_dict() for name, part in stateful_parts(self.learn).items()},
             random=random,
         )
 
     def _restore(self, state: TrainState) -> None:
         self._go_to(state)
-        self.model.load_state_dict(state.model)
-        self.opt.load_state_dict(state.opt)
-        for name, part in self._parts().items():
-            part.load_state_dict(state.callbacks[name])
-        self.dls.train.bs = self.dls.valid.bs = state.bs
-        if accumulate := self.learn.callback(AccumulateGradients):
-            accumulate.n = state.accum
+        restore_learner(self.learn, state)
         if self.inside == EpochProgress():
             set_random_state(state.random)
         else:
             self.random = state.random  # to be set at the first step, after the data loader has drawn
 
-    def _check_extended(self, state: TrainState) -> None:
-        "Raises Unfit for more epochs than the run was planned for, if its schedule can't follow."
-        extended = state.epochs is not None and self.epochs > state.epochs
-        for name, part in self._parts().items() if extended else ():
-            if isinstance(part, LRScheduler):
-                check_extended(part, state.callbacks[name])
-
-    def _parts(self) -> dict[str, Any]:
-        """By the callback's name, what keeps state from step to step: a callback's `scheduler` (a schedule), `scaler`
-        (the loss scale) or `averaged` (a weight average). A user's own callback is saved by the same names.
-        """
-        names = ("scheduler", "scaler", "averaged")
-        return {cb.name: vars(cb)[name] for cb in self.learn.cbs for name in names if name in vars(cb)}
-
     def _halve(self) -> str | None:
-        """Have the next fit begin at the last optimiser step, with batches half as large. Return the message on it.
+        """Let the next fit start at the last optimiser step with batches half as large. Return the message on it.
 
-        Return None if that is not possible: a batch of one photo, a learner without AccumulateGradients, an optimiser
-        that stopped half-way, or other ranks, which wait for this one inside the step.
+        Return None if that is not possible: the batch has one photo, the learner has no AccumulateGradients, the
+        optimiser stopped half-way, or other ranks wait for this one inside the step.
         """
         if self.step.random is None or not self.step.intact or ranks.count() > 1:
             return None

@@ -1,4 +1,4 @@
-"What a run shows while it trains: a bar or plain lines, and its page."
+"The display of a run while it trains: a bar or plain lines, and its page."
 
 import sys
 import time
@@ -30,7 +30,7 @@ def shown(learn: Learner) -> AbstractContextManager:
 
 
 class RunPage(Callback):
-    "report.html after each epoch, but for PAGE of the time at most."
+    "Writes report.html after an epoch, in at most PAGE of the time."
 
     order = 72  # after Checkpoint
 
@@ -38,15 +38,15 @@ class RunPage(Callback):
         self.target, self.due = run, 0.0
 
     def after_epoch(self) -> None:
-        begun = time.perf_counter()
-        if begun < self.due:
+        start = time.perf_counter()
+        if start < self.due:
             return
         try:
             write_report(load(self.target.folder))  # afresh: a Run keeps what it has read
         except OSError as error:
             self.learn.end_with(error)
         now = time.perf_counter()
-        self.due = now + (1 / PAGE - 1) * (now - begun)
+        self.due = now + (1 / PAGE - 1) * (now - start)
 
 
 class EpochLines(Callback):
