@@ -13,8 +13,8 @@ from toolkit.files import read_json
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the checked content of a recipe.json: recipe, created, options, classes (in index order), preprocess, augment,
-    model, data, weights, versions, git.
+    """Return the checked content of a recipe.json: recipe, created, options, classes (in index order), preprocess,
+    augment, model, data, weights, versions, git.
 
     Raises FileNotFoundError, or ValueError with the first fault.
     """

@@ -1,4 +1,4 @@
-"""A list of training transforms that can be built at any size, recorded in recipe.json and rebuilt from there."""
+"""A list of training transforms that can be built at any size, recorded in recipe.json and rebuilt from it."""
 
 import warnings
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ class Augmentation:
 
     @classmethod
     def of(cls, transforms: Sequence[A.BasicTransform] | A.BaseCompose) -> "Augmentation":
-        """The augmentation by a list of transforms, or by one's own `A.Compose`.
+        """Return the augmentation of a list of transforms or of an `A.Compose`.
 
-        Raises ValueError for a transform that recipe.json can't record: a class of one's own, `A.Lambda`.
+        Raises ValueError for a transform that recipe.json can't record: a class of the user's own, or `A.Lambda`.
         """
         whole = transforms if isinstance(transforms, A.BaseCompose) else A.Compose(list(transforms))
         _check_recordable(whole)
@@ -33,7 +33,7 @@ class Augmentation:
 
     @classmethod
     def from_recipe(cls, recorded: dict[str, Any]) -> "Augmentation":
-        """The augmentation that recipe.json holds. Older files hold scale, flip and degrees of hw1's transforms.
+        """Return the augmentation that recipe.json holds. Older files hold scale, flip and degrees of hw1's transforms.
 
         Raises ValueError for a record that can't be rebuilt.
         """
@@ -44,7 +44,7 @@ class Augmentation:
         return augmentation
 
     def at(self, size: int) -> A.Compose:
-        """The transforms for a network of `size` pixels: uint8 [height, width, 3] RGB -> uint8 [size, size, 3].
+        """Return the transforms for a network of `size` pixels: uint8 [height, width, 3] RGB -> uint8 [size, size, 3].
 
         `augmentation.at(224)(image=photo)["image"]` transforms a photo. Call `reseed` before each.
         Raises ValueError for a record that can't be rebuilt.
@@ -71,14 +71,14 @@ def _check_recordable(whole: A.BaseCompose) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    "The value as JSON has it: tuples as lists."
+    "Return the value as JSON has it: tuples as lists."
     if isinstance(value, dict):
         return {name: _as_json(part) for name, part in value.items()}
     return [_as_json(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _sized(recorded: dict[str, Any], size: int) -> dict[str, Any]:
-    "The record with `size` where a transform of ours has none."
+    "Return the record with `size` filled in for each RandomResizedCrop without a size."
     filled = dict(recorded)
     if "transforms" in recorded:
         filled["transforms"] = [_sized(part, size) for part in recorded["transforms"]]
@@ -88,12 +88,12 @@ def _sized(recorded: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def train_transform(image_size: int, **options: Any) -> A.Compose:
-    "The transforms of `homework`, with its options, at one size."
+    "Return the transforms of `homework`, with its options, at one size."
     return Augmentation.of(homework(**options)).at(image_size)
 
 
 def check_output(compose: A.Compose, size: int) -> None:
-    "Raises ValueError if `compose` does not make uint8 [size, size, 3] of photos, tried on two of noise."
+    "Raises ValueError if `compose` does not make uint8 [size, size, 3] of two photos of noise."
     draws = np.random.default_rng(0)
     for height, width in ((size + 40, 2 * size + 11), (size // 2 + 1, size // 2 + 1)):
         try:

@@ -25,7 +25,7 @@ from toolkit.data.transforms import (
     ResizeCenterCrop,
     SamplerState,
 )
-from toolkit.options import Options
+from toolkit.options import Options, check_choices
 from toolkit.ranges import check_ranges
 
 
@@ -58,6 +58,7 @@ def make_dataloaders(
     names in index order (default: those of the training photos).
     Source: https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.WeightedRandomSampler
     """
+    check_choices({"sampler": options.sampler})
     check_ranges({"bs": options.bs, "workers": options.workers})
     preprocess = preprocessing(valid, **normalize)
     augment = train if isinstance(train, Augmentation) else Augmentation.of(train)

@@ -70,7 +70,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    "Whether this CPU multiplies bf16 in hardware (avx512_bf16, amx_bf16, Arm's); elsewhere bf16 is slower than fp32."
+    "True if this CPU multiplies bf16 in hardware (avx512_bf16, amx_bf16, Arm's); otherwise bf16 is slower than fp32."
     if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.11 knows only this one
         return torch.cpu._is_avx512_bf16_supported()
     found = torch.cpu.get_capabilities()

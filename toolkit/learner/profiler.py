@@ -1,4 +1,4 @@
-"""Where an epoch's time goes, what bounds it, and what to try."""
+"""The parts of an epoch's time, the part that bounds it, and what to try."""
 
 import time
 from collections import Counter
@@ -18,9 +18,9 @@ PARTS = {
 
 
 class EpochTimer(Callback):
-    """Where the seconds of this fit's epochs go, by the host's clock: waiting for photos, computing, validating.
+    """The seconds of this fit's epochs by the host's clock: waiting for photos, computing, validating.
 
-    A GPU computes while the host waits: there what is waited for is what the GPU lacks only where it is idle.
+    A GPU computes while the host waits. So on a GPU the time of waiting is lost only if the GPU is idle meanwhile.
     """
 
     order = -60  # before all others, so that what they do counts as computing
@@ -145,7 +145,7 @@ class Profile(Callback):
 
 
 def verdict(seconds: dict[str, float], cuda: bool) -> tuple[str, str]:
-    "What bounds an epoch whose parts take `seconds`, and what to try: the first part that takes more than it should."
+    "Return what bounds an epoch whose parts take `seconds`, and what to try: the first part that takes too long."
     total = sum(seconds.values())
     share = {part: spent / total for part, spent in seconds.items()}
     compute = "a smaller --image_size or --arch, --precision auto, --compile"
@@ -162,7 +162,7 @@ def verdict(seconds: dict[str, float], cuda: bool) -> tuple[str, str]:
 
 
 def table(found: dict[str, object]) -> str:
-    "What `Profile.found` says, for people."
+    "Return the result of `Profile.found` as readable text."
     seconds = found["seconds"]
     total = sum(seconds.values())
     rows = [f"  {PARTS[part]:<32}{spent:8.2f} s {spent / total:6.1%}" for part, spent in seconds.items()]

@@ -97,9 +97,7 @@ def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None
     before = run.recipe
     same_recipe(run, recipe["recipe"])
     names = (recipe["options"].keys() | before["options"].keys()) - free - {"processes"}
-    for name in sorted(
-        names, key=lambda name: (name != "loss", name)
-    ):  # the loss first: gamma and smoothing follow from it
+    for name in sorted(names, key=lambda name: (name != "loss", name)):  # loss first: others follow from it
         old, new = before["options"].get(name), recipe["options"].get(name)
         if old != new:
             raise ValueError(

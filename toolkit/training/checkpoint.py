@@ -12,13 +12,12 @@ from toolkit import ranks
 from toolkit.evaluation.results import HISTORY
 from toolkit.files import write_atomic, write_csv
 from toolkit.finetuning.linear_probe import LinearProbe
-from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.learner.accumulate import AccumulateGradients, all_samples, loss_sum
 from toolkit.learner.guards import NaNGuard
 from toolkit.learner.random_state import random_state, set_random_state
 from toolkit.learner.schedule import Unfit
 from toolkit.run import Run
-from toolkit.training.learner_state import check_schedules_extended, restore_learner, stateful_parts
+from toolkit.training.learner_state import check_schedules, evaluated_weights, restore_learner, stateful_parts
 from toolkit.training.out_of_memory import StepStart, halve_batch
 from toolkit.training.state import Best, EpochProgress, TrainState, read_state, write_state
 
@@ -61,7 +60,7 @@ class Checkpoint(Callback):
         self.random, self.step = None, StepStart(self.model)
         if self.state:
             try:
-                check_schedules_extended(self.learn, self.state, self.epochs)
+                check_schedules(self.learn, self.state, self.epochs)
                 self._restore(self.state)
             except Unfit as error:
                 self.learn.end_with(error)
@@ -129,10 +128,7 @@ class Checkpoint(Callback):
 
     def _write_best(self) -> None:
         if ranks.rank() == 0:
-            average = self.learn.callback(WeightAverage)
-            model = average.better if average else self.model
-            weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
+            write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(evaluated_weights(self.learn)))
 
     def write_history(self) -> None:
         "Write history.csv with the rows that last.pt holds."
@@ -183,7 +179,7 @@ class Checkpoint(Callback):
         if self.inside == EpochProgress():
             set_random_state(state.random)
         else:
-            self.random = state.random  # to be set at the first step, after the data loader has drawn
+            self.random = state.random  # set at the first step, after the data loader has drawn
 
     def _halve(self) -> str | None:
         """Let the next fit start at the last optimiser step with batches half as large. Return the message on it.
@@ -191,9 +187,8 @@ class Checkpoint(Callback):
         Return None if that is not possible: the batch has one photo, the learner has no AccumulateGradients, the
         optimiser stopped half-way, or other ranks wait for this one inside the step.
         """
-        if self.step.random is None or not self.step.intact or ranks.count() > 1:
-            return None
-        if self.learn.callback(AccumulateGradients) is None:
+        accumulate = self.learn.callback(AccumulateGradients)
+        if self.step.random is None or not self.step.intact or ranks.count() > 1 or accumulate is None:
             return None
         self.step.restore_averages()
         state = self._state(self.inside, self.step.random)
@@ -201,7 +196,5 @@ class Checkpoint(Callback):
         if smaller is None:
             return None
         self.state = smaller
-        return (
-            f"out of memory: going on with {smaller.accum} batches of {smaller.bs} to a step, not {state.accum} of "
-            f"{state.bs}"
-        )
+        less, more = f"{smaller.accum} batches of {smaller.bs}", f"{state.accum} of {state.bs}"
+        return f"out of memory: going on with {less} to a step, not {more}"

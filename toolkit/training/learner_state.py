@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.learner import Learner
 from toolkit.learner.schedule import check_extended
@@ -31,7 +33,14 @@ def restore_learner(learn: Learner, state: TrainState) -> None:
         accumulate.n = state.accum
 
 
-def check_schedules_extended(learn: Learner, state: TrainState, epochs: int) -> None:
+def evaluated_weights(learn: Learner) -> dict[str, Tensor]:
+    "Return the state dict of the evaluated weights: the model's, or the average of them if that is better."
+    average = learn.callback(WeightAverage)
+    model = average.better if average else learn.model
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def check_schedules(learn: Learner, state: TrainState, epochs: int) -> None:
     "Raises Unfit if `epochs` is more than the run was planned for and a schedule can't be extended."
     extended = state.epochs is not None and epochs > state.epochs
     for name, part in stateful_parts(learn).items() if extended else ():
