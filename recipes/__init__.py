@@ -1,4 +1,4 @@
-"""What a recipe is, and what every recipe's command does.
+"""The definition of a recipe, and the pipeline that every recipe's command runs.
 
 A recipe is a function from `Options` to a fastai Learner. `recipe` gives it defaults and makes all options its
 parameters; `pipeline` makes a command of it.
@@ -22,9 +22,9 @@ check_arguments_early()
 def recipe(**defaults: Any) -> Callable[[Callable[..., "Learner"]], Callable[..., "Learner"]]:
     """A decorator that makes a recipe of a function from `Options` to a Learner.
 
-    defaults: the recipe's own, of shared options. The function's parameters after the first are options of its own.
-    The recipe takes all options as parameters, by position (data, loss, ...) or by name, and returns a Learner on which
-    what was `auto` has been searched; `learn.options` has the values finally used.
+    defaults: the recipe's defaults of shared options. The function's parameters after the first are its own options.
+    The recipe takes all options as parameters, by position (data, loss, ...) or by name. It returns a Learner after the
+    search of all values that were `auto`; `learn.options` has the values finally used.
     Raises TypeError for an unknown name, ValueError for a value that is not accepted.
     """
 
@@ -42,14 +42,15 @@ def recipe(**defaults: Any) -> Callable[[Callable[..., "Learner"]], Callable[...
 
 
 def make(recipe: Recipe, options: Options, own: dict[str, Any]) -> "Learner":
-    "The Learner of a recipe; what was `auto` is searched, and epochs are planned if the recipe does so."
+    "Return the Learner of a recipe: build it, search the values that are `auto`, plan epochs if the recipe plans them."
+    from fastai.torch_core import set_seed
+
     from toolkit.learner.device import resolved
-    from toolkit.learner.learner import set_seed
     from toolkit.search.auto import search_auto
 
-    begun = resolved(recipe.without_auto(options))
-    set_seed(begun.seed)
-    learn = recipe.build(begun, **own)
+    start = resolved(recipe.without_auto(options))
+    set_seed(start.seed)
+    learn = recipe.build(start, **own)
     learn.own_options = own | dict(learn.own_options)
     learn.recipe, learn.command, learn.free = recipe.name, recipe.command, recipe.free
     search_auto(learn, options)
@@ -64,9 +65,9 @@ def exit_status(unread: list) -> int:
 
 
 def pipeline(learner: Callable[..., "Learner"]) -> Callable[..., list]:
-    """The command of a recipe: train, restore the best epoch, evaluate, export, report, predict data/test.
+    """Return the command of a recipe: train, restore the best epoch, evaluate, export, report, predict data/test.
 
-    It takes the recipe's options and returns the photos that could not be predicted, as `export.predict.predict` does.
+    It takes the recipe's options and returns the photos without a prediction, as `export.predict.predict` does.
     """
     made: Recipe = learner.recipe
 
@@ -87,7 +88,7 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     from toolkit.pages.run_page import write_report
     from toolkit.run import new_folder
     from toolkit.training.begin import begin
-    from toolkit.training.evaluate import evaluate, tell_results
+    from toolkit.training.evaluate import evaluate, print_results
     from toolkit.training.fit import fit
 
     folder = new_folder(recipe.name, options.loss, options.out, options.resume)
@@ -104,5 +105,5 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
         write_report(run)
     photos = learn.dls.data.test
     unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
-    tell_results(run)
+    print_results(run)
     return unread

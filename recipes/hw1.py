@@ -1,4 +1,4 @@
-"""The homework to the letter: fine-tune an ImageNet ResNet-152 on a folder of photos, with one of three losses.
+"""The original homework: fine-tune an ImageNet ResNet-152 on a folder of photos, with one of three losses.
 
     python -m recipes.hw1 --data data --loss smoothing
     python -m recipes.hw1 --data data --out runs/x --resume
@@ -7,7 +7,7 @@ Its author reports, on 100 classes, validation accuracy: ce 91.33 %, focal 90.67
 Measured here, validation / test accuracy: ce 80.8 / 77.2 %, focal 76.0 / 77.8 %, smoothing 76.0 / 70.6 %, on 20 grocery
 classes (930 training, 104 validation, 500 test photos) with --arch mobilenetv2_100 --image_size 128 --bs 32 --epochs 8,
 bf16, one seed, timm's own head, 24 Nov 2026. The best of 8 epochs was chosen on those 104 photos. One seed and 104
-photos can't tell the three apart, which does not make them equal.
+photos do not suffice to show a difference, nor that there is none.
 """
 
 from recipes import exit_status, pipeline, recipe  # first: it checks the arguments before torch is imported
@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from torch.optim import AdamW
 
 from toolkit.command import run_script
-from toolkit.data.augment import HorizontalFlip, RandomResizedCrop, Rotate  # albumentations, as torchvision draws
+from toolkit.data.augment import HorizontalFlip, RandomResizedCrop, Rotate  # albumentations with torchvision's draws
 from toolkit.data.dataloaders import make_dataloaders
 from toolkit.data.preprocess import resize_center_crop
 from toolkit.data.readable import open_dataset
@@ -40,7 +40,7 @@ from toolkit.options import Options
     precision="auto",  # mixed precision: fp16 on CUDA, bf16 on a CPU that computes it in hardware
 )
 def learner(options: Options) -> Learner:
-    "Fine-tune a pretrained network, all layers at one learning rate that falls when the validation loss stalls."
+    "Fine-tune all layers of a pretrained network at one learning rate, reduced if the validation loss stalls."
     dataset = open_dataset(options)
     loss = make_loss(options, dataset.counts)
     model = make_model(options, dataset.classes, dropout=0.5)
@@ -49,7 +49,7 @@ def learner(options: Options) -> Learner:
         dataset,
         train=[RandomResizedCrop(scale=(0.08, 1.0)), HorizontalFlip(p=0.5), Rotate(degrees=15)],
         valid=resize_center_crop(options.image_size, resize=256 / 224),
-        normalize=normalization_of(model),  # what its weights were trained with: here ImageNet's mean and std
+        normalize=normalization_of(model),  # as its weights were trained: here ImageNet's mean and std
     )
     return make_learner(
         options,

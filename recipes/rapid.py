@@ -1,4 +1,4 @@
-"""A short fine-tuning: a linear probe on the frozen body, then all but the earliest layers, gently.
+"""Short fine-tuning: a linear probe on the frozen body, then training of all but the earliest layers.
 
     python -m recipes.rapid --data data
     python -m recipes.rapid --data data --minutes 5
@@ -6,9 +6,9 @@
 Measured on 20 classes of groceries (930 photos to train, 104 to validate, 500 to test), --arch mobilenetv2_100 with
 ImageNet weights, --image_size 128, fp32, seeds 0 1 2, two CPU cores, 27 Nov 2026, against 20 epochs of hw1 (valid 81.4,
 test 85.2 %): 4 epochs, 0.13 of its time, 79.5 and 83.1 %; 8 epochs 82.7 and 85.2 %. That does not show that rapid is as
-accurate: on 3 seeds it may be 10 points less or 9 more on the validation photos. Its settings were tuned on these
-validation photos with these seeds, hw1's were not. LOG.md has what each part gives, and a set on which it records no
-tuning, where rapid is more accurate.
+accurate: on 3 seeds its validation accuracy may be 10 points lower or 9 higher. rapid's settings were tuned on these
+validation photos with these seeds, hw1's were not. LOG.md has the effect of each part, and results on a data set
+without recorded tuning, on which rapid is more accurate.
 """
 
 from recipes import exit_status, pipeline, recipe  # first: it checks the arguments before torch is imported
@@ -44,17 +44,18 @@ def learner(
     options: Options,
     minutes: Annotated[float | None, FREE] = None,  # plan as many epochs as training has time for (default: no budget)
     train_sizes: tuple[int, ...] = (),  # sides of the training squares, smaller ones first (default: by the data)
-    probe: bool = True,  # train all layers at once, without a linear probe first
-    layer_decay: float | None = None,  # learning rate of a layer over that of the next one (default: by the data)
-    average: Literal["none", "ema", "last"] = "ema",  # average of the weights, validated beside them; the better counts
+    probe: bool = True,  # train all layers from the first epoch, without a linear probe
+    layer_decay: float | None = None,  # ratio of a layer's learning rate to the next one's (default: by the data)
+    average: Literal["none", "ema", "last"] = "ema",  # average of the weights; each epoch the better of both is used
     mixup: float = 0.0,  # alpha of fastai's MixUp; 0 is none
     cutmix: float = 0.0,  # alpha of fastai's CutMix; 0 is none
 ) -> Learner:
-    """Fit a linear classifier to the frozen body's features, then train all but the earliest layers gently and fast.
+    """Fit a linear classifier to the frozen body's features, then train all but the earliest layers.
 
-    The first epoch is the probe's. The others follow one cycle, earlier layers at lower learning rates, the statistics
-    of pretrained batch norms fixed. After each epoch the weights or their average count, whichever is more accurate.
-    Epochs, learning rate, batch size and layer decay that are not given are chosen by `rapid_settings` and printed.
+    The first epoch is the probe. The others follow one cycle, earlier layers at lower learning rates. The statistics of
+    pretrained batch norms stay fixed.
+    After each epoch the weights or their average are used, whichever is more accurate. Epochs, learning rate, batch
+    size and layer decay are chosen by `rapid_settings` and printed unless they are given.
     """
     dataset = open_dataset(options)
     loss = make_loss(options, dataset.counts)

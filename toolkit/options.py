@@ -1,6 +1,6 @@
-"""All options that recipes share, once: type, choices, default, help, and whether `--resume` may change them.
+"""All options that recipes share: type, choices, default, help, and a mark if `--resume` may change them.
 
-A trailing comment is an option's help. A recipe states its own defaults, and options of its own, by `recipes.recipe`.
+A trailing comment is an option's help. A recipe adds its own defaults and options by `recipes.recipe`.
 The ranges of numbers are in toolkit/ranges.py.
 """
 
@@ -45,7 +45,7 @@ class Options:
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # of the forward pass
     exact: bool = False  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
     compile: bool = False  # compile the network by torch.compile: minutes at first, then faster steps
-    seed: int = 0  # of the head, the split, the order and the augmentation
+    seed: int = 0  # of the head's weights, the split, the order and the augmentation
     skip_unreadable: bool = False  # leave out photos that can't be read, instead of refusing the data
     cache: Annotated[Path | None, FREE] = None  # folder for decoded photos, for this and later runs (default: none)
 
@@ -69,7 +69,7 @@ FREE_NAMES = frozenset(name for name, annotation in TYPES.items() if is_free(ann
 
 
 def without_marks(annotation: Any) -> Any:
-    "The type itself, without what Annotated adds."
+    "Return the type itself, without its Annotated marks."
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
@@ -95,7 +95,7 @@ def recorded_options(recorded: dict[str, Any], **changes: Any) -> Options:
 
 
 def converted(value: Any, annotation: Any) -> Any:
-    "The value as its type is: a text as a Path or the reverse, a list as a tuple."
+    "Return the value converted to its type: a text to a Path or the reverse, a list to a tuple."
     kind = without_marks(annotation)
     if isinstance(value, str) and Path in (kind, *get_args(kind)):
         return Path(value)
@@ -105,7 +105,7 @@ def converted(value: Any, annotation: Any) -> Any:
 
 
 def check_paths(options: Options) -> None:
-    "Raises FileNotFoundError for data or pretrained weights that are not there."
+    "Raises FileNotFoundError if the data or the file of pretrained weights is missing."
     if not options.data.exists():
         raise FileNotFoundError(
             f"--data {options.data} does not exist: give a folder of photos or a CSV with columns path,label"

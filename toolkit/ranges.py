@@ -1,4 +1,4 @@
-"""The numbers that options take, all in one place: recipes check theirs before anything is read or written."""
+"""The range of every numeric option. Recipes check their options before anything is read or written."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,8 +8,8 @@ from typing import Any
 LARGEST = 8192
 """The most pixels that resizing or cropping may ask for: it bounds the memory that a foreign model file can claim."""
 
-MANY = 10**9  # of anything that is counted
-SEEDS = 2**32  # numpy's generator and scikit-learn's take no others
+MANY = 10**9  # largest count of epochs, photos, steps, ...
+SEEDS = 2**32  # numpy and scikit-learn take seeds below it
 
 Range = tuple[Callable[[Any], bool], str]
 
@@ -22,14 +22,14 @@ def _from_0(words: str) -> Range:
     return lambda value: 0 <= value < math.inf, words
 
 
-RANGES: dict[str, Range] = {  # by option: whether a number will do, and which do, in words
+RANGES: dict[str, Range] = {  # by option: check of a number, accepted numbers in words
     "gamma": _from_0("a number from 0 (cross-entropy) up; 2 is usual"),
     "smoothing": (lambda value: 0 <= value < 1, "a number from 0 (cross-entropy) to below 1; 0.1 is usual"),
     "epochs": _whole(1, "1 or more"),
     "minutes": (lambda value: 0 < value <= MANY, f"a number above 0, at most {MANY:,}"),
     "lr": _from_0("a number from 0 up, or auto"),
-    "bs": _whole(1, "1 or more photos a mini-batch"),
-    "accum": _whole(1, "1 or more mini-batches to an optimiser step"),
+    "bs": _whole(1, "1 or more photos a batch"),
+    "accum": _whole(1, "1 or more batches to an optimiser step"),
     "image_size": _whole(1, "1 pixel or more", LARGEST * 224 // 256),
     "train_sizes": _whole(1, "1 pixel or more", LARGEST),
     "layer_decay": (lambda value: 0 < value <= 1, "more than 0, at most 1 (each layer at the same rate)"),
@@ -42,9 +42,10 @@ RANGES: dict[str, Range] = {  # by option: whether a number will do, and which d
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for a number among `options`, by name, that is out of its range: which, and what is in it.
+    """Raises ValueError with the range of the first option whose number is out of it.
 
-    Other options, and values that are no numbers (None, auto), are not looked at; of several values each one is.
+    options: values by name. Options without a range and values that are no numbers (None, auto) are skipped. Each
+    number of a list is checked.
     """
     for name in options.keys() & RANGES.keys():
         fits, accepted = RANGES[name]

@@ -1,6 +1,6 @@
-"""What files that others may have written can say: JSON within bounds, tables, class names, recipe.json, metrics.json.
+"""Schema checks of recipe.json and metrics.json, which may come from anywhere.
 
-A fault is told in words that go on from the file's name; None stands for no fault.
+A fault is a text that continues a sentence after the file's name; None is no fault.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from toolkit.files import read_json
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The checked content of a recipe.json: recipe, created, options, classes (in index order), preprocess, augment,
-    model, data, weights, versions, git.
+    """Return the checked content of a recipe.json: recipe, created, options, classes (in index order), preprocess,
+    augment, model, data, weights, versions, git.
 
-    Raises FileNotFoundError, or ValueError naming the first part that can't be used.
+    Raises FileNotFoundError, or ValueError with the first fault.
     """
     recipe = read_json(path)
     if fault := recipe_fault(recipe):
@@ -25,7 +25,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def recipe_fault(recipe: Any) -> str | None:
-    "What keeps `recipe` from being a recipe.json to go by, None where nothing does."
+    "The first fault of the content of a recipe.json; None if it is valid."
     wanted = "recipe options classes preprocess augment model data created".split()
     if missing := [key for key in wanted if not isinstance(recipe, dict) or key not in recipe]:
         return f"lacks {', '.join(missing)}"
@@ -81,7 +81,7 @@ def _is_command(value: Any) -> bool:
     return value is None or isinstance(value, list) and all(map(_is_text, value))
 
 
-FIELDS = (  # of recipe.json: which, whether a value will do, and in words
+FIELDS = (  # of recipe.json: name, check of its value, accepted values in words
     ("recipe", _is_text, "a name"),
     ("command", _is_command, "the words of a command"),
     ("created", _is_text, "a time"),
@@ -103,7 +103,7 @@ FIELDS = (  # of recipe.json: which, whether a value will do, and in words
 
 
 def metrics_fault(figures: Any) -> str | None:
-    "What keeps `figures` from being a metrics.json to show, None where nothing does."
+    "The first fault of the content of a metrics.json; None if it is valid."
     if not isinstance(figures, dict):
         return "is no object"
     numbers = "best_epoch epochs images classes accuracy top5 macro_f1 ece scaled_ece temperature".split()

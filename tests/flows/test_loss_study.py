@@ -148,8 +148,8 @@ def test_any_option_is_varied_with_each_loss_and_names_the_variant():
     ("arguments", "told"),
     [
         (["--vary", "lr"], "error: --vary lr without values: give an option and its values, as in --vary lr 1e-3 3e-4"),
-        (["--vary", "loss", "ce"], "error: --vary or --options loss: that is for --losses, --seeds, --data or --out"),
-        (["--options", "seed=1"], "error: --vary or --options seed: that is for --losses, --seeds, --data or --out"),
+        (["--vary", "loss", "ce"], "error: --vary or --options loss: give it by --losses, --seeds, --data or --out"),
+        (["--options", "seed=1"], "error: --vary or --options seed: give it by --losses, --seeds, --data or --out"),
         (["--options", "gama=1"], "error: unknown flag --gama, the nearest is --gamma"),
         (["--options", "gamma=1"], "error: --gamma 1.0"),
         (["--losses", "mse"], "error: argument --loss: invalid choice: 'mse'"),

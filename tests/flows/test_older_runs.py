@@ -9,7 +9,7 @@ import torch
 from here import here
 
 from export.verify import verify
-from toolkit.data.dataloaders import PhotoLoader
+from toolkit.data.photo_loader import PhotoLoader
 from toolkit.pages.run_page import write_report
 from toolkit.run import load
 from toolkit.training.state import Best, EpochProgress, read_state

@@ -125,7 +125,7 @@ def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp
     ("given", "told"),
     [
         (["--epochs", 3, "--minutes", 5], "--epochs 3 and --minutes 5: give one of them"),
-        (["--minutes", "0.0001"], "--minutes 0.0001: one epoch takes "),
+        (["--minutes", "0.0001"], "--minutes 0.0001: one epoch with what comes before it takes "),
         (["--layer_decay", 2], "--layer_decay 2.0: give more than 0, at most 1"),
         (["--mixup", -1], "--mixup -1.0: give 0 (none) or more"),
         (["--train_sizes", 0], "--train_sizes 0: give 1 pixel or more"),

@@ -1,4 +1,4 @@
-"""The numbers that options take: what is out of range is refused before anything is read or written."""
+"""The ranges of numeric options: a number out of range is refused before anything is read or written."""
 
 import math
 from inspect import signature
@@ -41,7 +41,7 @@ def photos(tmp_path_factory):
         ("save_every", [0, 100], [-1]),
     ],
 )
-def test_each_range_ends_where_it_says(name, inside, outside):
+def test_each_range_accepts_its_bounds_and_refuses_numbers_beyond_them(name, inside, outside):
     for value in inside:
         check_ranges({name: value})
     for value in outside:
@@ -49,7 +49,7 @@ def test_each_range_ends_where_it_says(name, inside, outside):
             check_ranges({name: value})
 
 
-def test_every_number_that_a_recipe_takes_has_a_range():
+def test_every_numeric_option_of_a_recipe_has_a_range():
     for recipe in (digits, hw1, rapid):
         for function in (recipe.main, recipe.learner):
             kinds = {each.name: str(get_args(each.annotation)[0]) for each in signature(function).parameters.values()}
@@ -73,8 +73,8 @@ def test_every_number_that_a_recipe_takes_has_a_range():
         (rapid, "--train_sizes 16 100000"),
     ],
 )
-def test_what_is_out_of_range_is_one_line_and_leaves_nothing(recipe, words, photos, tmp_path, capfd):
-    "No folder either: it would be in the way of the corrected command."
+def test_a_number_out_of_range_is_a_one_line_error_and_leaves_no_folder(recipe, words, photos, tmp_path, capfd):
+    "A folder would be in the way of the corrected command."
     option, *values = words.split()
     assert here("--data", photos, "--out", tmp_path / "run", *SMALL, *words.split(), recipe=recipe) == 2
     ended = capfd.readouterr()
@@ -92,15 +92,15 @@ def test_a_study_checks_the_values_of_all_its_runs_before_the_first(photos, tmp_
 
 
 @pytest.mark.parametrize("recipe", [digits, hw1, rapid])
-def test_a_notebooks_learner_refuses_them_too(recipe, photos):
-    with pytest.raises(ValueError, match="--accum 0: give 1 or more mini-batches"):
+def test_a_recipes_learner_refuses_numbers_out_of_range_too(recipe, photos):
+    with pytest.raises(ValueError, match="--accum 0: give 1 or more batches to an optimiser step"):
         recipe.learner(photos, accum=0)
     with pytest.raises(ValueError, match="--lr inf: give a number from 0 up"):
         recipe.learner(photos, lr=math.inf)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "words", "told"),
+    ("recipe", "words", "message"),
     [
         (
             hw1,
@@ -120,11 +120,11 @@ def test_a_notebooks_learner_refuses_them_too(recipe, photos):
         ),
     ],
 )
-def test_a_size_that_the_network_does_not_take_is_refused_before_a_run_begins(
-    recipe, words, told, photos, tmp_path, capfd
+def test_a_size_that_the_network_does_not_accept_is_refused_before_a_run_starts(
+    recipe, words, message, photos, tmp_path, capfd
 ):
     assert here("--data", photos, "--out", tmp_path / "run", *SMALL, *words.split(), recipe=recipe) == 2
     err = capfd.readouterr().err
-    assert err.startswith(f"error: {told}")
+    assert err.startswith(f"error: {message}")
     assert "what it was made for" in err
     assert not (tmp_path / "run").exists()

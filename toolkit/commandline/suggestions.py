@@ -1,4 +1,4 @@
-"""What to say of a flag or a word that a command does not know."""
+"""Suggestions for a flag or a word that a command does not know."""
 
 import difflib
 from collections.abc import Collection

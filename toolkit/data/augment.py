@@ -1,6 +1,6 @@
-"""The training transforms: albumentations, with two transforms that draw and interpolate as torchvision's do.
+"""The training transforms: albumentations, and two of ours that draw and interpolate as torchvision's do.
 
-A recipe lists its transforms, these two and any of albumentations' own, and `toolkit.data.augmentation` builds them.
+A recipe lists transforms, these two and any of albumentations', and `toolkit.data.augmentation` builds them.
 """
 
 import os
@@ -19,9 +19,9 @@ from torch.nn.functional import interpolate  # noqa: E402
 
 
 class RandomResizedCrop(A.RandomResizedCrop):
-    """albumentations' RandomResizedCrop, which draws as torchvision's does, with a resize that antialiases.
+    """albumentations' RandomResizedCrop with torchvision's draws and an antialiasing resize.
 
-    Its own, albumentations 2.0.8, either aliases (the default) or uses INTER_AREA also for the side that grows.
+    The resize of albumentations 2.0.8 either aliases (the default) or uses INTER_AREA even for a side that grows.
     size: height and width of the result; None is the size that the network is trained on. scale: share of the photo's
     area. ratio: width over height.
     Source: https://pytorch.org/vision/stable/generated/torchvision.transforms.RandomResizedCrop.html
@@ -59,9 +59,9 @@ class RandomResizedCrop(A.RandomResizedCrop):
 
 
 class Rotate(A.Rotate):
-    """Turn by up to `degrees` either way, to nearest pixels, with black corners: torchvision's RandomRotation.
+    """Rotate by up to `degrees` either way, with nearest pixels and black corners, as torchvision's RandomRotation.
 
-    It leaves out the arithmetic for boxes and masks of albumentations' Rotate, which takes longer than the turning.
+    It leaves out the arithmetic for boxes and masks of albumentations' Rotate, which takes longer than the rotation.
     Source: https://pytorch.org/vision/stable/generated/torchvision.transforms.RandomRotation.html
     """
 
@@ -94,25 +94,25 @@ class Rotate(A.Rotate):
 
 
 def resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The photo, uint8 [any, any, 3], at another size: PIL's antialiased BILINEAR, to a rounding.
+    """Return the photo, uint8 [any, any, 3], resized as by PIL's antialiased BILINEAR, except for rounding.
 
-    If the photo shrinks, torch's resize takes a fraction of the time of `data.resizing.scaled`, which needs no torch.
+    To shrink a photo, torch's resize takes a fraction of the time of `data.resizing.scaled`, which needs no torch.
     """
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
     return interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def homework(scale: Sequence[float] = (0.08, 1.0), flip: float = 0.5, degrees: float = 15.0) -> list[A.BasicTransform]:
-    """hw1's transforms: RandomResizedCrop, RandomHorizontalFlip and RandomRotation of torchvision.
+    """Return hw1's transforms: torchvision's RandomResizedCrop, RandomHorizontalFlip and RandomRotation.
 
-    By default a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3, flipped one time in two, then turned by up
-    to 15 degrees either way.
+    By default the crop has 8 to 100 % of the area and an aspect of 3/4 to 4/3, half of the crops are flipped, and each
+    is rotated by up to 15 degrees either way.
     """
     return [RandomResizedCrop(scale=tuple(scale)), HorizontalFlip(p=flip), Rotate(degrees=degrees)]
 
 
 def reseed(compose: A.Compose, seed: int, epoch: int, sample: int) -> None:
-    """Make the next call of `compose` draw what (seed, epoch, sample) stand for, whatever was drawn before it.
+    """Seed the next call of `compose` by (seed, epoch, sample), whatever was drawn before it.
 
     One generator serves the whole pipeline. Compose.set_random_seed would start each transform's own at the same
     numbers, and the flip would follow from the crop.

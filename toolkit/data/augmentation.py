@@ -1,4 +1,4 @@
-"""A list of training transforms that can be built at any size, recorded in recipe.json and rebuilt from there."""
+"""A list of training transforms that can be built at any size, recorded in recipe.json and rebuilt from it."""
 
 import inspect
 import warnings
@@ -26,16 +26,16 @@ class Augmentation:
 
     @classmethod
     def of(cls, transforms: Sequence[A.BasicTransform] | A.BaseCompose) -> "Augmentation":
-        """The augmentation by a list of transforms, or by one's own `A.Compose`.
+        """Return the augmentation of a list of transforms or of an `A.Compose`.
 
-        Raises ValueError for a transform that recipe.json can't record: a class of one's own, `A.Lambda`.
+        Raises ValueError for a transform that recipe.json can't record: a class of the user's own, or `A.Lambda`.
         """
         whole = transforms if isinstance(transforms, A.BaseCompose) else A.Compose(list(transforms))
         return cls.from_recipe(_as_json(_record(whole)))
 
     @classmethod
     def from_recipe(cls, recorded: dict[str, Any]) -> "Augmentation":
-        """The augmentation that recipe.json holds. Older files hold scale, flip and degrees of hw1's transforms.
+        """Return the augmentation that recipe.json holds. Older files hold scale, flip and degrees of hw1's transforms.
 
         Raises ValueError for a record that can't be rebuilt.
         """
@@ -46,7 +46,7 @@ class Augmentation:
         return augmentation
 
     def at(self, size: int) -> A.Compose:
-        """The transforms for a network of `size` pixels: uint8 [height, width, 3] RGB -> uint8 [size, size, 3].
+        """Return the transforms for a network of `size` pixels: uint8 [height, width, 3] RGB -> uint8 [size, size, 3].
 
         `augmentation.at(224)(image=photo)["image"]` transforms a photo. Call `reseed` before each.
         Raises ValueError for a record that can't be rebuilt.
@@ -90,14 +90,14 @@ def _record(transform: A.BasicTransform | A.BaseCompose) -> dict[str, Any]:
 
 
 def _as_json(value: Any) -> Any:
-    "The value as JSON has it: tuples as lists."
+    "Return the value as JSON has it: tuples as lists."
     if isinstance(value, dict):
         return {name: _as_json(part) for name, part in value.items()}
     return [_as_json(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _sized(recorded: dict[str, Any], size: int) -> dict[str, Any]:
-    "The record with `size` where a transform of ours has none."
+    "Return the record with `size` filled in for each RandomResizedCrop without a size."
     filled = dict(recorded)
     if "transforms" in recorded:
         filled["transforms"] = [_sized(part, size) for part in recorded["transforms"]]
@@ -130,7 +130,7 @@ def _named(recorded: dict[str, Any]) -> str:
 
 
 def train_transform(image_size: int, **options: Any) -> A.Compose:
-    "The transforms of `homework`, with its options, at one size."
+    "Return the transforms of `homework`, with its options, at one size."
     return Augmentation.of(homework(**options)).at(image_size)
 
 

@@ -97,7 +97,7 @@ def check(preprocess: dict) -> None:
 
 
 def _is_first(text: object) -> bool:
-    "Whether `interpolation` is the text of files written before 27 November 2026."
+    "True if `interpolation` is the text of files written before 27 November 2026."
     return isinstance(text, str) and hashlib.sha256(text.encode(errors="replace")).hexdigest() == FIRST_TEXT
 
 

@@ -1,4 +1,4 @@
-"""From a file to what the model sees: fastai transforms that read, label, augment or prepare, and normalise."""
+"""From a file to the model's input: fastai transforms that read, label, augment or prepare, and normalise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,17 @@ from toolkit.data.preprocess import prepare, smallest_side
 
 
 class Photo(np.ndarray):
-    "A decoded photo, uint8 [height, width, 3] RGB; its own type, so that fastai's transforms tell it from a label."
+    "A decoded photo, uint8 [height, width, 3] RGB. The type of its own lets fastai's transforms tell it from a label."
 
-    whole: tuple[int, int] | None = None  # height and width, where this is a photo that `read_reduced` reduced
+    whole: tuple[int, int] | None = None  # height and width before `read_reduced` reduced it; None if it did not
 
 
 SOURCES = (Path, str, bytes, Image.Image, np.ndarray)
-"""What `dls.test_dl` and `learn.predict` may be given; fastai looks for it under each transform's `input_types`."""
+"""The types that `dls.test_dl` and `learn.predict` accept. fastai reads each transform's `input_types`."""
 
 
 class ReadReduced(Transform):
-    "Path or bytes of a file -> Photo, as large as `prepare` needs it: how validation, test and export read."
+    "Path or bytes of a file -> Photo, as large as `prepare` needs it. Validation, test and export read this way."
 
     split_idx, input_types = 1, SOURCES
 
@@ -44,8 +44,9 @@ class ReadReduced(Transform):
 
 
 class ReadPhoto(Transform):
-    """Path, bytes of a file, PIL image or uint8 RGB array -> Photo, whole, or as the cache has it to train on; one that
-    was read before stays what it is.
+    """Path, bytes of a file, PIL image or uint8 RGB array -> Photo, whole or as the cache keeps it for training.
+
+    A Photo stays as it is.
     """
 
     input_types = SOURCES
@@ -65,7 +66,7 @@ class ReadPhoto(Transform):
 
 
 def photo_of(image: Image.Image) -> np.ndarray:
-    "A PIL image as `read_photo` would read its file: uint8 [height, width, 3] RGB, upright, transparent over white."
+    "Return a PIL image as `read_photo` reads its file: uint8 [height, width, 3] RGB, upright, transparent over white."
     return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
@@ -77,20 +78,20 @@ class Label(Transform):
 
     def encodes(self, photo: Path) -> str:
         if photo not in self.labels:
-            raise ValueError(f"{photo} is neither in train nor in valid: its label is not known; leave with_labels out")
+            raise ValueError(f"{photo} is neither in train nor in valid, so it has no label: leave with_labels out")
         return self.labels[photo]
 
 
 @dataclass
 class SamplerState:
-    "Which random draws come next; shared by the loaders of one DataLoaders, and copied into their workers."
+    "The state of the random draws. The loaders of one DataLoaders share it, and their workers have copies."
 
     seed: int
-    next_epoch: int = 0  # of the next pass over a training set; a callback may set it, and the next too
-    skip: int = 0  # photos at the beginning of that pass that are left out, as trained on before
+    next_epoch: int = 0  # of the next pass over a training set; a callback may set it, and `skip`
+    skip: int = 0  # photos at the start of that pass that are left out, because they were trained on before
     epoch: int = 0
     sample: int = 0
-    sampling_weights: dict[Path, float] | None = None  # drawn with replacement by them; None: each photo once an epoch
+    sampling_weights: dict[Path, float] | None = None  # for draws with replacement; None: each photo once an epoch
 
 
 class Augment(Transform):
@@ -107,7 +108,7 @@ class Augment(Transform):
 
 
 class ResizeCenterCrop(Transform):
-    "The validation and test transform, the one that export uses too: Photo -> TensorImage uint8 [3, crop, crop]."
+    "The validation and test transform, which export uses too: Photo -> TensorImage uint8 [3, crop, crop]."
 
     split_idx = 1
 
@@ -123,7 +124,7 @@ def _tensor(photo: np.ndarray) -> TensorImage:
 
 
 class NormalizeInPlace(Normalize):
-    "fastai's, to the bit, in a tenth of the time: no new memory, and mean and std laid out as the pixels are."
+    "fastai's, to the bit, in a tenth of the time: in place, and with mean and std in the memory layout of the pixels."
 
     def encodes(self, batch: TensorImage) -> TensorImage:  # float and new, as IntToFloatTensor gives it
         mean, std = (torch.empty_like(batch[:1]).copy_(value) for value in (self.mean, self.std))

@@ -1,4 +1,4 @@
-"""Worker processes that load batches: torch's, which a fit keeps from one pass over the photos to the next."""
+"""torch's worker processes that load batches. A fit keeps them from one pass over the photos to the next."""
 
 import copyreg
 import gc
@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders
+from fastcore.basics import noop
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.data.transforms import SamplerState
@@ -29,6 +31,15 @@ class Ticket(NamedTuple):
 
     epoch: int
     samples: list[int]
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    "Options of torch's DataLoader, by its names."
+
+    num_workers: int
+    pin_memory: bool = False
+    timeout: float = 0
 
 
 class Batches(Dataset):
@@ -58,8 +69,8 @@ class Workers:
     """The processes that load batches for one data loader.
 
     Each pass starts new ones. If `keep` is set, as during a fit, they stay while `given`, the objects that they were
-    started with, is the same to the byte; a ticket says all else that a batch depends on. The comparison takes 2 us per
-    photo, which a GPU takes 100 us for at least. A pass that starts inside another one has its own workers.
+    started with, is the same to the byte. A ticket has all else that a batch depends on. The comparison takes 2 us per
+    photo; a GPU takes at least 100 us per photo. A pass that starts inside another one has its own workers.
     """
 
     def __init__(self):
@@ -76,19 +87,15 @@ class Workers:
         given: Any,
         on_start: Callable[[], None],
         seed: int,
-        num_workers: int,
-        pin_memory: bool = False,
-        timeout: float = 0,
+        options: LoadingOptions,
     ) -> Iterator[Any]:
         """Yield the batch of each ticket, in order.
 
         load(epoch, samples): returns a batch. given: all else that `load` depends on. on_start: a worker calls it
         first. seed: it seeds the workers' generators, together with the ticket. This process's own generators are not
-        drawn from, so that they are the same whether workers are new or kept. num_workers, pin_memory, timeout: as in
-        torch's DataLoader.
+        drawn from, so that they are the same whether workers are new or kept.
         """
-        options = {"num_workers": num_workers, "pin_memory": pin_memory, "timeout": timeout}
-        digest = _digest((given, options)) if self.keep and num_workers else None
+        digest = _digest((given, options)) if self.keep and options.num_workers else None
         if digest is None or self.busy:
             yield from _run_pass(_loader(load, on_start, seed, False, options), tickets)
             return
@@ -132,23 +139,19 @@ def _run_pass(loader: DataLoader, tickets: list[Ticket]) -> Iterator[Any]:
     yield from batches
 
 
-def _loader(load: Callable, on_start: Callable, seed: int, kept: bool, options: dict[str, Any]) -> DataLoader:
-    several = options["num_workers"] > 0
+def _loader(load: Callable, on_start: Callable, seed: int, kept: bool, options: LoadingOptions) -> DataLoader:
+    several = options.num_workers > 0
     return DataLoader(
         Batches(load, seed),
         batch_size=None,
         sampler=[],
-        collate_fn=_unchanged,
+        collate_fn=noop,
         generator=torch.Generator(),  # else torch draws from its global one
         worker_init_fn=partial(_start_worker, on_start, gc.isenabled()) if several else None,
         persistent_workers=kept,
         multiprocessing_context=START_METHOD if several else None,
-        **options,
+        **vars(options),
     )
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 @contextmanager
@@ -179,7 +182,7 @@ def _start_worker(on_start: Callable[[], None], collect: bool, number: int) -> N
 
 
 class _Pickler(pickle.Pickler):
-    "A pickler that takes only the seed of SamplerState: a ticket says the epoch."
+    "A pickler that takes only the seed of SamplerState: a ticket has the epoch."
 
     dispatch_table = copyreg.dispatch_table | {SamplerState: lambda draws: (SamplerState, (draws.seed,))}
 
@@ -188,7 +191,7 @@ def _digest(value: Any) -> bytes | None:
     "A checksum of the pickle of `value`; None if it can't be pickled, as a lambda can't."
     checksum = hashlib.blake2b(digest_size=16)
     try:
-        _Pickler(SimpleNamespace(write=checksum.update), protocol=5).dump(value)  # a file that keeps the checksum alone
+        _Pickler(SimpleNamespace(write=checksum.update), protocol=5).dump(value)  # nothing keeps the pickle itself
     except Exception:  # objects of a user may raise anything
         return None
     return checksum.digest()

@@ -1,4 +1,4 @@
-"""What a check reports, and the commands that repair an installation. Standard library only."""
+"""The findings of a check, and the commands that repair an installation. Standard library only."""
 
 from typing import NamedTuple
 

@@ -6,7 +6,7 @@ from fastai.learner import Learner
 from fastai.torch_core import find_bs
 
 from toolkit import ranks
-from toolkit.data.dataloaders import PhotoLoader
+from toolkit.data.photo_loader import PhotoLoader
 
 
 class AccumulateGradients(Callback):

@@ -1,7 +1,12 @@
-"""Guards of a fit: it ends at a loss that is not finite, and a batch of one photo does not break batch norm."""
+"""Guards of a fit: against losses that are not finite, batches of one photo, callbacks that collide with ours, and
+callbacks that act in fastai's other fits.
+"""
 
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, GatherPredsCallback
+from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
+from fastai.callback.schedule import ParamScheduler
+from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import find_bs
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -93,3 +98,22 @@ class LastPhoto(Callback):
 def _by_running_statistics(layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[torch.Tensor]) -> None:
     if inputs[0].numel() == layer.num_features:
         layer.eval()
+
+
+def check_callback(callback: Callback) -> None:
+    "Raises ValueError for a callback of fastai's that repeats a part of our Learner."
+    if isinstance(callback, MixedPrecision | NonNativeMixedPrecision):
+        raise ValueError("fastai's MixedPrecision beside our own precision: call learn.to_fp16() or to_bf16() instead")
+    if isinstance(callback, GradientAccumulation):
+        raise ValueError(
+            "fastai's GradientAccumulation beside our own: give --accum instead, accum= in a notebook, the number "
+            "of batches to an optimiser step"
+        )
+
+
+class Validation(Callback):
+    "Present while `Learner.validate` runs, which fastai runs as a fit."
+
+
+OTHER_FITS = (ParamScheduler, GatherPredsCallback, Validation)
+"Callbacks of fit_one_cycle, lr_find and the like, of get_preds, of our Learner's validate."

@@ -1,4 +1,4 @@
-"""A fastai Learner around a model and its data loaders, which declares what its callbacks ask of it."""
+"""A fastai Learner around a model and its data loaders, with declared attributes for its callbacks."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,18 +9,15 @@ from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 import fastai.callback.hook  # noqa: F401  gives Learner summary
+import fastai.callback.schedule  # noqa: F401  gives Learner lr_find, fit_one_cycle, fine_tune
 import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
 import torch
-from fastai.callback.core import Callback, CancelFitException, GatherPredsCallback, TrainEvalCallback
-from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
-from fastai.callback.schedule import ParamScheduler  # its module gives Learner lr_find, fit_one_cycle, fine_tune
-from fastai.callback.training import GradientAccumulation
+from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor
 from fastai.learner import Learner as FastaiLearner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import set_seed as set_seed  # for recipes, where an import of fastai would come before toolkit's
 from fastai.torch_core import trainable_params
 from fastcore.basics import listify
 from torch import nn
@@ -30,7 +27,7 @@ from toolkit.data.dataloaders import PhotoLoaders
 from toolkit.data.workers import kept_workers
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import mixed_precision, pick_precision
-from toolkit.learner.guards import LastPhoto
+from toolkit.learner.guards import OTHER_FITS, LastPhoto, Validation, check_callback
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.performance import ChannelsLast, compiled, fast_math, uncompiled, whole_batches
 from toolkit.learner.profiler import EpochTimer, Profile
@@ -38,34 +35,19 @@ from toolkit.learner.recorder import Progress, Recorder
 from toolkit.options import FREE_NAMES, Options
 from toolkit.ranges import check_ranges
 
-
-class Validation(Callback):
-    "Present while `Learner.validate` runs, which fastai runs as a fit."
-
-
-OTHER_FITS = (ParamScheduler, GatherPredsCallback, Validation)
-"Callbacks of fit_one_cycle, lr_find and the like, of get_preds, of our Learner's validate."
-
-MIXED_PRECISION = "fastai's MixedPrecision beside our own precision: call learn.to_fp16() or to_bf16() instead"
-REFUSED = {
-    MixedPrecision: MIXED_PRECISION,
-    NonNativeMixedPrecision: MIXED_PRECISION,
-    GradientAccumulation: "fastai's GradientAccumulation beside our own: give --accum instead, accum= in a notebook, "
-    "the number of batches to an optimiser step",
-}
-
 SomeCallback = TypeVar("SomeCallback", bound=Callback)
+Callbacks = Callback | Iterable[Callback] | None
 
 
 class Learner(FastaiLearner):
-    """fastai's Learner, which cleans up after an error or Ctrl-C too and declares what callbacks ask of it.
+    """fastai's Learner, which also cleans up after an error or Ctrl-C, and has attributes that callbacks read.
 
-    An error ends `fit` as fastai's own cancelling does, so that every callback puts back what it changed and the model
-    is in eval mode; then it is raised. torch's global flags, the memory that steps leave to one another and the workers
-    are kept for its passes only.
+    An error ends `fit` as fastai's own cancelling does: every callback restores what it changed, and the model is in
+    eval mode. Then the error is raised. torch's global flags, the memory that one step leaves to the next and the
+    workers are kept during a fit's passes only.
 
-    One event comes before fastai's: in `count_epochs`, before `before_fit`, a run's checkpoint and a linear probe set
-    `epochs_done`, `in_run` and `resumed`, from which schedules tell how long the whole fit is.
+    One event comes before fastai's `before_fit`: in `count_epochs` a run's checkpoint and a linear probe set
+    `epochs_done`, `in_run` and `resumed`. Schedules compute the length of the whole fit from them.
     """
 
     options: Options = Options()  # the values finally used
@@ -82,9 +64,9 @@ class Learner(FastaiLearner):
     in_run: bool = False  # this fit is a run's: training.fit.fit writes its files
     resumed: bool = False  # the run has trained before this fit
 
-    lr_curve: Any = None  # toolkit.evaluation.results.Curve, what the learning-rate finder measured
+    lr_curve: Any = None  # toolkit.evaluation.results.Curve, measured by the learning-rate finder
     time_spent: EpochTimer | None = None  # of the last run
-    profiles: Sequence[Profile] = ()  # of the last run, if it was asked for
+    profiles: Sequence[Profile] = ()  # of the last run, if --profile was given
 
     def callback(self, kind: type[SomeCallback]) -> SomeCallback | None:
         "The first callback of class `kind`, None if there is none."
@@ -93,8 +75,7 @@ class Learner(FastaiLearner):
     @property
     def accum(self) -> int:
         "Batches per optimiser step."
-        accumulate = self.callback(AccumulateGradients)
-        return 1 if accumulate is None else accumulate.n
+        return accumulate.n if (accumulate := self.callback(AccumulateGradients)) else 1
 
     def optimizer_steps(self, epochs: int | None = None) -> int:
         "Optimiser steps of `epochs` epochs; by default of the whole fit, including those a resumed run has taken."
@@ -103,13 +84,11 @@ class Learner(FastaiLearner):
 
     @property
     def is_plain_fit(self) -> bool:
-        """True in `fit`. fastai runs predictions, validate and lr_find as fits too, and fit_one_cycle has a schedule of
-        its own.
-        """
+        "True in `fit`. fastai also runs predictions, validate and lr_find as fits; fit_one_cycle has its own schedule."
         return self.opt is not None and not any(isinstance(callback, OTHER_FITS) for callback in self.cbs)
 
     def to_fp16(self) -> "Learner":
-        "Compute the forward pass in float16 from now on, with the loss scaled; a recipe's `precision`."
+        "Compute the forward pass in float16 from now on, with the loss scaled."
         return self._to("fp16")
 
     def to_bf16(self) -> "Learner":
@@ -129,21 +108,17 @@ class Learner(FastaiLearner):
         return self
 
     def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
-        "fastai's. Raises ValueError for a callback that repeats what this learner does."
+        "fastai's. Raises ValueError for a callback that repeats a part of this learner."
         cb = cb() if isinstance(cb, type) else cb
-        for kind, message in REFUSED.items():
-            if isinstance(cb, kind):
-                raise ValueError(message)
+        check_callback(cb)
         return super().add_cb(cb)
 
-    def validate(
-        self, ds_idx: int = 1, dl: DataLoader | None = None, cbs: Callback | Iterable[Callback] | None = None
-    ) -> list:
-        "fastai's, which callbacks can tell from a fit by `is_plain_fit`."
+    def validate(self, ds_idx: int = 1, dl: DataLoader | None = None, cbs: Callbacks = None) -> list:
+        "fastai's. `is_plain_fit` is False meanwhile."
         return super().validate(ds_idx, dl, [Validation(), *listify(cbs)])
 
     def end_with(self, error: BaseException) -> NoReturn:
-        "End the fit, called by a callback. `fit` then raises `error` as it is; fastai would put words before it."
+        "End the fit; for callbacks. `fit` then raises `error` itself; fastai would change its message."
         self.fault = error
         raise CancelFitException
 
@@ -168,8 +143,7 @@ class Learner(FastaiLearner):
 
     def _do_one_batch(self) -> None:
         size = self.dl.bs if isinstance(self.dl, DataLoader) else None  # None too if its data set makes the batches
-        short = len(self.xb[0]) < (size or 0)
-        with uncompiled() if short else nullcontext():
+        with uncompiled() if len(self.xb[0]) < (size or 0) else nullcontext():
             super()._do_one_batch()
 
     def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
@@ -194,12 +168,12 @@ def make_learner(
     cbs: Iterable[Callback] = (),
     splitter: Callable[[nn.Module], list] = trainable_params,
 ) -> Learner:
-    """A fastai Learner: a torch optimiser at --lr, accuracy, forward passes in --precision, `cbs`.
+    """Return a fastai Learner with a torch optimiser at --lr, accuracy as metric, --precision and the callbacks `cbs`.
 
-    It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact it computes to
-    the bit what a plain loop does. --compile has torch compile the forward pass and its gradient, which rounds in yet
-    another way. A short batch, as an epoch's last one, is computed without, because torch would compile again for its
-    size. Everything that fastai's Learner has works on it.
+    It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact its results
+    are those of a plain loop, to the bit. With --compile torch compiles the forward pass and its gradient; their
+    rounding then differs. A short batch, such as an epoch's last one, is computed without compilation, because torch
+    would compile again for its size. All methods of fastai's Learner work.
     options: resolved (`toolkit.learner.device.resolved`), with a number for --lr. opt_func: a torch optimiser, such as
     `functools.partial(SGD, momentum=0.9)`.
     """

@@ -1,4 +1,4 @@
-"""Pretrained weights: from the hub or a file, without the classifier; and a run's weights, with it."""
+"""Pretrained weights from the hub or a file, without the classifier, and a run's weights, with it."""
 
 import sys
 import urllib.error
@@ -20,8 +20,7 @@ from toolkit.schema import read_recipe
 
 
 def hub_options(arch: str) -> dict[str, Any]:
-    """Return the options of timm.create_model for timm's own weights of `arch`: from the local cache if they are
-    there, else from the hub.
+    """Return the options of timm.create_model for timm's own weights of `arch`, from the local cache or the hub.
 
     Raises ValueError for an architecture without pretrained weights, ConnectionError if the hub is out of reach.
     """
@@ -63,7 +62,7 @@ def _reach_hub(arch: str, repository: str | None) -> None:
             raise OSError("HF_HUB_OFFLINE is set")
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=20).close()
     except urllib.error.HTTPError:
-        pass  # an answer all the same: the hub is in reach
+        pass  # an error status is an answer too: the hub is in reach
     except OSError as error:
         raise ConnectionError(
             f"no way to {endpoint} for the ImageNet weights of {arch} ({getattr(error, 'reason', error)}): give "
@@ -94,11 +93,11 @@ def load_body(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"{path} does not fit {type(model).__name__}: {fits} of the body's {len(own)} tensors match; "
             f"{_named('missing', missing)}{_named('of another shape', reshaped)}{_named('unknown', unknown)}"
-            "give the weights of this very architecture"
+            "give weights of the same architecture"
         )
     try:
         model.load_state_dict(body, strict=False)
-    except RuntimeError as error:  # name and shape fit, and still it is no tensor to copy: sparse, quantised
+    except RuntimeError as error:  # names and shapes fit, but a tensor is sparse or quantised
         raise ValueError(f"{path} does not fit {type(model).__name__}: {reason_of(error)}") from error
     model.origin = {"source": str(path), "loaded": len(body), "left_out": left_out, **_file_origin(path, model)}
 
@@ -138,12 +137,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"--weights {path}: no such file; it takes imagenet, none, or a .pth or .safetensors file"
         )
     try:
-        state = (
-            load_file(path)
-            if path.suffix.lower() == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # a damaged or malicious file may make the readers raise anything
+        safe = path.suffix.lower() == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or malicious file makes them raise anything
         raise ValueError(
             f"{path} holds no weights that can be read safely ({reason_of(error)}): "
             "save model.state_dict(), or as .safetensors"

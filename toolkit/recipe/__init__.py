@@ -1,1 +1,1 @@
-"""A recipe as a function of its options: one signature of the shared and its own, and their early check."""
+"""Recipes as functions of options: one signature of shared and own options, an early check, lookup by name."""

@@ -1,7 +1,7 @@
-"""The arguments of a recipe's command, checked before its libraries are imported.
+"""The check of a recipe's arguments before its libraries are imported.
 
 torch, fastai and timm take seconds to import, and a recipe imports them at its top. Its options can be read from its
-source without that, so `--help` and errors in options and paths come at once. The command checks all of it again.
+source without that, so `--help` and errors in options and paths appear at once. The command repeats all checks.
 """
 
 import ast
@@ -25,7 +25,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def check_arguments_early() -> None:
-    "If the program that is starting is a recipe, end it here for `--help` and for arguments that it would refuse."
+    "If the starting program is a recipe, end it for `--help` and for arguments that it would refuse."
     if module := started_module():  # while `python -m` looks for it
         package, _, name = module.rpartition(".")
         file = RECIPES / f"{name}.py" if package == "recipes" else None
@@ -36,7 +36,7 @@ def check_arguments_early() -> None:
 
 
 def check_arguments(file: Path, arguments: list[str]) -> None:
-    "End the process, with its exit status, if the recipe in `file` answers `arguments` by its help or by an error."
+    "End the process with the exit status if the recipe in `file` answers `arguments` by its help or an error."
     recipe, reads_data = recipe_in(file) or (None, False)
     if recipe is None:
         return
@@ -56,9 +56,9 @@ def check_arguments(file: Path, arguments: list[str]) -> None:
 
 
 def recipe_in(file: Path) -> tuple[Recipe, bool] | None:
-    """The recipe in a file, and True if it opens the data set at --data as it is; None if the file has none to read.
+    """Return the recipe in a file, and True if it opens the data set at --data unchanged; None if it can't be read.
 
-    Nothing of the file is run but the parameters of the function under `@recipe`.
+    Only the parameters of the function under `@recipe` are executed.
     """
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -68,13 +68,13 @@ def recipe_in(file: Path) -> tuple[Recipe, bool] | None:
         if not any(_calls(node, "run_script") for node in ast.walk(tree)):
             return None  # the program is not the recipe's command: its arguments are its own
     except (StopIteration, SyntaxError, ValueError, NameError, TypeError, UnicodeDecodeError):
-        return None  # its command says what is wrong
+        return None  # its command then reports the error
     calls = [node for node in ast.walk(definition) if isinstance(node, ast.Call)]
     return recipe, any(ast.unparse(each) == f"open_dataset({definition.args.args[0].arg})" for each in calls)
 
 
 def _decorated(node: ast.stmt) -> tuple[ast.FunctionDef, ast.Call] | None:
-    "The function and its `@recipe(...)`."
+    "Return the function and its decorator `@recipe(...)`, or None if `node` is something else."
     for each in getattr(node, "decorator_list", []):
         if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "recipe":
             return node, each
@@ -86,7 +86,7 @@ def _calls(node: ast.AST, name: str) -> bool:
 
 
 def _without_body(definition: ast.FunctionDef, file: Path) -> Any:
-    "The function with its parameters and docstring alone, at its place in the file."
+    "Return the function without its body, with the line numbers of the file."
     definition = ast.FunctionDef(
         **{**vars(definition), "decorator_list": [], "body": definition.body[:1], "returns": None}
     )

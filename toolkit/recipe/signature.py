@@ -1,4 +1,4 @@
-"""A recipe's options: the shared ones with its defaults, and its own, as one signature."""
+"""A recipe's options: one signature of the shared options with its defaults and of its own options."""
 
 import inspect
 import os
@@ -17,9 +17,9 @@ from toolkit.schema import read_recipe
 
 @dataclass(frozen=True)
 class Recipe:
-    "A function from Options to a Learner, with the recipe's defaults and options."
+    "A function from Options to a Learner, with its defaults and its own options."
 
-    name: str  # as run folders and recipe.json have it
+    name: str  # in run folders and recipe.json
     command: Sequence[str]  # the words that start its command: python -m recipes.hw1, or python FILE
     build: Callable[..., Any]  # Options and its own options -> a Learner
     defaults: Mapping[str, Any]  # of shared options
@@ -28,11 +28,11 @@ class Recipe:
 
     @property
     def free(self) -> frozenset[str]:
-        "Options that may change when a run is resumed."
+        "The names of options that may change when a run is resumed."
         return FREE_NAMES | {name for name, annotation in self.own.items() if is_free(annotation)}
 
     def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
-        """The shared options and the recipe's own of a call, defaults filled in.
+        """Return the shared options and the recipe's own options of a call, with defaults filled in.
 
         Raises TypeError for an unknown name, ValueError for a value that is not accepted.
         """
@@ -45,15 +45,15 @@ class Recipe:
         return Options(**{name: values[name] for name in TYPES}), {name: values[name] for name in self.own}
 
     def without_auto(self, options: Options) -> Options:
-        "`options` with the recipe's default for --lr and --bs if they are auto: a search starts from there."
+        "Return `options` with the recipe's defaults of --lr and --bs if they are auto; a search starts from them."
         starts = {name: self.defaults.get(name) for name in ("lr", "bs") if getattr(options, name) == "auto"}
         return replace(options, **starts)
 
     def resumed(self, folder: Path, options: Options, own: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
-        """The options with the recorded value of the run in `folder`, if there is one, for each that was left open.
+        """Return the options with the values recorded by the run in `folder`, if any, for the options left open.
 
-        So nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or
-        empty and may not change in a resumed run; so is --epochs if it is None. --accum follows from --bs auto.
+        Thus nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or
+        empty and may not change in a resumed run, or if it is --epochs and None. --accum follows from --bs auto.
         """
         if not (folder / "recipe.json").is_file():
             return options, own
@@ -77,7 +77,7 @@ class Recipe:
         return value in (None, ()) and (name not in self.free or name == "epochs")
 
     def _same_step(self, options: Options, recorded: dict[str, Any]) -> bool:
-        "True if the optimiser steps of the recorded run are of as many photos as these options ask for."
+        "True if an optimiser step has as many photos by these options as in the recorded run."
         start = self.without_auto(options).bs
         if start is None:  # chosen by the data
             return options.accum == self.signature.parameters["accum"].default
@@ -85,9 +85,9 @@ class Recipe:
 
 
 def recipe_of(build: Callable[..., Any], defaults: dict[str, Any]) -> Recipe:
-    "The recipe of `build`; parameters after the first are its own options. Raises TypeError for unknown defaults."
+    "Return the recipe of `build`, whose parameters after the first are its own options. Unknown defaults: TypeError."
     if unknown := defaults.keys() - TYPES:
-        raise TypeError(f"unknown defaults {', '.join(sorted(unknown))}: toolkit/options.py has those there are")
+        raise TypeError(f"unknown defaults {', '.join(sorted(unknown))}: toolkit/options.py lists all options")
     own = {name: kind for name, kind in get_type_hints(build, include_extras=True).items() if name != "return"}
     parameters = list(inspect.signature(build).parameters.values())
     own = {each.name: own.get(each.name, Any) for each in parameters[1:]}
@@ -98,7 +98,7 @@ def recipe_of(build: Callable[..., Any], defaults: dict[str, Any]) -> Recipe:
 def merged_signature(
     build: Callable[..., Any], parameters: list[inspect.Parameter], own: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> inspect.Signature:
-    "One signature of the shared options and `parameters`, the recipe's own; each annotation carries the option's help."
+    "Return one signature of the shared options and the recipe's own `parameters`. Annotations carry the help texts."
     shared, comments = field_comments(Options), parameter_comments(build)
     options = [(each.name, defaults.get(each.name, each.default), TYPES[each.name], shared) for each in fields(Options)]
     options += [(each.name, each.default, own[each.name], comments) for each in parameters]
@@ -117,7 +117,7 @@ def _parameter(name: str, default: Any, kind: Any, comments: Mapping[str, str], 
 
 
 def _name_and_command(build: Callable[..., Any]) -> tuple[str, list[str]]:
-    "The recipe's name and what starts it, by the module or file that it stands in."
+    "Return the recipe's name and the words that start it, by the module or file that defines it."
     module = build.__globals__
     spec, file = module.get("__spec__"), module.get("__file__")
     if spec is not None and "." in spec.name:
@@ -128,7 +128,7 @@ def _name_and_command(build: Callable[..., Any]) -> tuple[str, list[str]]:
 
 
 def shared_parameters(function: Callable[..., Any], names: Sequence[str]) -> inspect.Signature:
-    "The signature of `function` whose `**` parameter stands for shared options: these names, None if not given."
+    "Return the signature of `function` with the shared options `names`, by default None, in place of `**`."
     shared, comments = field_comments(Options), parameter_comments(function)
     types = get_type_hints(function, include_extras=True)
     own = list(inspect.signature(function).parameters.values())[:-1]

@@ -1,4 +1,4 @@
-"""`--workers auto`, `--bs auto`, `--lr auto`: numbers found by trying them on the learner, which stays as it was."""
+"""Search of `--bs auto`, `--workers auto` and `--lr auto` on the learner, whose state is restored afterwards."""
 
 import sys
 from dataclasses import replace
@@ -12,37 +12,38 @@ from toolkit.search.epoch_time import seconds_per_epoch
 from toolkit.search.lr_finder import find_lr
 from toolkit.search.snapshot import restoring_state
 
-BARELY = 0.95  # of an epoch's seconds: fewer workers that are not slower than this are preferred
+NEARLY = 0.95  # of an epoch's seconds: fewer workers are preferred if more are hardly faster
 MOST_WORKERS = 16
 
 
 def search_auto(learn: Learner, asked: Options) -> None:
-    """Find --bs, --workers and --lr by trying them, in this order, those of `asked` that are auto.
+    """Search --bs, --workers and --lr in this order, each if it is auto in `asked`, by trying values on `learn`.
 
-    A line says what was chosen and why. `learn.options` has the numbers, with --accum that follows from --bs, and
-    `learn.lr_curve` what the learning-rate finder measured. Weights, random states and all else are as if nothing had
-    been tried. Raises ValueError on several ranks, which would have to agree, and if a search finds nothing.
+    A printed line has each result and its reason. `learn.options` has the values, with --accum that follows from --bs,
+    and `learn.lr_curve` has the learning-rate finder's curve. Weights and random states are restored.
+    Raises ValueError on several ranks, which would have to agree, and if a search finds nothing.
     """
     names = [name for name in ("bs", "workers", "lr") if getattr(asked, name) == "auto"]
     if names and ranks.count() > 1:
         raise ValueError(
-            f"--{names[0]} auto on {ranks.count()} processes: give a number, such as one of them alone finds"
+            f"--{names[0]} auto on {ranks.count()} processes: give a number, such as one process alone finds"
         )
     searches = {"bs": search_batch_size, "workers": search_workers, "lr": search_lr}
     for name in names:
         searches[name](learn)
 
 
-def _say(name: str, chosen: object, why: str) -> None:
+def _report(name: str, chosen: object, why: str) -> None:
     print(f"--{name} auto: {chosen}, {why}", flush=True)
 
 
-# Mini-batches
+# The batch size
 
 
 def search_batch_size(learn: Learner) -> None:
-    """The mini-batch that `largest_batch_size` finds room for, and as many of them accumulated as make up the same
-    photos to an optimiser step as before. To the gradient that is the same; batch norm sees other mini-batches.
+    """Set the largest batch size that fits in memory. Accumulate so that a step has as many photos as before.
+
+    The gradient of an optimiser step is the same. Batch norm sees smaller or larger batches.
     """
     accum = learn.accumulate.n
     photos = learn.dls.train.bs * accum
@@ -51,27 +52,30 @@ def search_batch_size(learn: Learner) -> None:
         loader.bs = bs
     learn.accumulate.n = photos // bs
     learn.options = replace(learn.options, bs=bs, accum=photos // bs)
-    _say("bs", bs, f"{photos // bs} of them to a step of {photos} photos; {memory}")
+    _report("bs", bs, f"{photos // bs} of them to a step of {photos} photos; {memory}")
 
 
 # Workers
 
 
 def search_workers(learn: Learner) -> None:
-    """Of none, one for every other core and one for each core this process may use, at most 16, that number of workers
-    with which an epoch takes least by `seconds_per_epoch`, from a few steps; of nearly equal ones the smallest.
+    """Pick the worker count with the shortest measured epoch among 0, half the cores and all cores (at most 16).
+
+    Among nearly equal ones the smallest is picked. `seconds_per_epoch` measures a few steps.
     """
     seconds = {count: _seconds(learn, count) for count in _numbers_of_workers()}
     best = min(seconds.values())
-    chosen = next(count for count, spent in seconds.items() if best >= BARELY * spent)
-    _work(learn, chosen)
+    chosen = next(count for count, spent in seconds.items() if best >= NEARLY * spent)
+    _set_workers(learn, chosen)
     learn.options = replace(learn.options, workers=chosen)
     others = ", ".join(f"{count}: {spent:.1f} s" for count, spent in seconds.items() if count != chosen)
-    _say("workers", chosen, f"with which an epoch takes {seconds[chosen]:.1f} s" + (f" ({others})" if others else ""))
+    _report(
+        "workers", chosen, f"with which an epoch takes {seconds[chosen]:.1f} s" + (f" ({others})" if others else "")
+    )
 
 
 def _numbers_of_workers() -> list[int]:
-    "From the smallest; on macOS none but 0, where fastai uses no other."
+    "The worker counts to try, in ascending order; only 0 on macOS, as fastai uses no other there."
     if sys.platform == "darwin":
         return [0]
     count = cores()
@@ -80,11 +84,11 @@ def _numbers_of_workers() -> list[int]:
 
 def _seconds(learn: Learner, workers: int) -> float:
     with restoring_state(learn):
-        _work(learn, workers)
+        _set_workers(learn, workers)
         return seconds_per_epoch(learn, batches=4, at_most=10.0)
 
 
-def _work(learn: Learner, workers: int) -> None:
+def _set_workers(learn: Learner, workers: int) -> None:
     for loader in learn.dls.loaders:
         loader.fake_l.num_workers = workers
 
@@ -93,8 +97,8 @@ def _work(learn: Learner, workers: int) -> None:
 
 
 def search_lr(learn: Learner) -> None:
-    "The rate that `find_lr` suggests."
+    "Set the learning rate that `find_lr` suggests."
     learn.lr_curve = curve = find_lr(learn)
     learn.lr = curve.chosen
     learn.options = replace(learn.options, lr=curve.chosen)
-    _say("lr", f"{curve.chosen:g}", f"where the loss falls well; tried {curve.lrs[0]:.0e} to {curve.lrs[-1]:.0e}")
+    _report("lr", f"{curve.chosen:g}", f"at which the loss falls well; tried {curve.lrs[0]:.0e} to {curve.lrs[-1]:.0e}")

@@ -18,19 +18,19 @@ from toolkit.options import Options
 from toolkit.search.epoch_time import epoch_seconds
 from toolkit.search.snapshot import restoring_state
 
-SLACK = 1.05  # an epoch over its timed steps: the page, and what a few steps do not show
-SMALLEST = 7 / 8  # of the image size, that squares are trained on for the sake of one more epoch
-MOST = 1000  # epochs to plan: ten times those of random weights and few photos
-FIRST_LAYER = 0.02  # times the head's rate: what the first layer of pretrained weights would learn at
+SLACK = 1.05  # ratio of an epoch's time to that of its steps: the page, and what a few steps do not show
+SMALLEST = 7 / 8  # of the image size: the smallest training squares that are planned for one more epoch
+MOST = 1000  # largest planned number of epochs: ten times the default for random weights and few photos
+FIRST_LAYER = 0.02  # ratio of the first layer's learning rate to the head's, with pretrained weights
 
 
 def rapid_settings(
     options: Options, given: dict[str, Any], photos: int, model: nn.Module
 ) -> tuple[Options, dict[str, Any]]:
-    """Batch size, epochs, learning rate, and rapid's own train_sizes, layer_decay and probe, for `photos` to train on.
+    """Return the shared options, and rapid's own train_sizes, probe and layer_decay, for `photos` training photos.
 
-    What is given (neither None nor empty) stays; the rest is chosen by `default_settings` and printed.
-    Raises ValueError if both --epochs and --minutes are given, and for sizes that the model does not take.
+    Given values (neither None nor empty) stay. `default_settings` chooses the others, which are printed.
+    Raises ValueError if both --epochs and --minutes are given, and for sizes that the model does not accept.
     """
     if options.epochs is not None and given["minutes"] is not None:
         raise ValueError(f"--epochs {options.epochs} and --minutes {given['minutes']:g}: give one of them")
@@ -51,11 +51,11 @@ def rapid_settings(
 def default_settings(
     photos: int, model: nn.Module, pretrained: bool, probe: bool, bs: int | None = None
 ) -> dict[str, Any]:
-    """bs, epochs, lr, layer_decay and probe by default.
+    """Return the defaults of bs, epochs, lr, layer_decay and probe.
 
-    Pretrained weights are changed gently and for few epochs, fewer if there are more photos; the first epoch is the
-    linear probe. Random weights have nothing to probe or to keep: all layers learn at one rate, for more epochs.
-    bs: if it is given. The learning rate grows with its square root.
+    Pretrained weights are trained for few epochs at low rates; more photos mean fewer epochs. The first epoch is the
+    linear probe. Random weights have no features to probe: all layers learn at one rate, for more epochs.
+    bs: the given batch size, if any. The learning rate grows with the square root of the batch size.
     """
     bs = bs or (32 if photos < 4000 else 64 if photos < 40000 else 128)
     larger = math.sqrt(bs / 32)
@@ -75,15 +75,15 @@ def _words(chosen: dict[str, Any]) -> str:
 
 
 def fit_budget(minutes: float | None, train_sizes: Sequence[int] = ()) -> Callable[[Learner], None] | None:
-    """The plan of a Learner whose epochs are to fit into `minutes`; None without a budget.
+    """Return the plan of a Learner whose epochs fit into `minutes`, or None without a budget.
 
-    It sets `learn.options.epochs`, and the sizes of the training squares unless `train_sizes` are given.
+    The plan sets `learn.options.epochs`, and the sizes of the training squares unless `train_sizes` are given.
     Raises ValueError on several ranks, which would have to agree.
     """
     if minutes is None:
         return None
     if ranks.count() > 1:
-        raise ValueError(f"--minutes on {ranks.count()} processes: give --epochs, such as one of them alone finds")
+        raise ValueError(f"--minutes on {ranks.count()} processes: give --epochs, such as one process alone finds")
 
     def plan(learn: Learner) -> None:
         epochs, sizes = epochs_within(learn, minutes, train_sizes)
@@ -95,27 +95,27 @@ def fit_budget(minutes: float | None, train_sizes: Sequence[int] = ()) -> Callab
 
 
 def epochs_within(learn: Learner, minutes: float, train_sizes: Sequence[int] = ()) -> tuple[int, tuple[int, ...]]:
-    """The epochs of `learn` that fit into `minutes` of training, at most MOST, and the sizes of the training squares.
+    """Return the number of epochs that fit into `minutes` of training, at most MOST, and the sizes of training squares.
 
-    A few steps are timed. A linear probe counts as the first epoch; it is done meanwhile, so that its time is known,
-    and its epoch puts it in place. The sizes are those given, else by `epochs_and_size`.
-    What comes after training (evaluation, model.onnx, page, predictions) is not counted.
+    A few steps are timed. A linear probe counts as the first epoch. It is computed here, so that its time is known, and
+    its epoch uses the result. The sizes are the given ones, else those of `epochs_and_size`.
+    The steps after training (evaluation, model.onnx, page, predictions) are not counted.
     Raises ValueError if there is not even time for one epoch after the probe.
     """
-    begun, probe = perf_counter(), [learn.probe] if learn.callback(LinearProbe) else []
+    start, probe = perf_counter(), [learn.probe] if learn.callback(LinearProbe) else []
     with restoring_state(learn):
         ready = [callback.probed() for callback in probe]
         learn.remove_cbs(probe)
         train, valid = (SLACK * seconds for seconds in epoch_seconds(learn, batches=2))
     for callback, result in zip(probe, ready, strict=True):
         callback.ready = result
-    spent = perf_counter() - begun + len(probe) * valid / SLACK
+    spent = perf_counter() - start + len(probe) * valid / SLACK
     size, left = learn.dls.preprocess["crop"], 60 * minutes - spent
     fixed = train_sizes or learn.model.pretrained_cfg["fixed_input_size"]
     epochs, smaller = (int(left / (train + valid)), size) if fixed else epochs_and_size(left, train, valid, size)
     if epochs < 1:
         need = (spent + train + valid) / 60
-        raise ValueError(f"--minutes {minutes:g}: one epoch takes {need:.1f}, with what comes before it; give as much")
+        raise ValueError(f"--minutes {minutes:g}: one epoch with what comes before it takes {need:.1f}; give as much")
     most = ""
     if epochs > MOST - len(probe):
         epochs, smaller, most = MOST - len(probe), size, ", the most that are planned"
@@ -129,11 +129,10 @@ def epochs_within(learn: Learner, minutes: float, train_sizes: Sequence[int] = (
 
 
 def epochs_and_size(seconds: float, train: float, valid: float, size: int) -> tuple[int, int]:
-    """The epochs that fit into `seconds`, and the side of the training squares in the first half of them.
+    """Return the number of epochs that fit into `seconds`, and the side of the training squares in their first half.
 
-    They are as many as there is time for at `size` pixels, or one more if smaller squares make room for it that are at
-    most an eighth smaller.
-    train, valid: seconds of the two parts of an epoch at `size`; training takes time by the area.
+    It is the number that fits at `size` pixels, or one more if squares at most an eighth smaller make time for it.
+    train, valid: seconds of the two parts of an epoch at `size`. The time of training is proportional to the area.
     """
     epochs = max(0, int(seconds / (train + valid)))
     more = epochs + 1

@@ -1,4 +1,4 @@
-"""The beginning of a run: its recipe.json is written, or an earlier one is checked to be of the same method."""
+"""The start of a run: recipe.json is written, or an existing one is checked to be of the same method."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +17,11 @@ from toolkit.schema import recipe_fault
 
 
 def begin(folder: str | Path, learn: Learner) -> Run:
-    """The run in `folder`: a new one, its recipe.json written, or the one there, which is resumed.
+    """Return the run in `folder`: a new one with its recipe.json, or the existing one, which is resumed.
 
-    The run holds its folder as long as it lives. Of several ranks the first does this; the others go on.
+    The run holds a lock on its folder as long as it lives. Rank 0 does this; other ranks get a run without a lock.
     Raises FileExistsError if another process holds the folder. Raises ValueError for fewer photos in a batch than
-    ranks, for a folder in which photos are looked for, and if a run is resumed by another method or on other data.
+    ranks, for a folder inside the data set, and if a run is resumed by another method or on other data.
     """
     folder = Path(folder)
     if ranks.rank():
@@ -37,7 +37,7 @@ def begin(folder: str | Path, learn: Learner) -> Run:
         raise ValueError(f"recipe.json would be of no use, because it {fault}: change it before the run begins")
     run = Run(folder, lock(folder))
     if run.path("recipe.json").is_file():
-        if not learn.options.resume and learn.options.out:  # another process began it while this one got ready
+        if not learn.options.resume and learn.options.out:  # another process created it meanwhile
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         check_resume(run, recipe, learn.free)
         recipe |= {"created": run.recipe["created"]}
@@ -49,7 +49,7 @@ def begin(folder: str | Path, learn: Learner) -> Run:
 
 
 def recorded(learn: Learner) -> dict[str, Any]:
-    "recipe.json: all it takes to know what was run, and to run it again."
+    "Return the content of recipe.json, which describes the run and suffices to repeat it."
     data, options = learn.dls.data, used_options(learn)
     return {
         "recipe": learn.recipe,
@@ -77,7 +77,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
 
 
 def used_options(learn: Learner) -> dict[str, Any]:
-    "The options by name as JSON has them, with the values finally used: the recipe's own among the shared ones."
+    "Return the values finally used of all options, shared and the recipe's own, as JSON has them."
     used = vars(learn.options) | learn.own_options
     used |= {"device": str(learn.dls.device), "precision": learn.precision}
     used |= {"workers": learn.dls.train.fake_l.num_workers}
@@ -89,12 +89,12 @@ def used_options(learn: Learner) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    "An option's value as recipe.json has it: a path as text, a tuple as a list."
+    "Return an option's value as JSON has it: a path as text, a tuple as a list."
     return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
 def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None:
-    "Raises ValueError if `recipe`, of the learner that resumes `run`, is of another method or other data."
+    "Raises ValueError if `recipe`, of the learner that resumes `run`, has another method or other data."
     before = run.recipe
     same_recipe(run, recipe["recipe"])
     names = (recipe["options"].keys() | before["options"].keys()) - free - {"processes"}
@@ -122,7 +122,7 @@ def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None
             "them, or give another --out"
         )
     old, new = (one["data"].get("reduced_to") for one in (before, recipe))
-    if old != new:  # with photos that a cache keeps whole, or the same ones reduced, training is the same
+    if old != new:  # a cache that reduces none of these photos does not change training
         had, has = ("with" if side else "without" for side in (old, new))
         raise ValueError(
             f"--resume {run.folder}: it was begun {had} a --cache that reduces these photos, now it is {has}; "
@@ -134,19 +134,19 @@ def print_summary(folder: Path, recipe: dict[str, Any]) -> None:
     "Print a summary: data set; model and pretrained weights; device, precision, workers and run folder."
     options, data, weights, classes = recipe["options"], recipe["data"], recipe["weights"], len(recipe["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
-    place = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
+    device = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
     print(
         f"{recipe['recipe']}: {classes} classes, {data['train']} photos to train, {data['valid']} to validate\n"
         f"{options['arch']}, {recipe['model']['parameters']:,} parameters; {weights['loaded']} tensors loaded from "
         f"{weights['source']}{left_out}\n"
         f"{_weights_line(weights, recipe['preprocess'])}"
-        f"on {place} in {options['precision']}, {options['workers']} workers; run folder {folder}",
+        f"on {device} in {options['precision']}, {options['workers']} workers; run folder {folder}",
         flush=True,
     )
 
 
 def _weights_line(weights: dict[str, Any], preprocess: dict[str, Any]) -> str:
-    "A line on pretrained weights: their licence, and how photos are prepared if that differs from their training."
+    "A line on pretrained weights: their licence and preprocessing, and this run's preprocessing if it differs."
     made_for = weights.get("made_for")
     if made_for is None:
         return ""

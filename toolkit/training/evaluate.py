@@ -17,9 +17,10 @@ PARTS = {"seconds_data_wait", "seconds_compute", "seconds_validation"}
 
 
 def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
-    """metrics.json, returned too, and valid_predictions.csv of `learn` as it is: the best weights, after `fit`.
+    """Write metrics.json and valid_predictions.csv of `learn` with its present weights, and return the metrics.
 
-    In float32, whatever precision it trains in, as the exported file computes.
+    After `fit` these are the best weights. It computes in float32, as the exported file does, whatever precision
+    training uses.
     """
     data, classes = learn.dls.data, learn.dls.vocab
     with learn.no_bar(), in_float32(learn.model), uncompiled(), whole_batches(learn.dls.device, learn.exact):
@@ -49,20 +50,20 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
 
 
 def _epoch_parts(learn: Learner, run: Run) -> dict[str, float]:
-    "Seconds an epoch of the last fit: seconds_data_wait, seconds_compute, seconds_validation."
-    told = learn.time_spent.per_epoch() if learn.time_spent else {}
-    return told or {name: value for name, value in load(run.folder).metrics.items() if name in PARTS}
+    "The seconds of an epoch in the last fit: seconds_data_wait, seconds_compute, seconds_validation."
+    measured = learn.time_spent.per_epoch() if learn.time_spent else {}
+    return measured or {name: value for name, value in load(run.folder).metrics.items() if name in PARTS}
 
 
 def _profile(learn: Learner, run: Run) -> dict[str, Any]:
-    "Where the last fit's time went, where that was asked for, or an earlier one's."
+    "The profile of the last fit if --profile was given, else the recorded one of an earlier fit, if any."
     found = next((profile.found() for profile in learn.profiles), {})
     found = found or load(run.folder).metrics.get("profile")
     return {"profile": found} if found else {}
 
 
-def tell_results(run: Run) -> None:
-    "The accuracy, and where the run's results lie."
+def print_results(run: Run) -> None:
+    "Print the accuracy, the calibration error and the paths of the run's results."
     found = run.read_json("metrics.json")
     interval = "95 % interval {:.2%} to {:.2%}".format(*found["accuracy_interval"])
     print(
@@ -71,7 +72,7 @@ def tell_results(run: Run) -> None:
     )
     if flattered := optimism_note(found["epochs"]):
         model = shlex.quote(str(run.path("model.onnx")))
-        print(f"             {flattered}; an honest figure needs labelled photos that chose nothing:")
+        print(f"             {flattered}; an honest figure needs labelled photos that played no part in choosing:")
         print(f"             python -m export.verify {model} PHOTOS")
     after = f", {found['scaled_ece']:.4f} after the temperature in model.onnx" if found["temperature"] != 1 else ""
     print(f"calibration error {found['ece']:.4f}{after}; details in report.html and by export.verify")

@@ -1,4 +1,4 @@
-"""Training into a run folder: from wherever the run stands to its last epoch."""
+"""Training into a run folder: from the run's present state to its last epoch."""
 
 import gc
 
@@ -18,16 +18,17 @@ from toolkit.training.signals import stopping_at_a_step
 
 
 def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | None = None) -> None:
-    """Train `learn` up to `epochs` epochs from wherever `run` stands; in the end it has the best weights.
+    """Train `learn` from the present state of `run` up to `epochs` epochs, then load the best weights.
 
     epochs, save_every: by default those of `learn.options`.
     After each epoch history.csv and last.pt are written, and best.safetensors if the accuracy is the best yet. last.pt
-    is written every `save_every` optimiser steps too. SIGINT (Ctrl-C) and SIGTERM write it at the next step, and then
-    KeyboardInterrupt is raised. If memory runs out, batches are halved and twice as many are accumulated.
-    With --profile it prints where an epoch's time went, and `evaluate` records it.
-    On several ranks all of them train (`learner.distributed`). In the end the first goes on alone, and the others end
-    in here.
-    Raises ValueError for a loss that is not finite, naming the photos. A note on every error says what is saved.
+    is also written every `save_every` optimiser steps. After SIGINT (Ctrl-C) or SIGTERM it is written at the next step,
+    and KeyboardInterrupt is raised. If memory runs out, batches are halved and twice as many are accumulated.
+    With --profile the parts of an epoch's time are printed, and `evaluate` records them.
+    On several ranks all of them train (`learner.distributed`). After training rank 0 returns; the other ranks end
+    their processes in this function.
+    Raises ValueError for a loss that is not finite, and names the photos. A note on every error names the last saved
+    epoch.
     """
     options = learn.options
     epochs = options.epochs if epochs is None else epochs
@@ -59,7 +60,7 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
 
 
 def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
-    "Fit to the end, or until memory runs out; `checkpoint` is then ready to go on with smaller batches."
+    "Fit to the end or until memory runs out; `checkpoint` then resumes with smaller batches."
     try:
         page = [RunPage(checkpoint.target)] if ranks.rank() == 0 else []
         cbs = [NaNGuard(), checkpoint, learn.time_spent, *page, *learn.profiles]
@@ -69,7 +70,7 @@ def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
         if checkpoint.halved is None:
             raise ValueError(f"{str(error).splitlines()[0]} Try a smaller --bs, --image_size or --arch") from error
     print(checkpoint.halved, flush=True)
-    gc.collect()  # the error held on to all that the failed pass had computed
+    gc.collect()  # the error kept the tensors of the failed pass
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

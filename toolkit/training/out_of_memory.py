@@ -12,7 +12,9 @@ from toolkit.training.state import TrainState
 
 
 class StepStart:
-    """What the present optimiser step began with and its forward passes change: generators and batch norm's averages.
+    """The state at the start of the present optimiser step: random generators and batch norm's averages.
+
+    A step's forward passes change both.
 
     random: as `random_state` returns it; None before the first step. intact: the optimiser is not changing weights now.
     """

@@ -1,4 +1,4 @@
-"""What last.pt holds: all that a run needs to go on with the same bits."""
+"""The content of last.pt: all that a run needs to go on with the same bits."""
 
 import math
 from dataclasses import dataclass, fields
@@ -50,7 +50,7 @@ class TrainState:
 
 
 def write_state(path: Path, state: TrainState) -> None:
-    """Write last.pt, whole and readable or not at all: it is read back before it takes the old one's place.
+    """Write last.pt, whole and readable or not at all: it is read back before it replaces the old one.
 
     Raises OSError (disk full, read-only folder), and ValueError for a state that `read_state` would not take.
     """

@@ -18,7 +18,7 @@ from noise import write_noise
 
 from recipes import hw1, rapid
 from toolkit.data.transforms import SamplerState
-from toolkit.data.workers import Ticket, Workers
+from toolkit.data.workers import LoadingOptions, Ticket, Workers
 
 TICKETS = [Ticket(0, [number]) for number in range(8)]
 
@@ -33,7 +33,7 @@ def nothing():
 
 
 def processes(workers, given="the same", load=pid, count=2, tickets=TICKETS):
-    return set(workers.batches(load, tickets, given, nothing, seed=0, num_workers=count))
+    return set(workers.batches(load, tickets, given, nothing, 0, LoadingOptions(count)))
 
 
 def alive(pids):
@@ -85,11 +85,11 @@ def echo(epoch, samples):
 def test_a_pass_after_one_that_was_cut_short_is_whole_and_in_order():
     workers = Workers()
     workers.keep = True
-    cut = workers.batches(echo, TICKETS, "given", nothing, seed=0, num_workers=2)
+    cut = workers.batches(echo, TICKETS, "given", nothing, 0, LoadingOptions(2))
     assert next(cut) == (0, [0])
     cut.close()
     later = [Ticket(1, [number, number]) for number in range(20)]
-    assert [tuple(one) for one in workers.batches(echo, later, "given", nothing, seed=0, num_workers=2)] == later
+    assert [tuple(one) for one in workers.batches(echo, later, "given", nothing, 0, LoadingOptions(2))] == later
     workers.end()
 
 
@@ -99,7 +99,7 @@ def test_torchs_global_generator_is_not_drawn_from(keep, count):
     workers, before = Workers(), torch.get_rng_state()
     workers.keep = keep
     for _ in range(2):
-        list(workers.batches(echo, TICKETS, "given", nothing, seed=0, num_workers=count))
+        list(workers.batches(echo, TICKETS, "given", nothing, 0, LoadingOptions(count)))
     assert torch.equal(torch.get_rng_state(), before)
     workers.end()
 
@@ -130,7 +130,7 @@ def test_a_worker_never_collects_the_garbage_of_the_process_it_was_forked_from(t
     gc.set_threshold(0)  # not before the workers are there
     try:
         Collected(file)  # a cycle: garbage that only the collector finds
-        list(Workers().batches(collect, TICKETS, "given", nothing, seed=0, num_workers=2))
+        list(Workers().batches(collect, TICKETS, "given", nothing, 0, LoadingOptions(2)))
         assert not file.exists()
         assert gc.isenabled()
         gc.collect()
@@ -142,7 +142,7 @@ def test_a_worker_never_collects_the_garbage_of_the_process_it_was_forked_from(t
 def test_a_killed_worker_is_an_error_and_the_next_pass_has_new_workers():
     workers = Workers()
     workers.keep = True
-    pass_ = workers.batches(pid, TICKETS * 20, "given", nothing, seed=0, num_workers=2)
+    pass_ = workers.batches(pid, TICKETS * 20, "given", nothing, 0, LoadingOptions(2))
     first = {next(pass_), next(pass_)}
     os.kill(next(iter(first)), signal.SIGKILL)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
@@ -166,9 +166,9 @@ def test_a_pickled_or_copied_loader_has_no_processes():
 def test_a_pass_that_starts_inside_another_one_leaves_it_whole():
     workers, seen = Workers(), []
     workers.keep = True
-    for batch in workers.batches(echo, TICKETS, "given", nothing, seed=0, num_workers=2):
+    for batch in workers.batches(echo, TICKETS, "given", nothing, 0, LoadingOptions(2)):
         seen.append(tuple(batch))
-        inner = workers.batches(echo, TICKETS, "given", nothing, seed=0, num_workers=2)
+        inner = workers.batches(echo, TICKETS, "given", nothing, 0, LoadingOptions(2))
         assert tuple(next(inner)) == (0, [0])
         inner.close()
     assert seen == TICKETS
@@ -278,7 +278,9 @@ def test_random_draws_of_a_transform_depend_on_seed_epoch_and_sample_and_not_on_
         workers = Workers()
         workers.keep = keep
         passes = [[Ticket(epoch, [sample]) for sample in range(8)] for epoch in epochs]
-        draws = [list(workers.batches(draw, tickets, "given", nothing, seed, num_workers=count)) for tickets in passes]
+        draws = [
+            list(workers.batches(draw, tickets, "given", nothing, seed, LoadingOptions(count))) for tickets in passes
+        ]
         workers.end()
         return draws
 

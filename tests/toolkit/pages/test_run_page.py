@@ -24,7 +24,7 @@ from toolkit.pages.run_again import command_line
 from toolkit.pages.run_page import render, write_report
 from toolkit.pages.run_text import chance_difference
 from toolkit.run import load
-from toolkit.training.evaluate import tell_results
+from toolkit.training.evaluate import print_results
 
 OPTIMISTIC = "the best of 5 epochs on these same photos, so it is optimistic"
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -272,9 +272,9 @@ def test_the_certificate_of_the_export_is_shown(tmp_path):
 
 
 def test_an_accuracy_is_called_optimistic_if_its_photos_selected_the_epoch(digits_run, capsys):
-    tell_results(digits_run)
+    print_results(digits_run)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].strip() == f"{OPTIMISTIC}; an honest figure needs labelled photos that chose nothing:"
+    assert lines[1].strip() == f"{OPTIMISTIC}; an honest figure needs labelled photos that played no part in choosing:"
     command = lines[2].split()
     assert command[:3] == ["python", "-m", "export.verify"]
     assert Path(command[3]).is_file()
