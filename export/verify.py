@@ -62,7 +62,7 @@ def _run_of(model: Path, run: Path | None) -> Run | None:
 
 
 def _is_own(data: Path, run: Run | None) -> bool:
-    "Whether the run was trained on a part of `data`, and validated on another part."
+    "True if the run was trained on a part of `data`, and validated on another part."
     return run is not None and Path(data).resolve() == Path(run.recipe["data"]["path"]).resolve()
 
 

@@ -64,12 +64,19 @@ def _are_counts(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_counts(0), value.values()))
 
 
+COMPOSE = set(
+    "__class_fullname__ p transforms bbox_params keypoint_params additional_targets is_check_shapes".split()
+)  # what albumentations records of a Compose
+
+
 def _is_augment(value: Any) -> bool:
     "True for the record of training transforms, or the scale, flip and degrees of an older file."
     if not isinstance(value, dict):
         return False
     if "__class_fullname__" in value:
-        return isinstance(value.get("transforms"), list)
+        named = all(name.isidentifier() and not name.startswith("__") for name in value.keys() - {"__class_fullname__"})
+        composed = value["__class_fullname__"] != "Compose" or value.keys() <= COMPOSE
+        return named and composed and isinstance(value.get("transforms"), list)
     if not value.keys() <= {"scale", "flip", "degrees"}:
         return False
     scale, degrees = value.get("scale", [1, 1]), value.get("degrees", 0)

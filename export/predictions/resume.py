@@ -148,7 +148,7 @@ def file_size(path: Path) -> int | None:
 
 
 def _changed(path: Path, size: int | None) -> bool:
-    "Whether the file has another size than `size`; False if one of the two is not known."
+    "True if the file has another size than `size`; False if one of the two is not known."
     now = file_size(path)
     return None not in (now, size) and now != size
 

@@ -179,7 +179,7 @@ def test_the_installed_model_reader_labels_photos(installed, tmp_path, digits_ru
     Image.new("L", (32, 32), 200).save(tmp_path / "photos/a.png")
     model = digits_run.path("model.onnx")
     done = run(installed, tmp_path, "rapid-finetune", "predict", model, "photos", "--device", "cpu")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "bs auto: 8\n")
     assert (tmp_path / "predictions.csv").read_text().splitlines()[1].startswith("a.png,")
 
 

@@ -360,8 +360,8 @@ RECIPES = {
     "crop": (setting("preprocess.crop", 10**9), "preprocess has crop 1000000000, expected 1 to"),
     "std": (setting("preprocess.std", [0, 0, 0]), "preprocess has std"),
     "mean": (setting("preprocess.mean", [1e308, "x", None]), "preprocess has mean"),
-    "augment": (setting("augment.__class__", 1), "has augment .*, expected scale"),
-    "scale": (setting("augment.scale", [2, -1]), "has augment .*, expected scale"),
+    "augment": (setting("augment.__class__", 1), "has augment .*, expected training transforms"),
+    "scale": (setting("augment.scale", [2, -1]), "has augment .*, expected training transforms"),
     "path": (setting("data.path", 5), "has data.path 5, expected a path"),
     "counts": (setting("data.counts", {"a": "many"}), "has data.counts"),
 }
@@ -527,7 +527,7 @@ def test_a_model_file_of_a_million_classes_is_refused_though_it_has_them(tmp_pat
 def test_a_model_file_whose_metadata_is_no_text_is_refused(tmp_path):
     path = tiny_onnx.write(tmp_path / "bad.onnx")
     path.write_bytes(path.read_bytes().replace(b'"agreement"', b'"agree\xffent"'))
-    assert "bad.onnx" in refused("its metadata is no text", Classifier, path, "cpu")
+    assert "bad.onnx" in refused("its metadata are no text", Classifier, path, "cpu")
 
 
 # Through the commands

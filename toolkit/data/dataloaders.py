@@ -1,6 +1,7 @@
 """A DataSet -> fastai DataLoaders for training and validation."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,9 +66,7 @@ def make_dataloaders(
     check_output(transform := augment.at(options.image_size), options.image_size)
     cache = options.cache and open_cache(options.cache, data, preprocess, options.workers or None)
     datasets = _datasets(data, preprocess, cache, classes or data.classes)
-    state = SamplerState(options.seed)
-    if options.sampler == "balanced":
-        state.sampling_weights = {photo: 1 / data.counts[name] for photo, name in data.train.items()}
+    state = SamplerState(options.seed, sampling_weights=_sampling_weights(data, options.sampler))
     loader = PhotoLoader(
         datasets.train,
         state,
@@ -77,10 +76,7 @@ def make_dataloaders(
         num_workers=options.workers,
         pin_memory=options.device.startswith("cuda"),
         after_item=[Augment(transform, state), ResizeCenterCrop(preprocess)],
-        after_batch=[
-            IntToFloatTensor(),
-            NormalizeInPlace.from_stats(preprocess["mean"], preprocess["std"], cuda=False),
-        ],
+        after_batch=[IntToFloatTensor(), _normalization(preprocess)],
     )
     loader._n_inp, loader._types = (
         1,
@@ -91,6 +87,14 @@ def make_dataloaders(
     dls.data, dls.preprocess, dls.augment = data, preprocess, augment
     dls.reduced_to = TRAINED * preprocess["crop"] if cache and cache.reduces(data.train) else None
     return dls
+
+
+def _normalization(preprocess: dict[str, Any]) -> NormalizeInPlace:
+    return NormalizeInPlace.from_stats(preprocess["mean"], preprocess["std"], cuda=False)
+
+
+def _sampling_weights(data: DataSet, sampler: str) -> dict[Path, float] | None:
+    return {photo: 1 / data.counts[name] for photo, name in data.train.items()} if sampler == "balanced" else None
 
 
 def _datasets(data: DataSet, preprocess: dict[str, Any], cache: PhotoCache | None, classes: list[str]) -> Datasets:

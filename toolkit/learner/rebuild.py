@@ -42,7 +42,9 @@ def rebuild(recipe: dict[str, Any], weights: Path, device: str = "auto") -> Lear
     folder, preprocess = weights.parent, recipe["preprocess"]
     fixed = {"device": device, "precision": "fp32", "workers": 0, "compile": False, "cache": None}
     options = resolved(
-        recorded_options(recipe["options"], weights="none", image_size=preprocess["crop"], **fixed),
+        recorded_options(
+            recipe["options"], arch=recipe["model"]["arch"], weights="none", image_size=preprocess["crop"], **fixed
+        ),
     )
     model = make_model(options, recipe["classes"])
     load_weights(model, weights)
