@@ -28,10 +28,13 @@ def indented(text):
     return "\n".join(lines).replace("\\\n", " ").splitlines()
 
 
+STARTED = re.compile(rf"-m (recipes|toolkit|export)\.|\b{CONSOLE}\b|^docker run")
+
+
 def commands_in(text):
     "(module, arguments) of each of our commands that a page shows, however it is started."
     for line in indented(text):
-        words = shlex.split(line, comments=True)
+        words = shlex.split(line, comments=True) if STARTED.search(line) else []
         starts = [i for i, word in enumerate(words) if re.fullmatch(r"(recipes|toolkit|export)\.\w+", word)]
         if starts and words[starts[0] - 1] == "-m":
             yield words[starts[0]], words[starts[0] + 1 :]
