@@ -42,7 +42,7 @@ def test_wrong_arguments_are_refused_in_python_as_on_the_command_line(given, err
 
 
 def test_an_unknown_default_is_a_type_error():
-    with pytest.raises(TypeError, match="unknown defaults batch_size: toolkit/options.py has those there are"):
+    with pytest.raises(TypeError, match="unknown defaults batch_size: toolkit/options.py lists all options"):
 
         @recipe(batch_size=3)
         def learner(options: Options):
