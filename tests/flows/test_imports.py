@@ -157,9 +157,9 @@ def test_a_recipe_imports_no_other_recipe_and_has_no_class(path):
 LIGHT = [name for name in MODULES if name.split(".")[0] == "export" and name.count(".")]
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_export_needs_no_torch_to_be_imported(name):
-    code = f"import sys, {name}; print(sorted({HEAVY} & set(sys.modules)))"
+def test_export_needs_no_torch_to_be_imported():
+    assert len(LIGHT) > 40
+    code = f"import sys, {', '.join(LIGHT)}; print(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -107,6 +107,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(mine):
     assert_same_bits(load(mine / "run"), load(mine / "broken"))
 
 
+@pytest.mark.slow
 def test_a_cosine_that_has_ended_is_not_given_more_epochs(mine):
     shutil.copytree(mine / "run", mine / "longer")
     words = ["--data", "photos", *SMALL, "--epochs", 4, "--dropout", 0.1, "--out", "longer", "--resume"]
@@ -115,6 +116,7 @@ def test_a_cosine_that_has_ended_is_not_given_more_epochs(mine):
     assert "its CosineAnnealingLR ends with T_max=9" in done.stderr
 
 
+@pytest.mark.slow
 def test_with_a_schedule_that_can_grow_more_epochs_are_those_of_an_unbroken_run(mine):
     text = EXAMPLE.replace("CosineAnnealingLR(optimizer, T_max=steps)", "StepLR(optimizer, step_size=4)")
     (mine / "stairs.py").write_text(text.replace("import CosineAnnealingLR", "import StepLR"))
@@ -215,6 +217,7 @@ def test_transforms_that_would_not_come_back_are_refused_before_a_run_begins(min
     assert not (mine / "refused").exists()
 
 
+@pytest.mark.slow
 def test_a_recipe_in_a_package_runs_by_its_modules_name(mine):
     (mine / "mypkg").mkdir()
     (mine / "mypkg" / "__init__.py").touch()
