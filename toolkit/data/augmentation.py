@@ -68,16 +68,16 @@ def _record(transform: A.BasicTransform | A.BaseCompose) -> dict[str, Any]:
     """
     kind, whole = type(transform), isinstance(transform, A.BaseCompose)
     parts = [_record(part) for part in transform.transforms] if whole else []
+    refusal = ValueError(
+        f"the training transform {kind.__name__} can't be recorded in recipe.json, by which a run is rebuilt: use "
+        "albumentations' own transforms, but not A.Lambda, or those of toolkit.data.augment"
+    )
+    if not kind.__module__.startswith(RECORDABLE) or isinstance(transform, A.Lambda):
+        raise refusal
     try:
-        named = kind.__module__.startswith(RECORDABLE) and not isinstance(transform, A.Lambda)
-        recorded = A.to_dict(transform)["transform"] if named else None
-    except NotImplementedError:  # it depends on other photos
-        recorded = None
-    if recorded is None:
-        raise ValueError(
-            f"the training transform {kind.__name__} can't be recorded in recipe.json, by which a run is rebuilt: use "
-            "albumentations' own transforms, but not A.Lambda, or those of toolkit.data.augment"
-        )
+        recorded = A.to_dict(transform)["transform"]
+    except NotImplementedError as error:  # albumentations can't record a transform that needs other photos
+        raise refusal from error
     taken = inspect.signature(kind).parameters
     for name in taken.keys() - recorded.keys() - NO_PIXELS:
         if (value := getattr(transform, name, taken[name].default)) != taken[name].default:
