@@ -143,8 +143,8 @@ def same_recipe(run: Run, recipe: str) -> None:
     "Raise ValueError if another recipe started the run."
     if (first := run.recipe["recipe"]) != recipe:
         raise ValueError(
-            f"--resume {run.folder}: it was begun by recipes.{first}, now it is {recipe}; resume it by that, or give "
-            "another --out"
+            f"--resume {run.folder}: it was begun by the recipe {first}, now it is {recipe}; resume it by that, or "
+            "give another --out"
         )
 
 

@@ -157,12 +157,15 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("DIR/model.onnx", providers=["CPUExecutionProvider"])
-said = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-crop, resize = said["preprocess"]["crop"], said["preprocess"]["resize"]
-photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-photo = ImageOps.fit(photo, (crop, crop), Image.Resampling.BILINEAR, bleed=(1 - crop / resize) / 2)
-probabilities = session.run(["probabilities"], {"image": np.asarray(photo)[None]})[0][0]
-print(said["classes"][probabilities.argmax()])
+card = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+resize, crop = card["preprocess"]["resize"], card["preprocess"]["crop"]
+photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
+photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+photo = photo.resize([resize * side // min(photo.size) for side in photo.size], Image.Resampling.BILINEAR)
+x, y = (round((side - crop) / 2) for side in photo.size)
+pixels = np.asarray(photo.crop((x, y, x + crop, y + crop)))
+probabilities = session.run(["probabilities"], {"image": pixels[None]})[0][0]
+print(card["classes"][probabilities.argmax()])
 ```"""
 
 CAVEATS = """## Caveats

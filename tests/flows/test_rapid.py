@@ -237,8 +237,8 @@ def test_a_run_of_another_recipe_is_not_resumed(done, photos, weights, tmp_path,
     again = ["--data", photos, "--weights", weights, "--out", folder, "--resume", "--minutes", 5, *SMALL]
     assert here(*again, recipe=rapid) == 2
     assert capfd.readouterr().err == (
-        f"error: --resume {folder}: it was begun by recipes.hw1, now it is rapid; resume it by that, or give another "
-        "--out\n"
+        f"error: --resume {folder}: it was begun by the recipe hw1, now it is rapid; resume it by that, or give "
+        "another --out\n"
     )
 
 
