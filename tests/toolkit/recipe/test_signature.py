@@ -95,3 +95,8 @@ def test_accum_follows_from_bs_auto_if_steps_are_of_as_many_photos(run):
 def test_without_a_run_nothing_changes(tmp_path):
     options, own = rapid.main.recipe.bound((), {"lr": "auto"})
     assert rapid.main.recipe.resumed(tmp_path, options, own) == (replace(options), own)
+
+
+def test_what_a_loss_chose_for_itself_is_not_taken_over_by_another_loss(run):
+    options, _ = resumed(hw1, run, loss="ce")  # the run of tests/older_run has gamma 2, of focal
+    assert (options.loss, options.gamma) == ("ce", None)
