@@ -39,7 +39,7 @@ def again(page):
         (digits, "--data digits --epochs 1 --bs 256".split()),
         (hw1, [*SMALL, "--epochs", "1", "--loss", "focal", "--sampler", "balanced"]),
         (rapid, [*SMALL, "--epochs", "2", "--train_sizes", "24", "32", "--mixup", "0.4", "--average", "last"]),
-        (rapid, [*WEIGHTS, "--epochs", "2"]),
+        pytest.param(rapid, [*WEIGHTS, "--epochs", "2"], marks=pytest.mark.slow),
         (rapid, [*WEIGHTS, "--epochs", "1", "--no-probe", "--exact"]),
         (rapid, [*WEIGHTS, "--minutes", "0.05"]),
     ],

@@ -86,6 +86,7 @@ def test_it_leaves_what_every_recipe_leaves(mine):
     ]
 
 
+@pytest.mark.slow
 def test_the_line_on_its_page_runs_it_again(mine):
     page = (mine / "run" / "report.html").read_text()
     words = shlex.split(html.unescape(re.sub("</?span>", "", re.search("<pre>(.*?)</pre>", page, re.DOTALL)[1])))
@@ -129,8 +130,18 @@ def test_with_a_schedule_that_can_grow_more_epochs_are_those_of_an_unbroken_run(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("A.HorizontalFlip(p=0.5)", "A.VerticalFlip(p=0.5)", "now they are Compose[RandomResizedCrop, VerticalFlip, "),
-        ("A.GaussianBlur()", "A.MedianBlur()", "OneOf[GaussianBlur, MotionBlur], now they are OneOf[MedianBlur, "),
+        pytest.param(
+            "A.HorizontalFlip(p=0.5)",
+            "A.VerticalFlip(p=0.5)",
+            "now they are Compose[RandomResizedCrop, VerticalFlip, ",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "A.GaussianBlur()",
+            "A.MedianBlur()",
+            "OneOf[GaussianBlur, MotionBlur], now they are OneOf[MedianBlur, ",
+            marks=pytest.mark.slow,
+        ),
         ("hue=0.05", "hue=0.1", "ColorJitter(hue=[-0.05, 0.05]), now they are ColorJitter(hue=[-0.1, 0.1])"),
     ],
 )
@@ -202,8 +213,8 @@ def test_its_run_is_rebuilt_with_its_transforms_and_verified(mine):
     ("transforms", "message"),
     [
         ("A.Lambda(image=lambda image, **_: image, name='mine')", "the training transform Lambda can't be recorded"),
-        ("Mine()", "the training transform Mine can't be recorded"),
-        ("A.Normalize()", "expected uint8 [32, 32, 3]"),
+        pytest.param("Mine()", "the training transform Mine can't be recorded", marks=pytest.mark.slow),
+        pytest.param("A.Normalize()", "expected uint8 [32, 32, 3]", marks=pytest.mark.slow),
     ],
 )
 def test_transforms_that_would_not_come_back_are_refused_before_a_run_begins(mine, transforms, message):

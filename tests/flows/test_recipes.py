@@ -322,7 +322,10 @@ def groceries(grocery, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("loss", ["ce", "focal", "smoothing"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("loss", ["ce", pytest.param("focal", marks=SLOW), pytest.param("smoothing", marks=SLOW)])
 def test_hw1_learns_real_photos_from_real_weights(groceries, mobilenet_weights, loss):
     "Two epochs at 64 pixels over 20 classes: far above the 5 % of chance, and the training loss falls."
     settings = {"arch": "mobilenetv2_100", "weights": str(mobilenet_weights), "lr": 5e-4, "bs": 16, "image_size": 64}

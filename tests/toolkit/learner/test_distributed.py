@@ -130,6 +130,7 @@ def test_two_processes_train_as_one_and_the_first_writes_and_speaks(photos, one,
     ]
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_saves_inside_an_epoch_and_one_process_goes_on_as_if_it_had_been_all_along(
     photos, one, tmp_path
 ):
