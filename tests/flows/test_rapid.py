@@ -87,15 +87,17 @@ def test_its_profile_is_of_the_epochs_that_train(done):
     assert min(run.metrics["profile"]["seconds"][part] for part in ("forward", "backward", "validation")) > 0
 
 
-def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(done, photos, weights, tmp_path):
+def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(
+    done, photos, weights, tmp_path, capfd
+):
     run = runs.load(shutil.copytree(done[0].folder, tmp_path / "run"))
     again = ["--data", photos, "--weights", weights, "--out", run.folder, "--resume", *SMALL]
-    other = command(*again, "--epochs", 4, "--layer_decay", 0.5)
-    assert (other.returncode, other.stdout.count("epoch")) == (2, 0)
-    assert re.search(r"it was begun with --layer_decay 0\.\d+, now it is 0\.5;", other.stderr)
-    more = command(*again, "--epochs", 4)
-    assert more.returncode == 0, more.stderr
-    assert "going on after 3 of 4 epochs" in more.stdout
+    assert here(*again, "--epochs", 4, "--layer_decay", 0.5, recipe=rapid) == 2
+    other = capfd.readouterr()
+    assert "epoch" not in other.out
+    assert re.search(r"it was begun with --layer_decay 0\.\d+, now it is 0\.5;", other.err)
+    assert here(*again, "--epochs", 4, recipe=rapid) == 0
+    assert "going on after 3 of 4 epochs" in capfd.readouterr().out
     assert len(list(csv.DictReader(run.path("history.csv").open()))) == 4
 
 
@@ -109,16 +111,15 @@ def test_without_a_probe_pretrained_statistics_stay_fixed_all_the_same(photos, w
         assert (rapid.learner(photos, **small, **given).callback(FrozenBatchNorm) is not None) == fixed
 
 
-def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path):
+def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path, capfd):
     given = "--weights none --epochs 2 --average last --mixup 0.4 --train_sizes 16 32 --bs 8 --accum 2".split()
     ended = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL)
     assert ended.returncode == 0, ended.stderr
     run = runs.load(tmp_path / "run")
     assert "photos, random weights: lr 0.0005, layer_decay 1, probe False\n" in ended.stdout
     assert (options(run)["probe"], options(run)["train_sizes"], options(run)["bs"]) == (False, [16, 32], 8)
-    again = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL, "--resume")
-    assert again.returncode == 0, again.stderr
-    assert "all 2 epochs are done\n" in again.stdout
+    assert here("--data", photos, "--out", tmp_path / "run", *given, *SMALL, "--resume", recipe=rapid) == 0
+    assert "all 2 epochs are done\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
