@@ -1,7 +1,7 @@
 """One more set of pictures for `peers.py` and `rapid.py`: 26 small letters, drawn in the fonts of this machine.
 
-    apt-get install fontconfig fonts-adf-{accanthis,baskervald,berenis,gillius,ikarius,irianis,libris,mekanus,oldania} \\
-        fonts-adf-{romande,solothurn,tribun,universalis,verana} fonts-crosextra-{caladea,carlito} \\
+    apt-get install fontconfig fonts-adf-{accanthis,baskervald,berenis,gillius,ikarius,irianis,libris,mekanus} \\
+        fonts-adf-{oldania,romande,solothurn,tribun,universalis,verana} fonts-crosextra-{caladea,carlito} \\
         fonts-{bebas-neue,breip,cabin,cantarell,comfortaa,comic-neue,courier-prime,croscore,dancingscript,dejavu} \\
         fonts-{dosis,ebgaramond,firacode,freefont-ttf,gfs-didot,hack,inconsolata,isabella,junction,jura,karla} \\
         fonts-{kristi,lato,league-spartan,liberation,linuxlibertine,lobster,lobstertwo,oldstandard,open-sans} \\
