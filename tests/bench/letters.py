@@ -1,4 +1,4 @@
-"""One more set of pictures for `peers.py` and `rapid.py`: 26 small letters, drawn in the fonts of this machine.
+"""One more set of pictures for `peers.py`: 26 small letters, drawn in the fonts of this machine.
 
     apt-get install fontconfig fonts-adf-{accanthis,baskervald,berenis,gillius,ikarius,irianis,libris,mekanus} \\
         fonts-adf-{oldania,romande,solothurn,tribun,universalis,verana} fonts-crosextra-{caladea,carlito} \\
@@ -59,8 +59,7 @@ def make(folder: Path) -> None:
     order, labels, fonts = np.random.default_rng(0), [], families()
     if len(fonts) < 20:
         sys.exit(f"{len(fonts)} families of fonts · at least 20 are needed: install the packages that --help names")
-    places = order.permutation(len(fonts))
-    for part, mine in {"train": places[0::2], "val": places[1::4], "test": places[3::4]}.items():
+    for part, mine in split(len(fonts), order).items():
         wanted = [letter for letter in ascii_lowercase for _ in range(PICTURES[part])]
         for number, index in enumerate(order.permutation(len(wanted))):  # names tell nothing of the letters
             letter, files = wanted[index], fonts[mine[index % len(mine)]]
@@ -71,6 +70,12 @@ def make(folder: Path) -> None:
     with (folder / "test_labels.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([["image_name", "label"], *labels])
     print(f"{folder}: {len(fonts)} families of fonts, {sum(PICTURES.values()) * 26} pictures")
+
+
+def split(count: int, order: np.random.Generator) -> dict[str, np.ndarray]:
+    "Numbers of the families of each part: half, a quarter and a quarter."
+    places = order.permutation(count)
+    return {"train": places[0::2], "val": places[1::4], "test": places[3::4]}
 
 
 def picture(letter: str, file: Path, draw: np.random.Generator) -> Image.Image:
