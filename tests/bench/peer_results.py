@@ -100,10 +100,10 @@ def averages(of_method: list[dict]) -> tuple[dict[str, float], dict[str, float]]
 def pairs(runs: Runs) -> str:
     "Each pair of methods: accuracy of the second minus the first's, with Student's t and McNemar's test."
     lines, both = [], list(itertools.combinations(runs, 2))
-    for part in ("test", "valid"):
+    for part in ("test", "valid") if both else ():
         right = {method: np.stack([run["right"][part] for run in of_method]) for method, of_method in runs.items()}
         tests = [t_test(mean_variance(right[b] - right[a])) for a, b in both]
-        corrected = holm(np.array([p for _, _, p in tests])) if both else []
+        corrected = holm(np.array([p for _, _, p in tests]))
         images = next(iter(right.values())).shape[1]
         lines.append(
             f"{part}, {images} photos: difference, its 95 % interval, p, p by Holm; McNemar by majority; seconds"

@@ -93,7 +93,8 @@ def test_both_libraries_get_every_tensor_of_the_file_but_the_classifier(tmp_path
 def test_letters_takes_fonts_that_have_26_and_splits_them_by_family():
     fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
     assert letters.has_letters(fonts / "DejaVuSerif.ttf")
-    assert not letters.has_letters(fonts / "STIXNonUni.ttf")  # the same box for each letter
+    assert not letters.has_letters(fonts / "STIXNonUni.ttf")  # draws nothing for a letter
+    assert not letters.has_letters(fonts / "LastResortHE-Regular.ttf")  # one sign for all
     parts = letters.split(41, np.random.default_rng(0))
     assert {part: len(families) for part, families in parts.items()} == {"train": 21, "val": 10, "test": 10}
     assert sorted(np.concatenate(list(parts.values()))) == list(range(41))
