@@ -125,38 +125,39 @@ def draw(found: dict[str, Runs], target: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    across = min(len(found), 3)
+    across = 2 if len(found) == 4 else min(len(found), 3)
     down = -(-len(found) // across)
-    figure = Figure(figsize=(5.2 * across, 3.6 * down), layout="constrained")
+    figure = Figure(figsize=(max(5 * across, 7), 3.4 * down + 0.7), layout="constrained")
     for number, (name, runs) in enumerate(found.items(), 1):
         axes, budgets = figure.add_subplot(down, across, number), iter(BUDGETS * len(runs))
         for method, of_method in runs.items():
-            seconds, accuracy = (np.array([figures(run)[key] for run in of_method]) for key in ("seconds", "test"))
-            colour = COLOURS.get(method) or next(budgets)
-            place = seconds.mean(), 100 * accuracy.mean()
-            around = [[[mean - values.min()], [values.max() - mean]] for mean, values in
-                      zip(place, (seconds, 100 * accuracy), strict=True)]  # fmt: skip
-            axes.errorbar(
-                *place, xerr=around[0], yerr=around[1], fmt="o", color=colour, capsize=3, label=said(method, of_method)
-            )
-            axes.plot(seconds, 100 * accuracy, ".", color=colour, alpha=0.4, markersize=4)
+            points(axes, of_method, COLOURS.get(method) or next(budgets), said(method, found))
         axes.set(xscale="log", title=name, xlabel="seconds of training (log scale)", ylabel="test accuracy, %")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(
             FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "2357" else "")
         )
+        axes.tick_params(axis="x", which="both", pad=4, length=3)
         axes.grid(alpha=0.25, which="both")
-        axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(across + 1, 3), fontsize=9)
     with replacing(target) as beside:
         FigureCanvasAgg(figure).print_figure(beside, dpi=130, format="png")
 
 
-def said(method: str, of_method: list[dict]) -> str:
-    "The method in words, with its epochs: one number, or the least and the greatest."
+def points(axes, of_method: list[dict], colour: str, label: str) -> None:
+    "A method's mean with its bars, and a small point a seed."
+    seconds = np.array([run["seconds"] for run in of_method])
+    accuracy = np.array([100 * run["right"]["test"].mean() for run in of_method])
+    bars = [[[each.mean() - each.min()], [each.max() - each.mean()]] for each in (seconds, accuracy)]
+    place = seconds.mean(), accuracy.mean()
+    axes.errorbar(*place, xerr=bars[0], yerr=bars[1], fmt="o", color=colour, capsize=3, label=label)
+    axes.plot(seconds, accuracy, ".", color=colour, alpha=0.4, markersize=4)
+
+
+def said(method: str, found: dict[str, Runs]) -> str:
+    "The method in words, with its epochs if they were the same on all sets."
     kind, _, share = method.partition(":")
-    name = {"fastai": "fastai fine_tune", "timm": "timm train.py"}.get(kind, kind)
-    epochs = sorted({len(run["accuracies"]) for run in of_method})
-    budget = f" --minutes, {share} of hw1's time" if share else " at its defaults" if kind == "rapid" else ""
-    return (
-        f"{name}{budget}, {'-'.join(str(number) for number in dict.fromkeys(epochs[:: len(epochs) - 1 or 1]))} epochs"
-    )
+    words = {"fastai": "fastai's fine_tune", "timm": "timm's train.py", "rapid": "rapid at its defaults"}
+    name = f"rapid --minutes, {share} of hw1's time" if share else words.get(kind, kind)
+    epochs = {len(run["accuracies"]) for runs in found.values() for run in runs[method]}
+    return f"{name}, {epochs.pop()} epochs" if len(epochs) == 1 else name
