@@ -6,9 +6,9 @@ fastai: the recipe of its book's chapter with `fine_tune(4)` (02_production.ipyn
 
 timm: what its train.py does on a CPU, by timm's own functions, at train.py's defaults but for the options of the one
 command of timm's documentation that fine-tunes (hfdocs/source/training_script.mdx of huggingface/pytorch-image-models,
-commit 3034f27): --pretrained --batch-size 32 --epochs 30 --opt adamw --lr 1e-4 --weight-decay 0.01. The rate is also a
-tenth of one for training from scratch, as timm's author advises (its issue 25). train.py keeps the weights of the best
-epoch. One difference: a worker a core, as for the other sides, where train.py starts four.
+commit 3034f27): --pretrained --batch-size 32 --epochs 30 --opt adamw --lr 1e-4 --weight-decay 0.01. Its author's
+older advice (issue 25) is a tenth of the rate for training from scratch, which for AdamW comes to the same. train.py
+keeps the weights of the best epoch. One difference: a worker a core, as for the other sides, in place of train.py's 4.
 
 hw1 and rapid: the recipes' own learners, trained as their commands do; hw1 with batches of 32. By default these two
 train in bfloat16 on a CPU that computes it in hardware, fastai and timm in float32 on any.
@@ -28,9 +28,8 @@ import torch
 
 CPU = torch.device("cpu")
 FULL = {"fastai": 4, "timm": 30, "hw1": 20}  # epochs; rapid plans its own
-Spec = (
-    dict  # method, data, arch, weights, size, seed, epochs (None: FULL's or rapid's own), minutes (of rapid, or None)
-)
+Spec = dict
+"method, data, arch, weights, size, seed; epochs (None: FULL's, or rapid's own); minutes (None: rapid without a budget)"
 Trained = tuple[list[float], Callable[[list[Path]], list[str]], list[int]]
 "Validation accuracy of each epoch; a function from photos to the names of their classes; photos to train and validate"
 
