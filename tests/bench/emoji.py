@@ -1,4 +1,4 @@
-"""A second set of pictures for `rapid.py`: emoji by four makers, the class being Unicode's group of things.
+"""A second set of pictures for `peers.py`: emoji by four makers, the class being Unicode's group of things.
 
     npm pack emoji-datasource-apple emoji-datasource-google emoji-datasource-twitter emoji-datasource-facebook
     for package in *.tgz; do tar xzf $package; done
