@@ -14,19 +14,23 @@ without recorded tuning, on which rapid is more accurate.
 from recipes import exit_status, pipeline, recipe  # first: it checks the arguments before torch is imported
 
 # isort: split
+from copy import deepcopy
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastai.learner import Learner
+from torch import nn
 from torch.optim import AdamW
 
 from toolkit.command import run_script
 from toolkit.data.augment import HorizontalFlip, RandomResizedCrop, Rotate
 from toolkit.data.dataloaders import make_dataloaders
+from toolkit.data.dataset import DataSet
 from toolkit.data.preprocess import resize_center_crop
 from toolkit.data.readable import open_dataset
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import layer_groups
-from toolkit.finetuning.linear_probe import LinearProbe
+from toolkit.finetuning.linear_probe import Features, LinearProbe
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.learner.accumulate import AccumulateGradients
@@ -36,7 +40,9 @@ from toolkit.learner.schedule import OneCycle
 from toolkit.models.losses import make_loss
 from toolkit.models.timm_model import make_model, normalization_of
 from toolkit.options import FREE, Options
-from toolkit.search.plan import fit_budget, rapid_settings
+from toolkit.search.method import Method
+from toolkit.search.plan import default_epochs, fit_budget, rapid_settings
+from toolkit.search.search_method import Found, search_method
 
 
 @recipe(arch="resnet152.tv2_in1k", weights="imagenet", precision="auto")
@@ -46,37 +52,57 @@ def learner(
     train_sizes: tuple[int, ...] = (),  # sides of the training squares, smaller ones first (default: by the data)
     probe: bool = True,  # train all layers from the first epoch, without a linear probe
     layer_decay: float | None = None,  # ratio of a layer's learning rate to the next one's (default: by the data)
+    batch_norm: Literal["auto", "adapt", "fixed"] = "auto",  # batch norms take these photos' statistics or keep theirs
+    crop_area: float | None = None,  # smallest share of a photo's area in a training crop (default: by the data)
+    mirror: Literal["auto", "yes", "no"] = "auto",  # mirror half of the training photos; auto: by the probe's features
     average: Literal["none", "ema", "last"] = "ema",  # average of the weights; each epoch the better of both is used
     mixup: float = 0.0,  # alpha of fastai's MixUp; 0 is none
     cutmix: float = 0.0,  # alpha of fastai's CutMix; 0 is none
 ) -> Learner:
-    """Fit a linear classifier to the frozen body's features, then train all but the earliest layers.
+    """Fit a linear classifier to the frozen body's features, then train all layers for a few epochs.
 
-    The first epoch is the probe. The others follow one cycle, earlier layers at lower learning rates. The statistics of
-    pretrained batch norms stay fixed.
-    After each epoch the weights or their average are used, whichever is more accurate. Epochs, learning rate, batch
-    size and layer decay are chosen by `rapid_settings` and printed unless they are given.
+    The first epoch is the probe. The others follow one cycle. After each epoch the weights or their average are used,
+    whichever is more accurate. Epochs, batch size and method are chosen by `rapid_settings`, `search_method` and, with
+    --minutes, short runs on training photos. They are printed unless they are given.
     """
     dataset = open_dataset(options)
     loss = make_loss(options, dataset.counts)
     model = make_model(options, dataset.classes, dropout=0.2)
     given = {"minutes": minutes, "train_sizes": train_sizes, "probe": probe, "layer_decay": layer_decay}
-    options, own = rapid_settings(options, given, len(dataset.train), model)
-    dls = make_dataloaders(
-        options,
-        dataset,
-        train=[RandomResizedCrop(scale=(0.25, 1.0)), HorizontalFlip(p=0.5), Rotate(degrees=15)],
-        valid=resize_center_crop(options.image_size),
-        normalize=normalization_of(model),
-    )
-    cbs = [AccumulateGradients(options.accum), OneCycle(), ProgressiveResizing(own["train_sizes"])]
-    cbs += [FrozenBatchNorm()] if options.weights != "none" else []
-    cbs += [LinearProbe()] if own["probe"] else []
-    cbs += [WeightAverage(average, share=0.2)] if average != "none" else []
-    cbs += mixup_cutmix(mixup, cutmix)
-    splitter = layer_groups(own["layer_decay"])
-    learn = make_learner(options, dls, model, loss, opt_func=AdamW, cbs=cbs, splitter=splitter)
-    learn.own_options, learn.plan = own, fit_budget(minutes, train_sizes)
+    given |= {"batch_norm": batch_norm, "crop_area": crop_area, "mirror": mirror}
+    asked = options.epochs
+    options, own, usual, fixed = rapid_settings(options, given, len(dataset.train), model)
+
+    def build(
+        method: Method, data: DataSet = dataset, model: nn.Module = model, features: Features | None = None
+    ) -> Learner:
+        dls = make_dataloaders(
+            options,
+            data,
+            train=[
+                RandomResizedCrop(scale=(method.crop_area, 1.0)),
+                HorizontalFlip(p=0.5 if method.mirror else 0.0),
+                Rotate(degrees=15),
+            ],
+            valid=resize_center_crop(options.image_size),
+            normalize=normalization_of(model),
+            classes=dataset.classes,
+        )
+        cbs = [AccumulateGradients(options.accum), OneCycle(), ProgressiveResizing(own["train_sizes"])]
+        cbs += [FrozenBatchNorm()] if method.batch_norm == "fixed" else []
+        cbs += [LinearProbe(features)] if own["probe"] else []
+        cbs += [WeightAverage(average, share=0.2)] if average != "none" else []
+        cbs += mixup_cutmix(mixup, cutmix)
+        splitter = layer_groups(method.layer_decay)
+        chosen = replace(options, lr=method.lr)
+        return make_learner(chosen, dls, model, deepcopy(loss), opt_func=AdamW, cbs=cbs, splitter=splitter)
+
+    found = search_method(build, usual, fixed, minutes, options.seed) if own["probe"] else Found(usual)
+    if asked is None and own["probe"]:
+        options = replace(options, epochs=default_epochs(len(dataset.train), familiar=found.familiar) + 1)
+    learn = build(found.method, features=found.features)
+    learn.own_options, learn.searched = own | found.method.own_options(), found.runs
+    learn.plan = fit_budget(minutes, train_sizes, found.seconds)
     return learn
 
 

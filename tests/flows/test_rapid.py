@@ -18,7 +18,6 @@ from noise import write_noise
 from recipes import rapid
 from toolkit import run as runs
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
-from toolkit.finetuning.layer_decay import decay_over
 from toolkit.options import Options
 from toolkit.search.plan import default_settings, epochs_and_size, fit_budget
 
@@ -63,12 +62,10 @@ def test_what_it_chose_is_told_and_recorded(done, photos):
     run, ended = done
     count = run.recipe["data"]["train"]
     told = ended.stdout.splitlines()[0]
-    decay = round(decay_over(timm.create_model("test_resnet"), 0.02), 3)
-    assert (
-        told
-        == f"{count} photos, pretrained weights: bs 32, lr 0.0006, layer_decay {decay:g}, probe True, train_sizes 32"
-    )
-    expected = {"bs": 32, "lr": 6e-4, "layer_decay": decay, "probe": True, "epochs": 3, "average": "ema"}
+    chosen = "bs 32, lr 0.001, layer_decay 1, batch_norm adapt, crop_area 0.6, probe True, train_sizes 32"
+    assert told == f"{count} photos, pretrained weights: {chosen}"
+    expected = {"bs": 32, "lr": 1e-3, "layer_decay": 1.0, "probe": True, "epochs": 3, "average": "ema"}
+    expected |= {"batch_norm": "adapt", "crop_area": 0.6}
     assert {name: options(run)[name] for name in expected} == expected
     assert [words.split()[0] for words in ended.stdout.splitlines()[-3:]] == ["report", "curves", "model"]
 
@@ -77,7 +74,7 @@ def test_its_history_begins_with_the_probe(done):
     run, _ = done
     rows = list(csv.DictReader(run.path("history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert float(rows[0]["lr"]) == float(rows[1]["lr"]) == pytest.approx(6e-4 / 25)
+    assert float(rows[0]["lr"]) == float(rows[1]["lr"]) == pytest.approx(1e-3 / 25)
     assert float(rows[2]["lr"]) > float(rows[1]["lr"])
 
 
@@ -95,17 +92,18 @@ def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_dec
     assert here(*again, "--epochs", 4, "--layer_decay", 0.5, recipe=rapid) == 2
     other = capfd.readouterr()
     assert "epoch" not in other.out
-    assert re.search(r"it was begun with --layer_decay 0\.\d+, now it is 0\.5;", other.err)
+    assert re.search(r"it was begun with --layer_decay 1\.0, now it is 0\.5;", other.err)
     assert here(*again, "--epochs", 4, recipe=rapid) == 0
     assert "going on after 3 of 4 epochs" in capfd.readouterr().out
     assert len(list(csv.DictReader(run.path("history.csv").open()))) == 4
 
 
-def test_without_a_probe_pretrained_statistics_stay_fixed_all_the_same(photos, weights):
+def test_batch_norms_keep_their_statistics_only_if_that_is_asked_for(photos, weights):
     small = {"arch": "test_resnet", "image_size": 32, "device": "cpu", "workers": 0}
     for given, fixed in (
-        ({"weights": weights}, True),
-        ({"weights": weights, "probe": False}, True),
+        ({"weights": weights}, False),
+        ({"weights": weights, "batch_norm": "fixed"}, True),
+        ({"weights": weights, "batch_norm": "fixed", "probe": False}, True),
         ({"weights": "none"}, False),
     ):
         assert (rapid.learner(photos, **small, **given).callback(FrozenBatchNorm) is not None) == fixed
@@ -116,7 +114,10 @@ def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp
     ended = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL)
     assert ended.returncode == 0, ended.stderr
     run = runs.load(tmp_path / "run")
-    assert "photos, random weights: lr 0.0005, layer_decay 1, probe False\n" in ended.stdout
+    assert (
+        "photos, random weights: lr 0.0005, layer_decay 1, batch_norm adapt, mirror yes, crop_area 0.25, probe False\n"
+        in ended.stdout
+    )
     assert (options(run)["probe"], options(run)["train_sizes"], options(run)["bs"]) == (False, [16, 32], 8)
     assert here("--data", photos, "--out", tmp_path / "run", *given, *SMALL, "--resume", recipe=rapid) == 0
     assert "all 2 epochs are done\n" in capfd.readouterr().out
@@ -257,12 +258,11 @@ def test_a_run_that_is_resumed_keeps_the_epochs_and_sizes_it_was_planned_for(don
 
 
 def test_more_photos_are_trained_on_in_larger_batches_for_fewer_epochs():
-    model = timm.create_model("test_resnet", num_classes=3)
-    few, some, many = (default_settings(count, model, True, True) for count in (100, 10_000, 1_000_000))
+    few, some, many = (default_settings(count, True, True) for count in (100, 10_000, 1_000_000))
     assert (few["bs"], some["bs"], many["bs"]) == (32, 64, 128)
     assert few["epochs"] > some["epochs"] >= many["epochs"] > 1
     assert few["lr"] < some["lr"] < many["lr"]
-    scratch = default_settings(10_000, model, False, True)
+    scratch = default_settings(10_000, False, True)
     assert scratch["epochs"] > some["epochs"]
     assert (scratch["probe"], scratch["layer_decay"]) == (False, 1.0)
 

@@ -20,12 +20,17 @@ from toolkit.learner.mixup_cutmix import own_loss
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
 
-def linear_probe(learn: Learner) -> dict[str, Any]:
+Features = tuple[Tensor, Tensor]
+"What `features_of` returns: float32 [photos, features], and the labels, int64 [photos]."
+
+
+def linear_probe(learn: Learner, computed: Features | None = None) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
     Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation.
     `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses by a fifth
     of the photos, held out; in the end it is fitted to all of them.
+    computed: the features, if `features_of` has computed them already.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
@@ -33,7 +38,7 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     Raises ValueError for a model whose classifier is not one linear layer.
     """
     begun, head = time.perf_counter(), linear_head(learn.model)
-    features, labels = features_of(learn)
+    features, labels = computed or features_of(learn)
     mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
     features = (features - mean) / deviation
     zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
@@ -69,7 +74,7 @@ def linear_head(model: nn.Module) -> nn.Module:
     return extract.linear_head(model, "give --no-probe, or another --arch")
 
 
-def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
+def features_of(learn: Learner) -> Features:
     "Return the head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
     linear_head(learn.model)
     workers = learn.dls.train.fake_l.num_workers
@@ -130,7 +135,8 @@ class LinearProbe(Callback):
 
     name, order = "probe", 80  # after Checkpoint, which starts the epoch
 
-    def __init__(self):
+    def __init__(self, computed: Features | None = None):
+        self.computed = computed  # the features of the training photos, if they are known
         self.found: dict[str, Any] | None = None  # what `linear_probe` returned
         self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned before the fit
         self.probing = False  # this epoch is the probe
@@ -145,7 +151,7 @@ class LinearProbe(Callback):
         if scheduler and not isinstance(
             scheduler, LRFinder
         ):  # fine_tune, fit_one_cycle: another body than it was probed with
-            self.ready = None
+            self.ready = self.computed = None
 
     def before_train(self) -> None:
         if self.found is not None:
@@ -162,6 +168,6 @@ class LinearProbe(Callback):
 
     def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "Return what `linear_probe` returns, and the head that it made."
-        found = linear_probe(self.learn)
+        found = linear_probe(self.learn, self.computed)
         head = linear_head(self.model).state_dict()
         return found, {name: tensor.to("cpu", copy=True) for name, tensor in head.items()}

@@ -58,6 +58,7 @@ class Learner(FastaiLearner):
     plan: Callable[["Learner"], None] | None = None  # called once after `auto` was searched; it may change the epochs
     precision: str = "fp32"  # of the forward pass
     exact: bool = False  # computes to the bit what a plain loop does
+    searched: Sequence[dict[str, Any]] = ()  # a row for each short run of the recipe's search, for recipe.json
     fault: BaseException | None = None  # the error that ends this fit
 
     epochs_done: int = 0  # training epochs before this fit, of the run it resumes; -1 if a linear probe comes first

@@ -40,7 +40,7 @@ def begin(folder: str | Path, learn: Learner) -> Run:
         if not learn.options.resume and learn.options.out:  # another process created it meanwhile
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         check_resume(run, recipe, learn.free)
-        recipe |= {"created": run.recipe["created"]}
+        recipe |= {name: run.recipe[name] for name in ("created", "search") if name in run.recipe}
     if learn.lr_curve is not None:
         write_curve(learn.lr_curve, run)
     write_json(run.path("recipe.json"), recipe)
@@ -63,6 +63,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
         "weights": learn.model.origin,
         "versions": versions(),
         "git": git_revision(),
+        **({"search": list(learn.searched)} if learn.searched else {}),
         "data": {
             "path": str(data.path.resolve()),
             "fingerprint": data.fingerprint,
@@ -99,6 +100,10 @@ def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None
     same_recipe(run, recipe["recipe"])
     names = (recipe["options"].keys() | before["options"].keys()) - free - {"processes"}
     defaults = vars(Options())  # of an option that an older version did not have
+    if unknown := sorted(name for name in names if name not in before["options"] and name not in defaults):
+        raise ValueError(
+            f"--resume {run.folder}: it was begun by an earlier version, without --{unknown[0]}; give another --out"
+        )
     for name in sorted(names, key=lambda name: (name != "loss", name)):  # its own options follow from it
         old, new = (one["options"].get(name, as_json(defaults.get(name))) for one in (before, recipe))
         if old != new:

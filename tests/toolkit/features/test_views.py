@@ -1,0 +1,54 @@
+"""What features of mirrored and enlarged photos tell, on features whose answer is known."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from toolkit.features.views import is_familiar, mirroring_harms, out_of_fold
+
+
+def logistic(features, labels):
+    return LogisticRegression().fit(features, labels).predict_log_proba
+
+
+def made(share, photos=200):
+    "Log-probabilities of two classes; of `share` of the photos the view has the other class's features."
+    draws = np.random.default_rng(0)
+    labels = np.arange(photos) % 2
+    features = draws.normal(size=(photos, 4)) + 3 * labels[:, None]
+    turned = np.arange(photos) // 2 < share * photos / 2
+    view = draws.normal(size=(photos, 4)) + 3 * np.where(turned, 1 - labels, labels)[:, None]
+    return *out_of_fold(logistic, features, labels, np.arange(photos) // 2 % 4, [features, view]), labels
+
+
+@pytest.mark.parametrize(("share", "harms"), [(0.0, False), (0.1, True), (1.0, True)])
+def test_mirroring_harms_if_mirrored_photos_look_like_another_class(share, harms):
+    assert mirroring_harms(*made(share)) == harms
+
+
+@pytest.mark.parametrize(("share", "familiar"), [(0.0, True), (0.1, True), (0.2, False), (1.0, False)])
+def test_photos_are_familiar_if_enlarged_ones_keep_87_of_100_right(share, familiar):
+    assert is_familiar(*made(share)) == familiar
+
+
+def test_a_classifier_judges_no_photo_that_it_was_fitted_to():
+    features, labels, folds = np.zeros((6, 1)), np.array([0, 1] * 3), np.array([0, 0, 1, 1, -1, -1])
+    features[:, 0] = range(6)
+    seen = []
+
+    def fit(part, of):
+        seen.append(part[:, 0].tolist())
+        return lambda view: np.log(np.full((len(view), 2), 0.5))
+
+    (found,) = out_of_fold(fit, features, labels, folds, [features])
+    assert seen == [[2, 3, 4, 5], [0, 1, 4, 5]]
+    assert np.isnan(found[4:]).all()
+    assert np.allclose(found[:4], np.log(0.5))
+
+
+def test_photos_of_no_fold_are_left_out_of_the_tests():
+    plain, labels = np.log(np.full((4, 2), 0.5)), np.array([0, 1, 0, 1])
+    nothing = np.full((4, 2), np.nan)
+    assert not mirroring_harms(nothing, nothing, labels)
+    assert not mirroring_harms(plain, plain, labels)
+    assert is_familiar(nothing, nothing, labels)
