@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from export.convert.layers import precision_of
 from export.parity.certificate import faults, table
 from export.parity.measure import measured
-from export.parity.reference import Reference, evenly, prepared_all, torch_logits
+from export.parity.reference import Reference, evenly, prepared_all, torch_outputs
 from export.runtime.providers import DEVICES
 from export.session import Classifier
 from toolkit.command import run_script
@@ -94,8 +94,8 @@ def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier,
     if sorted(classes) != sorted(classifier.card.classes):
         raise ValueError(f"{classifier.model} has other classes than {run.folder}: give the run it was exported from")
     trained_on = images if preprocess == classifier.card.preprocess else prepared_all(labels, preprocess)
-    logits = torch_logits(run.model(), trained_on, preprocess)
-    return Reference(names, images, list(labels.values()), classes, logits, validation=own)
+    logits, features = torch_outputs(run.model(), trained_on, preprocess, classifier.feature_size is not None)
+    return Reference(names, images, list(labels.values()), classes, logits, own, features)
 
 
 if __name__ == "__main__":
