@@ -36,7 +36,9 @@ def graph(
     axes: tuple[int, int] = (1, 2),
     outputs: str = "logits probabilities",
     seed: int = 0,
+    features: bool = False,
 ):
+    "features: a third output, the mean colour."
     weight, bias = weights(classes, seed)
     logits, probabilities = outputs.split()
     nodes = [
@@ -45,12 +47,16 @@ def graph(
         helper.make_node("Gemm", ["mean", "weight", "bias"], [logits]),
         helper.make_node("Softmax", [logits], [probabilities], axis=1),
     ]
+    shapes = {output: classes for output in outputs.split()}
+    if features:
+        nodes.append(helper.make_node("Identity", ["mean"], ["features"]))
+        shapes["features"] = 3
     constants = {"axes": np.array(axes), "weight": weight, "bias": bias}
     return helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info(name, kind, shape)],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", classes]) for output in outputs.split()],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", n]) for output, n in shapes.items()],
         [numpy_helper.from_array(value, constant) for constant, value in constants.items()],
     )
 
