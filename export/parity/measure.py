@@ -54,22 +54,32 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     }
     if reference.logits is None:
         return certificate
+    budget = BUDGETS[precision if reference.source == "torch" else "fp32", classifier.device]
+    certificate |= _compared(reference, names, logits, probabilities, temperature) | {"budget": budget}
+    if reference.source != "torch":
+        certificate["compared_with"] = reference.source
+    if features:
+        certificate |= _feature_differences(reference.features, np.nan_to_num(features[0]))
+        certificate["feature_budget"] = _feature_budget(precision, classifier.device)
+    return certificate
+
+
+def _compared(
+    reference: Reference, names: np.ndarray, logits: np.ndarray, probabilities: np.ndarray, temperature: float
+) -> dict[str, Any]:
+    "The certificate's figures on labels [n], logits and probabilities [n, classes], against those of the reference."
     torch_names = np.array(reference.classes)[reference.logits.argmax(1)]
     same = torch_names == names
     expected = softmax(reference.logits / temperature)
     difference = np.abs(reference.logits - logits).max(1)
     order = np.argsort(-difference, kind="stable")[:5]
-    return certificate | {
+    return {
         "torch_accuracy": float(np.mean(torch_names == np.array(reference.labels))),
         "agreement": float(same.mean()),
         "agreement_interval": list(wilson_interval(int(same.sum()), len(same))),
         "logit_difference": float(difference.max()),
         "probability_difference": float(np.abs(expected - probabilities).max()),
         "worst": [[reference.names[index], float(difference[index])] for index in order],
-        "budget": BUDGETS[precision if reference.source == "torch" else "fp32", classifier.device],
-        **({} if reference.source == "torch" else {"compared_with": reference.source}),
-        **(_feature_differences(reference.features, np.nan_to_num(features[0])) if features else {}),
-        **({"feature_budget": _feature_budget(precision, classifier.device)} if features else {}),
     }
 
 
