@@ -1,6 +1,7 @@
 """Label photos with a model file alone, and write predictions.csv.
 
     python -m export.predict model.onnx photos --out predictions.csv
+    python -m export.predict a.onnx b.onnx photos --out predictions.csv
 
 IMAGES is a folder, a photo, a quoted glob or a .txt file of paths. export/predictions/inputs.py says how each photo is
 named, export/predictions/columns.py which columns there are. Rows are in natural order of the name.
@@ -26,24 +27,26 @@ def exit_status(unread: list) -> int:
 
 @with_keywords
 def predict(
-    model: Path,  # model.onnx; nothing else is needed
+    model: list[Path],  # model.onnx; nothing else is needed. Several: the mean of their probabilities
     images: str,  # a folder, a photo, a quoted glob, a .txt file of paths; with --engine ray also URIs
     options: PredictOptions,
 ) -> Unread:
     """Label photos with a model.onnx and write predictions.csv.
 
-    From Python, `images` may be a dict, path by name. Returns the photos that can't be read, as (image_name, path,
+    Of several models of the same classes each photo gets the mean of their probabilities. From Python, `model` may be a
+    single path and `images` a dict, path by name. Returns the photos that can't be read, as (image_name, path,
     reason): they keep their row, are listed on stderr and in predictions.errors.csv beside it, and make the command's
     exit status 2.
     Raises ValueError or OSError, and leaves `out` as it was, if model, device, images or `out` can't be used, and if
     `resume` finds the work of another model, other images or other options; the message names which.
     """
-    check_engine(options, images)
+    models = [Path(model)] if isinstance(model, str | Path) else [Path(each) for each in model]
+    check_engine(options, images, len(models))
     if options.engine == "ray":
         from export.cluster.engine import predict_on_cluster
 
-        return predict_on_cluster(model, images, options)
-    return predict_here(Path(model), images, options)
+        return predict_on_cluster(models[0], images, options)
+    return predict_here(models, images, options)
 
 
 if __name__ == "__main__":

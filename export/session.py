@@ -1,6 +1,5 @@
 """A classifier of photos around a model.onnx. It needs onnxruntime, numpy and OpenCV, but no torch."""
 
-import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,23 +12,18 @@ import numpy as np
 from export.reading.prepare import Photo, fill
 from export.reading.readers import Readers
 from export.runtime.batch_size import choose_bs
-from export.runtime.batching import in_batches
-from export.runtime.buffers import BoundBuffer, Buffer, MemoryBuffer
-from export.runtime.metadata import check_outputs, content, first_line, read_card
-from export.runtime.model_threads import model_threads
+from export.runtime.buffers import FEATURES, OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
+from export.runtime.metadata import check_outputs, content, feature_size, first_line, read_card
 from export.runtime.open_session import device_of, opened
-from export.runtime.profiler import Stopwatch, Watch, unwatched
+from export.runtime.profiler import Watch, unwatched
 from export.runtime.providers import choose_device
+from export.streaming import Answer, in_flight, labelled, runners, streamed
 from toolkit.machine import cores
 
 if TYPE_CHECKING:
     import onnxruntime
 
 TTA = ["none", "flip"]
-
-ON_GPU, RUNNERS = 4, 2
-"""On a GPU, the batches in flight (two are computed, in a stream each, while two more are filled), and the threads that
-run the model: always the same two, because onnxruntime makes handles of cuDNN and cuBLAS for each new thread."""
 
 
 class Classifier:
@@ -46,13 +40,15 @@ class Classifier:
         bs: int | str = "auto",
         threads: int | None = None,
         tta: str = "none",
+        features: bool = False,
     ):
         """device: auto is CUDA, else the CPU. bs: batch size; auto chooses by the model and the free memory.
         threads: threads with which the CPU computes a batch; None for one per core.
         tta: flip for the mean of the probabilities of each image and of its mirror image, at twice the time; or none.
+        features: give the features of each image too, float32 [n]; with flip their mean.
 
-        Raises ValueError for a device that can't be used, with the line that installs a missing library, and for a file
-        that is not a model of ours; OSError if the file can't be read.
+        Raises ValueError for a device that can't be used, with the line that installs a missing library, for a file
+        that is not a model of ours, and for one without the features asked for; OSError if it can't be read.
         """
         if tta not in TTA:
             raise ValueError(f"unknown tta {tta!r}: choose one of {', '.join(TTA)}")
@@ -61,138 +57,115 @@ class Classifier:
         with ThreadPoolExecutor(1) as pool:  # 0.13 s for 236 MB, while the session is made
             checksum = pool.submit(hashlib.sha256, data)
             self.session = opened(model, data, device, threads)
-        self.checksum = checksum.result().hexdigest()
+        self.checksum, self.size = checksum.result().hexdigest(), len(data)
         self.card, self.device = read_card(self.session, model), device_of(self.session)
+        self.feature_size = feature_size(self.session)
+        if features and self.feature_size is None:
+            raise ValueError(
+                f"{model} has no output features: export it with them, `python -m export.to_onnx RUN --features`"
+            )
+        self.outputs = [*OUTPUTS, FEATURES] if features else OUTPUTS
         self.pads = self.device != "cpu"  # for every new shape cuDNN plans its convolutions again
-        computed = self.runners(cores(), False) or self.in_flight(cores())
-        self.bs = choose_bs(bs, self.device, len(data), self.card.preprocess["crop"], computed)
+        self.bs = choose_bs(bs, self.device, self.size, self.card.preprocess["crop"], batches_at_once(self.device))
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         "Reopen the file with the device and batch size that were chosen."
-        return _reopened, (self.model.absolute(), self.device, self.bs, self.threads, self.tta, self.checksum)
+        options = (self.device, self.bs, self.threads, self.tta, FEATURES in self.outputs)
+        return _reopened, (self.model.absolute(), options, self.checksum)
 
-    def __call__(self, photos: Photo | Sequence[Photo]) -> tuple[list[str], np.ndarray]:
-        """Return the class name of each photo, and probabilities float32 [n, classes] in the order of `card.classes`.
+    def __call__(self, photos: Photo | Sequence[Photo]) -> tuple:
+        """Return the class name of each photo, and probabilities float32 [n, classes] in the order of `card.classes`;
+        with features also these, float32 [n, features].
 
         Raises FileNotFoundError or ValueError for the first photo that can't be read.
         """
         photos = [photos] if isinstance(photos, str | Path | bytes) else photos
-        answers = list(self.stream(photos, workers=0 if len(photos) == 1 else min(len(photos), cores())))
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        labels = [label for label, _ in answers]
-        return labels, np.array([row for _, row in answers], np.float32).reshape(len(labels), len(self.card.classes))
+        answers = labelled(self, photos)
+        sizes = (len(self.card.classes), self.feature_size)[: len(self.outputs) - 1]
+        figures = [[answer[index] for answer in answers] for index in range(1, 1 + len(sizes))]
+        arrays = (np.array(each, np.float32).reshape(len(answers), n) for each, n in zip(figures, sizes, strict=True))
+        return [answer[0] for answer in answers], *arrays
 
     def stream(
         self, photos: Iterable[Photo], workers: int, watch: Watch = unwatched, readers: Readers | None = None
-    ) -> Iterator[tuple[str, np.ndarray] | Exception]:
-        """Yield (class name, probabilities float32 [classes]) of each photo in turn, or the error if it can't be read.
-
-        workers: threads that read, decode and crop, see `batching`; 0 for the calling thread. readers: processes that
-        do it instead, for photos that are paths; they serve one call. The same threads run the model, or `runners`
-        separate ones. `in_flight` batches are in memory. If it is closed early, it stops the model.
-        Raises OSError if no process can be started.
+    ) -> Iterator[Answer | Exception]:
+        """Yield (class name, probabilities float32 [classes]) of each photo in turn, and its features if they are
+        asked for; or the error if it can't be read. See `export.streaming.streamed`.
         """
-        import onnxruntime
+        return streamed(self, photos, workers, watch, readers)
 
-        stop = onnxruntime.RunOptions()
-        answers = functools.partial(self._answers, watch, stop)
-        count = self.runners(workers, readers is not None)
-        black = np.zeros(self._shape(), np.uint8) if readers is not None and self.device != "cpu" else None
-        with (
-            self._reading(workers, watch, readers) as (buffers, read, end_reading),
-            model_threads(self.session, count, black, stop) as run,
-        ):
-
-            def break_off() -> None:
-                stop.terminate = True
-                end_reading()
-
-            def fill_part(buffer: Buffer, start: int, part: list[Photo]) -> list[Exception | None]:
-                return read(buffer.images, start, part)
-
-            batches = in_batches(photos, buffers, self.bs, fill_part, answers, workers, break_off, run)
-            with contextlib.closing(batches):
-                while batch := _next(batches, watch):
-                    yield from batch
-
-    def scores(self, images: np.ndarray) -> tuple[list[str], np.ndarray]:
-        "The class names and probabilities float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3] RGB."
-        return self._scores(images, self._buffer(workers=0).run)
+    def scores(self, images: np.ndarray) -> tuple:
+        """The class names and probabilities float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3] RGB; with
+        features also these.
+        """
+        return self._scores(images, self.buffer(workers=0).run)
 
     def in_flight(self, workers: int) -> int:
-        "The largest number of batches in flight. On a CPU each of `workers` threads computes one, and two more wait."
-        return ON_GPU if self.device != "cpu" else workers + 2 if workers else 1
+        return in_flight(self.device, workers)
 
     def runners(self, workers: int, processes: bool) -> int:
-        "The number of threads that only run the model: on a GPU, and on a CPU if processes read."
-        return min(workers, RUNNERS) if self.device != "cpu" else workers if processes else 0
+        return runners(self.device, workers, processes)
 
-    @contextlib.contextmanager
-    def _reading(
-        self, workers: int, watch: Watch, readers: Readers | None
-    ) -> Iterator[tuple[list[Buffer], Callable, Callable[[], None]]]:
-        "Yield buffers, a function that reads photos into them, and one that stops it at once."
-        count = self.in_flight(workers)
-        if readers is None:
-            read = functools.partial(fill, preprocess=self.card.preprocess, watch=watch)
-            yield [self._buffer(workers) for _ in range(count)], read, lambda: None
-            return
-        images = readers.open(count, self._shape(), self.card.preprocess)
-        try:
-            yield [self._buffer(workers, each) for each in images], readers.fill, readers.break_off
-        finally:
-            if isinstance(watch, Stopwatch):
-                watch.add(readers.seconds)
-
-    def _shape(self) -> tuple[int, ...]:
-        return self.bs, self.card.preprocess["crop"], self.card.preprocess["crop"], 3
-
-    def _buffer(self, workers: int, images: np.ndarray | None = None) -> Buffer:
+    def buffer(self, workers: int, images: np.ndarray | None = None) -> Buffer:
         "A buffer in the memory `images`, or in memory of its own."
+        shape = self.reader_settings()[0]
         if self.device != "cpu" and workers:
-            return BoundBuffer(self.session, self._shape(), images=images)
-        return MemoryBuffer(self.session, np.empty(self._shape(), np.uint8) if images is None else images, self.pads)
+            return BoundBuffer(self.session, shape, images=images, outputs=self.outputs)
+        own = np.empty(shape, np.uint8) if images is None else images
+        return MemoryBuffer(self.session, own, self.pads, self.outputs)
 
-    def _answers(self, watch: Watch, stop: "onnxruntime.RunOptions", buffer: Buffer, faults: list) -> list:
-        "The class name and probabilities of each photo of a batch, or the error of one that can't be read."
-        if all(faults):
-            return faults
-        with watch("model"):
-            scores = self._scores(buffer.images[: len(faults)], functools.partial(buffer.run, options=stop))
-        return [fault or answer for fault, answer in zip(faults, zip(*scores, strict=True), strict=True)]
+    def fill(self, buffer: Buffer, start: int, photos: Sequence[Photo], watch: Watch) -> list[Exception | None]:
+        return fill(buffer.images, start, photos, self.card.preprocess, watch)
 
-    def _scores(self, images: np.ndarray, run: Callable) -> tuple[list[str], np.ndarray]:
-        "The class names and probabilities of prepared images, by the model's `run`."
-        logits, probabilities = self._outputs(images, run)
+    def answers(self, buffer: Buffer, count: int, stop: "onnxruntime.RunOptions") -> Iterator[Answer]:
+        scores = self._scores(buffer.images[:count], functools.partial(buffer.run, options=stop))
+        return zip(*scores, strict=True)
+
+    def warm_up(self, stop: "onnxruntime.RunOptions") -> None:
+        self.session.run(OUTPUTS, {"image": np.zeros(self.reader_settings()[0], np.uint8)}, stop)
+
+    def reader_settings(self) -> tuple[tuple[int, ...], dict]:
+        crop = self.card.preprocess["crop"]
+        return (self.bs, crop, crop, 3), self.card.preprocess
+
+    def _scores(self, images: np.ndarray, run: Callable) -> tuple:
+        "The class names, probabilities and perhaps features of prepared images, by the model's `run`."
+        logits, *figures = self.outputs_of(images, run)
+        return [self.card.classes[index] for index in logits.argmax(1)], *figures
+
+    def outputs_of(self, images: np.ndarray, run: Callable) -> list[np.ndarray]:
+        """Logits, probabilities and perhaps features of prepared images; with flip their mean, and for the logits the
+        probabilities.
+        """
+        outputs = self._checked(images, run)
         if self.tta == "flip":
             mirrored = np.ascontiguousarray(images[:, :, ::-1])
-            logits = probabilities = (probabilities + self._outputs(mirrored, run)[1]) / 2
-        return [self.card.classes[index] for index in logits.argmax(1)], probabilities
+            other = self._checked(mirrored, run)
+            means = [(one + two) / 2 for one, two in zip(outputs[1:], other[1:], strict=True)]
+            outputs = [means[0], *means]
+        return outputs
 
-    def _outputs(self, images: np.ndarray, run: Callable) -> tuple[np.ndarray, np.ndarray]:
-        "Logits and probabilities. Raises ValueError if the model fails, or gives other shapes than its card says."
+    def _checked(self, images: np.ndarray, run: Callable) -> list[np.ndarray]:
+        "The outputs. Raises ValueError if the model fails, or gives other shapes than its card says."
         try:
-            logits, probabilities = run(images)
+            outputs = run(images)
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ValueError(
                 f"{self.model} failed on a batch of {len(images)} on {self.device}: {first_line(error)}\n"
                 "if memory ran out, a smaller --bs helps"
             ) from error
-        check_outputs(self.model, logits, probabilities, (len(images), len(self.card.classes)))
-        return logits, probabilities
+        check_outputs(self.model, outputs, (len(images), len(self.card.classes)), self.feature_size)
+        return outputs
 
 
-def _reopened(model: Path, device: str, bs: int, threads: int | None, tta: str, checksum: str) -> Classifier:
+def batches_at_once(device: str) -> int:
+    "The number of batches that are computed at the same time, by which `choose_bs` shares the memory."
+    return runners(device, cores(), False) or in_flight(device, cores())
+
+
+def _reopened(model: Path, options: tuple, checksum: str) -> Classifier:
     "Raises as Classifier does, and ValueError if the file has changed."
-    classifier = Classifier(model, device, bs, threads, tta)
+    classifier = Classifier(model, *options)
     if classifier.checksum != checksum:
         raise ValueError(f"{model} has changed since this classifier was made from it: make another one")
     return classifier
-
-
-def _next(batches: Iterator[list], watch: Watch) -> list | None:
-    "The next batch, or None after the last; the time counts as `wait`."
-    with watch("wait"):
-        return next(batches, None)

@@ -6,23 +6,21 @@ The graph takes uint8 photos as `toolkit.data.preprocess.prepare` makes them. It
 softmax; the metadata hold everything else that a client needs.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from export.convert.calibration import calibration, temperature_line
+from export.convert.features import OF, add_features
 from export.convert.graph import export_graph, write_metadata
 from export.convert.mixed_precision import lower
+from export.convert.model_file import checked_out, writing
 from export.parity.certificate import PRECISIONS, brief, faults, for_search, table
 from export.parity.measure import measured
 from export.parity.reference import Reference, training_reference, validation_reference
-from export.predictions.journal import clear_half_written, held
 from export.runtime.providers import DEVICES, choose_device
 from toolkit.command import run_script
-from toolkit.files import replacing, target_of
 from toolkit.run import Run, load
 
 CALIBRATED_ON = 256
@@ -37,41 +35,29 @@ def to_onnx(
     images: int = 1000,  # validation photos at most, to verify and calibrate on; training photos to search layers on
     calibrate: bool = True,  # fit a temperature on them, so that probabilities match how often the model is right
     details: bool = True,  # print the whole certificate, not one line of it
+    features: bool = False,  # add an output `features`, the input of the linear classifier: for search and clustering
 ) -> Path:
     """Export a run as one verified model.onnx.
 
     Returns its path. Raises FileNotFoundError if run, weights or photos are missing, and ValueError if the file does
-    not give what the run's own weights give, with the differences; no file is written then.
+    not give what the run's own weights give, with the differences, or if the model has no linear classifier whose input
+    are the features; no file is written then.
     """
     trained = load(run)
-    out, device = _checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
-    reference = validation_reference(trained, images)
-    with _writing(out) as beside:
+    out, device = checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
+    reference = validation_reference(trained, images, features)
+    with writing(out) as beside:
         fitted = _write_float32(trained, beside, reference, calibrate)
+        if features:
+            write_metadata(beside, {"features": {"size": add_features(beside), "of": OF}})
         certificate = _certified(reference, beside, device, "fp32", [])
         if precision != "fp32":
-            kept = _lowered(trained, beside, precision, device, images)
+            kept = _lowered(trained, beside, precision, device, images, features)
             certificate = _certified(reference, beside, device, precision, kept)
         write_metadata(beside, {"precision": precision, "verification": certificate})
     print(f"{table(certificate)}\n{temperature_line(fitted)}" if details else brief(certificate), flush=True)
     print(f"model {out}", flush=True)
     return out
-
-
-def _checked_out(out: Path) -> Path:
-    "The file to write. Raises OSError if it exists and is no .onnx file: a run's weights, a photo or a device."
-    if (target := target_of(out)).exists() and target.suffix.lower() != ".onnx":
-        raise FileExistsError(f"--out {out} is a file that no export wrote, and it would be lost: give FILE.onnx")
-    return out
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[Path]:
-    "Lock `out`, remove what a killed export to it left half written, and yield the file of `replacing`."
-    with held(out):
-        clear_half_written([out])
-        with replacing(out) as beside:
-            yield beside
 
 
 def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> dict[str, Any]:
@@ -100,9 +86,9 @@ def _certified(reference: Reference, path: Path, device: str, precision: str, ke
     return certificate
 
 
-def _lowered(run: Run, path: Path, precision: str, device: str, images: int) -> list[str]:
+def _lowered(run: Run, path: Path, precision: str, device: str, images: int, features: bool) -> list[str]:
     "Replace the float32 file by one of `precision`, searched on training photos. Returns the layers left in float32."
-    training = training_reference(run, images)
+    training = training_reference(run, images, features)
     calibrated = training if images >= CALIBRATED_ON else training_reference(run, CALIBRATED_ON)
 
     def judge(candidate: Path, kept: list[str]) -> list[str]:

@@ -23,6 +23,11 @@ BUDGETS = {  # least share of equal labels, largest difference in a probability,
     ("int8", "tensorrt"): {"agreement": 0.99, "probability": 1.0, "accuracy_loss": 0.005},
 }
 
+FEATURE_BUDGETS = {"fp32": 2e-2, "fp16": 5e-2, "int8": 0.3}
+"The largest difference of a photo's features from torch's, as a share of their length. A GPU computes fp32 in TF32."
+
+FEATURE_BUDGET_EXACT = 1e-3
+"The same for fp32 on a CPU."
 
 SEARCHED = 0.5
 """The search for layers allows this share of the loss of labels and accuracy that a file may have: it sees training
@@ -60,17 +65,26 @@ def faults(certificate: dict[str, Any]) -> list[str]:
         ),
         (
             loss > budget["accuracy_loss"] + 1e-9,
-            f"accuracy {certificate['accuracy']:.2%}, torch {certificate['torch_accuracy']:.2%}, "
+            f"accuracy {certificate['accuracy']:.2%}, {_source(certificate)} {certificate['torch_accuracy']:.2%}, "
             f"{100 * budget['accuracy_loss']:.2f} points may be lost",
+        ),
+        (
+            certificate.get("feature_difference", 0) > certificate.get("feature_budget", 0),
+            f"features differ by {certificate.get('feature_difference', 0):.1e} of their length, "
+            f"at most {certificate.get('feature_budget', 0):.0e} allowed",
         ),
     ]
     return [text for wrong, text in checks if wrong]
 
 
+def _source(certificate: dict[str, Any]) -> str:
+    return "the mean" if "compared_with" in certificate else "torch"
+
+
 def brief(certificate: dict[str, Any]) -> str:
     "One line for a certificate that is within its budget."
     return (
-        f"verified in {certificate['precision']} on {certificate['arithmetic']}: torch's label on "
+        f"verified in {certificate['precision']} on {certificate['arithmetic']}: {_source(certificate)}'s label on "
         f"{certificate['agreement']:.2%} of {certificate['images']} photos"
     )
 
@@ -86,17 +100,29 @@ def table(certificate: dict[str, Any]) -> str:
     ]
     if "budget" not in certificate:
         return "\n".join([*lines, "  compared with no trained model: none was given"])
+    if "compared_with" in certificate:
+        lines.append(f"  compared with       {certificate['compared_with']}")
+    if seen := certificate.get("trained_on"):
+        lines.append(f"  trained on          {seen} of these photos by at least one of the files: no honest accuracy")
     budget = certificate["budget"]
     kept, (least, most) = certificate["kept"], certificate["agreement_interval"]
     return "\n".join(
         [
             *lines,
-            f"  torch's accuracy    {certificate['torch_accuracy']:.2%} (at most "
+            f"  {_source(certificate)}'s accuracy ".ljust(22) + f"{certificate['torch_accuracy']:.2%} (at most "
             f"{100 * budget['accuracy_loss']:.1f} points higher)",
             f"  same label          {certificate['agreement']:.2%} (95 % interval {least:.2%} to {most:.2%}, "
             f"at least {budget['agreement']:.1%})",
             f"  largest difference  {certificate['probability_difference']:.1e} in a probability "
             f"(at most {budget['probability']:.0e}), {certificate['logit_difference']:.1e} in a logit",
+            *_feature_lines(certificate),
             *([f"  kept in float32     {', '.join(kept)}"] if kept else []),
         ]
     )
+
+
+def _feature_lines(certificate: dict[str, Any]) -> list[str]:
+    if "feature_difference" not in certificate:
+        return []
+    figures = f"{certificate['feature_difference']:.1e} of their length (at most {certificate['feature_budget']:.0e})"
+    return [f"  features            differ by {figures}, cosine {certificate['feature_cosine']:.5f} or more"]

@@ -7,8 +7,9 @@ import numpy as np
 
 from export.convert.fp16 import as_computed
 from export.convert.raw_outputs import raw_outputs
-from export.parity.certificate import BUDGETS
+from export.parity.certificate import BUDGETS, FEATURE_BUDGET_EXACT, FEATURE_BUDGETS
 from export.parity.reference import Reference
+from export.runtime.buffers import FEATURES, OUTPUTS
 from export.session import Classifier
 from toolkit.evaluation.calibration import TEMPERATURES, calibration_error, reliability_curve
 from toolkit.evaluation.metrics import softmax
@@ -23,14 +24,18 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     accuracy, accuracy_interval (Wilson, 95 %), ece, ece_in_sample (whether the temperature was fitted to these photos);
     and compared with torch, if the reference has logits: torch_accuracy, agreement (share of equal class names),
     agreement_interval (Wilson, 95 %), logit_difference and probability_difference (the largest), worst (file and logit
-    difference of the photos that differ most), budget.
+    difference of the photos that differ most), budget. If the logits are those of other files, `torch_accuracy` is
+    their accuracy, compared_with says which files, and the budget is that of float32: both compute the same. If file
+    and reference have features: feature_difference (the largest over the photos of |file - torch| / |torch|, Euclidean
+    lengths) and feature_cosine (the smallest).
     """
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
         emulated = computed != model
-        logits, probabilities = raw_outputs(Classifier(computed, device) if emulated else classifier, reference.images)
+        opened, names = Classifier(computed, device) if emulated else classifier, _outputs(classifier, reference)
+        logits, probabilities, *features = raw_outputs(opened, reference.images, names)
     temperature = _temperature(classifier)
-    finite = np.isfinite(logits).all(1) & np.isfinite(probabilities).all(1)
+    finite = np.all([np.isfinite(each).all(1) for each in (logits, probabilities, *features)], axis=0)
     logits, probabilities = np.nan_to_num(logits), np.nan_to_num(probabilities)
     names = np.array(classifier.card.classes)[logits.argmax(1)]
     right = names == np.array(reference.labels)
@@ -49,20 +54,53 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     }
     if reference.logits is None:
         return certificate
+    budget = BUDGETS[precision if reference.source == "torch" else "fp32", classifier.device]
+    certificate |= _compared(reference, names, logits, probabilities, temperature) | {"budget": budget}
+    if reference.source != "torch":
+        certificate["compared_with"] = reference.source
+    if features:
+        certificate |= _feature_differences(reference.features, np.nan_to_num(features[0]))
+        certificate["feature_budget"] = _feature_budget(precision, classifier.device)
+    return certificate
+
+
+def _compared(
+    reference: Reference, names: np.ndarray, logits: np.ndarray, probabilities: np.ndarray, temperature: float
+) -> dict[str, Any]:
+    "The certificate's figures on labels [n], logits and probabilities [n, classes], against those of the reference."
     torch_names = np.array(reference.classes)[reference.logits.argmax(1)]
     same = torch_names == names
     expected = softmax(reference.logits / temperature)
     difference = np.abs(reference.logits - logits).max(1)
     order = np.argsort(-difference, kind="stable")[:5]
-    return certificate | {
+    return {
         "torch_accuracy": float(np.mean(torch_names == np.array(reference.labels))),
         "agreement": float(same.mean()),
         "agreement_interval": list(wilson_interval(int(same.sum()), len(same))),
         "logit_difference": float(difference.max()),
         "probability_difference": float(np.abs(expected - probabilities).max()),
         "worst": [[reference.names[index], float(difference[index])] for index in order],
-        "budget": BUDGETS[precision, classifier.device],
     }
+
+
+def _outputs(classifier: Classifier, reference: Reference) -> list[str]:
+    "The outputs to compare."
+    compared = classifier.feature_size is not None and reference.features is not None
+    return [*OUTPUTS, FEATURES] if compared else OUTPUTS
+
+
+def _feature_differences(expected: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    "The certificate's figures on features, float32 [n, features], of torch and of the file."
+    lengths = np.linalg.norm(expected, axis=1), np.linalg.norm(found, axis=1)
+    least = np.finfo(np.float32).tiny  # of a photo whose features are all 0
+    return {
+        "feature_difference": float((np.linalg.norm(found - expected, axis=1) / np.maximum(lengths[0], least)).max()),
+        "feature_cosine": float(((expected * found).sum(1) / np.maximum(lengths[0] * lengths[1], least)).min()),
+    }
+
+
+def _feature_budget(precision: str, device: str) -> float:
+    return FEATURE_BUDGET_EXACT if (precision, device) == ("fp32", "cpu") else FEATURE_BUDGETS[precision]
 
 
 def _temperature(classifier: Classifier) -> float:

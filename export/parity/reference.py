@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,45 +37,50 @@ class Reference:
     "float32 [n, classes]; None if there is no run to compare with."
     validation: bool = False
     "Whether these are the run's validation photos, to which its temperature is fitted."
+    features: np.ndarray | None = None
+    "float32 [n, features], the input of the linear classifier; None if the file to compare has no such output."
+    source: str = "torch"
+    "The logits are those of torch, or of other files, in words."
 
 
-def validation_reference(run: Run, images: int = 1000) -> Reference:
+def validation_reference(run: Run, images: int = 1000, features: bool = False) -> Reference:
     """Up to `images` validation photos of the run, spread evenly over its classes.
 
-    Raises FileNotFoundError if photos or valid_predictions.csv are gone, ValueError if the weights do not give the
-    labels that training recorded for these photos.
+    features: compute the features too. Raises FileNotFoundError if photos or valid_predictions.csv are gone, ValueError
+    if the weights do not give the labels that training recorded for these photos.
     """
-    data = _dataset(run)
+    data = dataset_of(run)
     labels = evenly(data.valid, images)
     if not labels:
         raise FileNotFoundError(
             f"the validation photos of {run.folder} are not at {run.recipe['data']['path']} as they were: "
             "a model is verified on real photos, bring them back"
         )
-    reference = _reference(run, data, labels, validation=True)
+    reference = replace(_reference(run, data, labels, features), validation=True)
     _check_recorded(run, reference.names, [reference.classes[index] for index in reference.logits.argmax(1)])
     return reference
 
 
-def training_reference(run: Run, images: int = 1000) -> Reference:
+def training_reference(run: Run, images: int = 1000, features: bool = False) -> Reference:
     "Up to `images` training photos, drawn by the run's seed: for calibration and search, not for a certificate."
-    data = _dataset(run)
+    data = dataset_of(run)
     photos = list(data.train)
     drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:images]
-    return _reference(run, data, {photos[index]: data.train[photos[index]] for index in drawn}, validation=False)
+    return _reference(run, data, {photos[index]: data.train[photos[index]] for index in drawn}, features)
 
 
-def _dataset(run: Run) -> "DataSet":
+def dataset_of(run: Run) -> "DataSet":
+    "The run's data set; one without photos if they are gone or have changed, which is an error in the caller."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # missing photos are an error in the caller
         return run.dataset()
 
 
-def _reference(run: Run, data: "DataSet", labels: dict[Path, str], validation: bool) -> Reference:
+def _reference(run: Run, data: "DataSet", labels: dict[Path, str], features: bool) -> Reference:
     names, preprocess = [data.relative(photo) for photo in labels], run.recipe["preprocess"]
     pixels = prepared_all(labels, preprocess)
-    logits = torch_logits(run.model(), pixels, preprocess)
-    return Reference(names, pixels, list(labels.values()), run.recipe["classes"], logits, validation)
+    outputs = torch_outputs(run.model(), pixels, preprocess, features)
+    return Reference(names, pixels, list(labels.values()), run.recipe["classes"], outputs[0], features=outputs[1])
 
 
 def evenly(labels: dict[Path, str], count: int) -> dict[Path, str]:
@@ -95,19 +100,42 @@ def prepared_all(photos: Collection[Path], preprocess: dict) -> np.ndarray:
     return images
 
 
-def torch_logits(model: "nn.Module", images: np.ndarray, preprocess: dict[str, Any], bs: int = 16) -> np.ndarray:
-    """float32 [n, classes] of prepared images, uint8 [n, crop, crop, 3].
+def torch_outputs(
+    model: "nn.Module", images: np.ndarray, preprocess: dict[str, Any], features: bool = False, bs: int = 16
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits float32 [n, classes] and features float32 [n, features] of prepared images, uint8 [n, crop, crop, 3].
 
-    Divided, normalised and computed in channels last, as in training: the same to the bit.
+    Divided, normalised and computed in channels last, as in training: the same to the bit. features: False for None in
+    their place. Raises ValueError if the model's classifier has no linear layer.
     """
     import torch
 
     mean, std = (torch.tensor(preprocess[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     model.eval()
+    caught: list[torch.Tensor] = []
+    layers = [_linear(model)] if features else []
+    hooks = [each.register_forward_pre_hook(lambda _, given: caught.append(given[0].flatten(1))) for each in layers]
     with torch.inference_mode():
         batches = (torch.from_numpy(images[start : start + bs]) for start in range(0, len(images), bs))
         pixels = (batch.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std) for batch in batches)
-        return np.concatenate([model(batch).numpy() for batch in pixels])
+        logits = np.concatenate([model(batch).numpy() for batch in pixels])
+    for hook in hooks:
+        hook.remove()
+    return logits, torch.cat(caught).numpy() if features else None
+
+
+def _linear(model: "nn.Module") -> "nn.Module":
+    "The last layer of timm's classifier of a model. Raises ValueError if that is not one linear layer."
+    from torch import nn
+
+    head = model.get_classifier()
+    layers = [each for each in head.modules() if isinstance(each, nn.Linear | nn.Conv2d)] if head else []
+    if len(layers) != 1:
+        raise ValueError(
+            f"--features: the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: "
+            "leave --features out, or train another --arch"
+        )
+    return layers[0]
 
 
 def _check_recorded(run: Run, names: list[str], labels: list[str]) -> None:

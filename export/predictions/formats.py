@@ -32,17 +32,17 @@ def kind_of(out: Path, kind: str) -> str:
     return suffix if suffix in KINDS else "csv"
 
 
-def check_kind(kind: str, texts: Iterable[str]) -> None:
+def check_kind(kind: str, texts: Iterable[str], flag: str = "--format parquet") -> None:
     "Raises ImportError if a library is missing, ValueError for one of `texts` that the file could not hold."
     if kind != "parquet":
         return
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
-        raise ImportError("--format parquet needs pyarrow: pip install pyarrow") from None
+        raise ImportError(f"{flag} needs pyarrow: pip install pyarrow") from None
     for text in texts:
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"--format parquet: the name {text!r} is not Unicode; csv keeps its bytes")
+            raise ValueError(f"{flag}: the name {text!r} is not Unicode; csv keeps its bytes")
 
 
 def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quoted: bool, fallback: str) -> None:

@@ -3,7 +3,7 @@
 Lines of JSON, so that a kill at any moment costs at most a part of the last line:
     the settings   {"model": sha256 of the file, "device": ..., ..., "images": how many}
     each photo     [image_name, path], in the order of the rows
-    each row       [image_name, labels, figures, bytes of the photo's file, reason], see `Row`
+    each row       [image_name, labels, figures, bytes of the photo's file, reason, features], see `Row`
 Settings and photos are written at once or not at all. Rows are appended a batch at a time, and synced every 5 seconds.
 """
 
@@ -42,6 +42,8 @@ class Row(NamedTuple):
     "Bytes of its file, after it was read."
     reason: str | None
     "The reason why it can't be read, or None."
+    features: str = ""
+    "As the figures, with --features; else empty."
 
 
 def packed(figures: np.ndarray) -> str:

@@ -4,13 +4,15 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 
+from export.ensemble import Ensemble, of_one_size, opened_model
 from export.predictions import formats, journal
 from export.predictions.columns import Columns
+from export.predictions.features import check_finished, with_features
 from export.predictions.formats import Unread
 from export.predictions.inputs import Named
 from export.predictions.journal import Row
@@ -27,23 +29,26 @@ from toolkit.machine import cores
 
 
 def predict_here(
-    model: Path, images: str | Path | dict[str, Path], options: PredictOptions, processes: bool | None = None
+    models: Sequence[Path],
+    images: str | Path | dict[str, Path],
+    options: PredictOptions,
+    processes: bool | None = None,
 ) -> Unread:
     """Do what `export.predict.predict` says, on this machine.
 
     processes: whether processes read the photos; None lets `export.reading.readers.worthwhile` decide.
     """
     started, watch = time.monotonic(), Stopwatch() if options.profile else unwatched
-    request = checked_request(model, images, options)
+    request = checked_request(models, images, options)
     out, partial, photos = request.out, request.partial, request.photos
     with contextlib.ExitStack() as closing:
         # processes take as long to start as the session does to open; a resumed run first learns what is left
         readers = None if options.resume else _readers(request, processes, len(photos), closing)
-        threads = _threads(len(photos), request.bs, request.workers)
-        classifier = Classifier(model, request.device, request.bs, threads, options.tta)
+        threads, given = _threads(len(photos), request.bs, request.workers), options.features is not None
+        classifier = opened_model(models, request.device, request.bs, threads, options.tta, given)
         columns = checked_columns(classifier.card.classes, request, options)
         closing.enter_context(journal.held(partial))
-        clear_leftovers(out)
+        clear_leftovers(out, request.features)
         settings = settings_of(classifier, request, options)
         table_settings = settings | {"--fallback": options.fallback, "--format": request.kind}
         if options.resume and out.exists() and not partial.exists():
@@ -54,12 +59,14 @@ def predict_here(
             print_line(f"bs auto: {classifier.bs}")
         if options.resume:
             readers = _readers(request, processes, len(photos) - done, closing)
+        readers = readers if of_one_size(classifier) else None
         new_rows = _new_rows(photos[done:], classifier, columns, request.workers, watch, readers)
         with resumable(partial), watch("write"):
             with _all_rows(partial, new_rows, done, len(photos), classifier.bs) as rows:
                 quoted = formats.has_return(texts_of(columns, classifier.card.classes, options, photos))
                 noted = _with_errors_file(out, photos, rows, unread := [])
-                formats.write_table(out, request.kind, columns, noted, quoted, options.fallback)
+                with _with_features(request, noted, classifier) as table:
+                    formats.write_table(out, request.kind, columns, table, quoted, options.fallback)
             if options.zip:
                 formats.write_zip(out)
             record(out, table_settings, photos)
@@ -92,13 +99,20 @@ def _readers(request: Request, processes: bool | None, photos: int, closing: con
 def _finished(request: Request, settings: dict, zipped: bool) -> Unread:
     "The photos that a finished run could not read. Its zip is written if it is asked for only now."
     unread = finished(request.out, request.kind, settings, request.photos)
+    if request.features:
+        check_finished(request.features, len(request.photos))
     if zipped:
         formats.write_zip(request.out)
     return unread
 
 
 def _new_rows(
-    photos: Named, classifier: Classifier, columns: Columns, workers: int, watch: Watch, readers: Readers | None
+    photos: Named,
+    classifier: Classifier | Ensemble,
+    columns: Columns,
+    workers: int,
+    watch: Watch,
+    readers: Readers | None,
 ) -> Iterator[Row]:
     "The row of each photo. A photo that can't be read also gets a line on stderr."
     answers = classifier.stream((path for _, path in photos), workers, watch, readers)
@@ -109,8 +123,18 @@ def _new_rows(
                 print_line(f"{path}: {reason}")
                 yield Row(name, [], "", file_size(path), reason)
             else:
-                labels, figures = columns.keep(*answer)
-                yield Row(name, labels, journal.packed(figures), file_size(path), None)
+                labels, figures = columns.keep(*answer[:2])
+                features = [journal.packed(each) for each in answer[2:]]  # one, with --features
+                yield Row(name, labels, journal.packed(figures), file_size(path), None, *features)
+
+
+def _with_features(
+    request: Request, rows: Iterator[Row], classifier: Classifier | Ensemble
+) -> contextlib.AbstractContextManager[Iterator[Row]]:
+    "The rows; with --features their features are written as they pass."
+    if request.features is None:
+        return contextlib.nullcontext(rows)
+    return contextlib.closing(with_features(request.features, rows, len(request.photos), classifier.feature_size))
 
 
 @contextlib.contextmanager
@@ -149,7 +173,9 @@ def _print_summary(out: Path, unread: Unread, done: int, total: int, seconds: fl
     print(f"{total - done} images{earlier} in {seconds:.1f} s, {rate:.0f} a second on {device} -> {out}")
 
 
-def _print_profile(watch: Stopwatch, classifier: Classifier, images: int, workers: int, processes: bool) -> None:
+def _print_profile(
+    watch: Stopwatch, classifier: Classifier | Ensemble, images: int, workers: int, processes: bool
+) -> None:
     watch.add({"write": -watch.seconds["wait"]})  # the thread that writes the rows waits for them in between
     runners = classifier.runners(workers, processes)
     print(watch.report(images, workers, classifier.in_flight(workers), processes, runners))

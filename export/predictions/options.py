@@ -36,12 +36,18 @@ class PredictOptions:
     share: float | None = None  # CPUs of an actor (default: 4); on GPUs its GPUs (default: 1), also a fraction of one
     actors: int | None = None  # the largest number of actors (default: as many as the nodes hold)
     profile: bool = False  # print the seconds of each stage, and which stage limits the speed
+    features: Path | None = None  # also write each photo's features: FILE.npy or FILE.parquet, a row for each row
 
 
-def check_engine(options: PredictOptions, images: object) -> None:
+def check_engine(options: PredictOptions, images: object, models: int = 1) -> None:
     "Raises ValueError for an option that the chosen engine does not have."
     if options.engine == "ray":
+        if models > 1:
+            raise ValueError(
+                f"--engine ray takes one model, not {models}: average them in one file by `python -m export.average`"
+            )
         flags = {"--sample": options.sample, "--zip": options.zip, "--profile": options.profile}
+        flags["--features"] = options.features
         if given := [flag for flag, value in flags.items() if value]:
             raise ValueError(
                 f"--engine ray writes a folder of shards from many processes: leave out {', '.join(given)}"

@@ -9,7 +9,7 @@ from export.predictions.resume import record_of
 from toolkit.files import target_of
 
 
-def output_files(out: Path, zipped: bool) -> list[Path]:
+def output_files(out: Path, zipped: bool, features: Path | None = None) -> list[Path]:
     "The files that a run writes. Raises OSError or ValueError if one can't be written, or exists and is no plain file."
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder: give the file, as in {out / 'predictions.csv'}")
@@ -17,9 +17,17 @@ def output_files(out: Path, zipped: bool) -> list[Path]:
         raise ValueError(f"--out {out} --zip: give the name of the file that is zipped, as in predictions.csv")
     written = [out, journal.partial_of(out), formats.errors_file(out), record_of(out)]
     written += [formats.zip_file(out)] if zipped else []
+    if features is not None:
+        if _same_name(features, written):
+            raise ValueError(f"--features {features}: another file of this run has that name, give another")
+        written.append(features)
     for path in written:
         target_of(path)
     return written
+
+
+def _same_name(path: Path, others: list[Path]) -> bool:
+    return os.path.realpath(path) in map(os.path.realpath, others)
 
 
 def check_not_read(written: list[Path], read: Iterable[Path]) -> None:
@@ -39,7 +47,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def clear_leftovers(out: Path) -> None:
+def clear_leftovers(out: Path, features: Path | None = None) -> None:
     "Remove what a killed run to `out` left half written; for the process that holds the journal."
     paths = [out, journal.partial_of(out), formats.errors_file(out), formats.zip_file(out), record_of(out)]
-    journal.clear_half_written(paths)
+    journal.clear_half_written(paths + ([features] if features else []))

@@ -1,12 +1,14 @@
 """The request for a prediction run on this machine, checked before and after the model is open."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.ensemble import Ensemble
 from export.predictions import formats, journal
 from export.predictions.columns import Columns, check_distinct, columns_for
+from export.predictions.features import check_features
 from export.predictions.inputs import Named, named_photos
 from export.predictions.options import PredictOptions
 from export.predictions.output_files import check_not_read, output_files
@@ -33,25 +35,31 @@ class Request:
     bs: int | str
     "auto only if the model is to decide."
     workers: int
+    features: Path | None = None
+    "The file of the features; None to write none."
 
     @property
     def partial(self) -> Path:
         return journal.partial_of(self.out)
 
 
-def checked_request(model: Path, images: str | Path | dict[str, Path], options: PredictOptions) -> Request:
-    "Raises ValueError or OSError if an option, the images, the model file or the device can't be used."
+def checked_request(models: Sequence[Path], images: str | Path | dict[str, Path], options: PredictOptions) -> Request:
+    "Raises ValueError or OSError if an option, the images, a model file or the device can't be used."
     bs, workers = checked_bs(options.bs), _checked_workers(options.workers)
     out = Path(options.out or f"predictions.{'csv' if options.format == 'auto' else options.format}")
-    written = output_files(out, options.zip)
-    read = [Path(given) for given in (model, images, options.sample) if isinstance(given, str | Path)]
+    features = None if options.features is None else Path(options.features)
+    written = output_files(out, options.zip, features)
+    read = [Path(given) for given in (*models, images, options.sample) if isinstance(given, str | Path)]
     check_not_read(written, read)
     kind = formats.kind_of(out, options.format)
     header, photos = _photos(images, options.sample)
     check_not_read(written, (path for _, path in photos))
     bs = recorded_bs(out) if options.resume and bs == "auto" else bs
-    check_exists(Path(model))
-    return Request(out, kind, header, photos, choose_device(options.device), bs, workers)
+    for model in models:
+        check_exists(Path(model))
+    if features is not None:
+        check_features(features, (name for name, _ in photos))
+    return Request(out, kind, header, photos, choose_device(options.device), bs, workers, features)
 
 
 def _checked_workers(workers: int | None) -> int:
@@ -84,7 +92,7 @@ def texts_of(columns: Columns, classes: list[str], options: PredictOptions, phot
     return itertools.chain(columns.header, classes, [options.fallback], (name for name, _ in photos))
 
 
-def settings_of(classifier: Classifier, request: Request, options: PredictOptions) -> dict:
+def settings_of(classifier: Classifier | Ensemble, request: Request, options: PredictOptions) -> dict:
     "All that a journal's rows depend on, apart from the photos. The table depends on fallback and format too."
     import onnxruntime
 
@@ -97,4 +105,5 @@ def settings_of(classifier: Classifier, request: Request, options: PredictOption
         "--probabilities": options.probabilities,
         "--top": options.top,
         "columns of --sample": request.header,
+        "--features": None if request.features is None else str(request.features),
     }

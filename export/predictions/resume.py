@@ -154,6 +154,6 @@ def _changed(path: Path, size: int | None) -> bool:
 
 
 def _short(value: object) -> str:
-    "The value as text; of a checksum the first 12 digits."
+    "The value as text; of a checksum the first 12 digits. A path stays whole."
     text = str(value) or "(empty)"
-    return text if len(text) <= 40 else text[:12]
+    return text if len(text) <= 40 or os.sep in text else text[:12]

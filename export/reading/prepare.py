@@ -19,6 +19,11 @@ def prepared(photo: Photo, preprocess: dict, watch: Watch = unwatched) -> np.nda
 
     Raises FileNotFoundError or ValueError, naming the file, if it can't be read; ValueError for other arrays.
     """
+    return prepared_each(photo, [preprocess], watch)[0]
+
+
+def prepared_each(photo: Photo, preprocesses: Sequence[dict], watch: Watch = unwatched) -> list[np.ndarray]:
+    "Return a photo, read once, as each of several models takes it. Raises as `prepared` does."
     whole = None
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or photo.size == 0:
@@ -27,10 +32,16 @@ def prepared(photo: Photo, preprocess: dict, watch: Watch = unwatched) -> np.nda
         name = "<bytes>" if isinstance(photo, bytes) else str(photo)
         with watch("read"):
             data = photo if isinstance(photo, bytes) else file_bytes(Path(photo))
-        with watch("decode"):
-            photo, whole = read_reduced(data, smallest_side(preprocess), name)
-    with watch("crop"):
-        return prepare(photo, preprocess, whole)
+    images = []
+    for preprocess in preprocesses:
+        if not isinstance(photo, np.ndarray):
+            with watch("decode"):
+                pixels, whole = read_reduced(data, smallest_side(preprocess), name)
+        else:
+            pixels = photo
+        with watch("crop"):
+            images.append(prepare(pixels, preprocess, whole))
+    return images
 
 
 def fill(
@@ -40,15 +51,33 @@ def fill(
 
     images: uint8 [batch, crop, crop, 3] RGB. A photo that can't be read becomes black.
     """
-    return [_fill_one(images[start + offset], photo, preprocess, watch) for offset, photo in enumerate(photos)]
+    return fill_each([images], start, photos, [preprocess], watch)
 
 
-def _fill_one(target: np.ndarray, photo: Photo, preprocess: dict, watch: Watch) -> Exception | None:
+def fill_each(
+    images: Sequence[np.ndarray],
+    start: int,
+    photos: Sequence[Photo],
+    preprocesses: Sequence[dict],
+    watch: Watch = unwatched,
+) -> list[Exception | None]:
+    "Do what `fill` does for several models: images[i] gets the photos as preprocesses[i] says, each read once."
+    return [
+        _fill_one([each[start + offset] for each in images], photo, preprocesses, watch)
+        for offset, photo in enumerate(photos)
+    ]
+
+
+def _fill_one(
+    targets: Sequence[np.ndarray], photo: Photo, preprocesses: Sequence[dict], watch: Watch
+) -> Exception | None:
     try:
-        image = prepared(photo, preprocess, watch)
+        images = prepared_each(photo, preprocesses, watch)
     except (ValueError, OSError) as error:
-        target[:] = 0
+        for target in targets:
+            target[:] = 0
         return error
     with watch("copy"):
-        target[:] = image
+        for target, image in zip(targets, images, strict=True):
+            target[:] = image
     return None

@@ -1,6 +1,7 @@
 """The memory of a batch of prepared images, ordinary or pinned for a GPU, on which the model is run."""
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, RunOptions
 
 OUTPUTS = ["logits", "probabilities"]
+FEATURES = "features"
+"The output that a file has if it was exported with --features. It is computed only if it is asked for."
 
 
 class Buffer(Protocol):
@@ -19,19 +22,19 @@ class Buffer(Protocol):
     "uint8 [batch, crop, crop, 3] RGB."
 
     def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
-        "Logits and probabilities, float32 [n, classes], of n prepared images: the first n of the buffer, or others."
+        "The outputs, float32 [n, ...], of n prepared images: the first n of the buffer, or others."
 
 
 class MemoryBuffer:
     "Ordinary memory, from which the model reads the images. With `pads` the last batch is padded with black images."
 
-    def __init__(self, session: "InferenceSession", images: np.ndarray, pads: bool):
-        self.session, self.images, self.pads = session, images, pads
+    def __init__(self, session: "InferenceSession", images: np.ndarray, pads: bool, outputs: Sequence[str] = OUTPUTS):
+        self.session, self.images, self.pads, self.outputs = session, images, pads, outputs
 
     def run(self, images: np.ndarray, options: "RunOptions | None" = None) -> list[np.ndarray]:
         missing = len(self.images) - len(images) if self.pads else 0
         batch = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else images
-        return [output[: len(images)] for output in self.session.run(OUTPUTS, {"image": batch}, options)]
+        return [output[: len(images)] for output in self.session.run(self.outputs, {"image": batch}, options)]
 
 
 class BoundBuffer:
@@ -47,10 +50,11 @@ class BoundBuffer:
         device: str = "cuda",
         images: np.ndarray | None = None,
         classes: int | None = None,
+        outputs: Sequence[str] = OUTPUTS,
     ):
         """images: memory of that shape to use, which is pinned in place; its own memory if None.
         classes: columns of the outputs, which then have fixed addresses on the device, as a CUDA graph needs; if None
-        the run copies them to the CPU's memory.
+        the run copies them to the CPU's memory. outputs: the names of the outputs to compute.
         """
         import onnxruntime
 
@@ -61,7 +65,7 @@ class BoundBuffer:
         self.on_device = fixed(shape, np.uint8)
         self.binding = session.io_binding()
         self.binding.bind_ortvalue_input("image", self.on_device)
-        for name in OUTPUTS:
+        for name in outputs:
             if classes is None:
                 self.binding.bind_output(name)  # in the CPU's memory
             else:

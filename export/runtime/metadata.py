@@ -5,7 +5,8 @@ ours, or if its metadata are missing, are no JSON or do not fit its graph.
 """
 
 import textwrap
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,9 +53,12 @@ def _has_external_data(model: Path, data: bytes) -> bool:
         raise ValueError(f"{model} is not an ONNX file: {first_line(error)}") from error
 
 
+EXPECTED = {"image": "uint8 [batch, height, width, 3]", "features": "float32 [batch, n]"}
+
+
 def check_interface(session, model) -> None:
     """Raises ValueError unless the input is `image`, uint8 [batch, height, width, 3], and the outputs are `logits` and
-    `probabilities`, float32 [batch, classes].
+    `probabilities`, float32 [batch, classes]; an output `features`, if there is one, is float32 [batch, n].
     """
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
@@ -65,20 +69,29 @@ def check_interface(session, model) -> None:
         )
     wanted = [("image", inputs["image"], "tensor(uint8)", 4)]
     wanted += [(name, outputs[name], "tensor(float)", 2) for name in ("logits", "probabilities")]
+    wanted += [(name, outputs[name], "tensor(float)", 2) for name in ("features",) if name in outputs]
     for name, value, kind, rank in wanted:
         shape = list(value.shape)
         fits = value.type == kind and len(shape) == rank and not isinstance(shape[0], int)
-        if not fits or (name == "image" and shape[3] != 3):
-            expected = "uint8 [batch, height, width, 3]" if name == "image" else "float32 [batch, classes]"
+        fits = fits and (name != "image" or shape[3] == 3) and (name != "features" or isinstance(shape[1], int))
+        if not fits:
+            expected = EXPECTED.get(name, "float32 [batch, classes]")
             raise ValueError(f"{model}: {name} is {value.type} {shape}, expected {expected} with a free batch")
 
 
-def check_outputs(model, logits: np.ndarray, probabilities: np.ndarray, expected: tuple[int, int]) -> None:
-    "Raises ValueError if a batch's outputs have another shape than `expected`, or probabilities are not numbers."
+def check_outputs(model, outputs: Sequence[np.ndarray], expected: tuple[int, int], size: int | None = None) -> None:
+    """Check logits, probabilities and perhaps features of a batch, the latter of `size` columns.
+
+    Raises ValueError if they have other shapes, or if probabilities or features are not numbers.
+    """
+    logits, probabilities, *features = outputs
     if logits.shape != expected or probabilities.shape != expected:
         raise ValueError(f"{model}: probabilities of shape {probabilities.shape}, expected {expected}")
-    if not np.isfinite(probabilities).all():
-        raise ValueError(f"{model} gives probabilities that are no numbers: export it again in fp32")
+    for name, values in zip(("probabilities", "features"), (probabilities, *features), strict=False):
+        if name == "features" and values.shape != (len(logits), size):
+            raise ValueError(f"{model}: features of shape {values.shape}, expected {(len(logits), size)}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{model} gives {name} that are no numbers: export it again in fp32")
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,13 @@ class Card:
     calibration: object = None
     precision: object = "fp32"
     verification: object = None
+    weights_license: object = None
+    features: object = None
+
+
+def feature_size(session: "onnxruntime.InferenceSession") -> int | None:
+    "The number of features of an image; None if the file has no such output."
+    return next((output.shape[1] for output in session.get_outputs() if output.name == "features"), None)
 
 
 def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Card:
@@ -104,7 +124,7 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
         raise ValueError(
             f"{model}: its metadata are no text ({error.reason} at {error.start}), the file is damaged"
         ) from error
-    names = ("classes", "preprocess", "recipe", "metrics", "calibration", "precision", "verification")
+    names = [field.name for field in fields(Card)]
     card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
     fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
     if fault:

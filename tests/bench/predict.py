@@ -145,7 +145,7 @@ READERS = {"auto": None, "threads": False, "processes": True}
 
 
 def predict(model: Path, photos: Path, out: Path, device: str, **options) -> None:
-    predict_here(model, photos, PredictOptions(out, device, **options), READERS[arguments.readers])
+    predict_here([model], photos, PredictOptions(out, device, **options), READERS[arguments.readers])
 
 
 def quiet_predict(*given, **options) -> None:

@@ -456,7 +456,7 @@ def test_through_bound_buffers_the_stream_is_that_of_the_cpu(tmp_path, monkeypat
         photo[:, : 2 + number % 16] //= 4
     expected = Classifier(tmp_path / "left.onnx", "cpu", bs=8, tta=tta)(photos)
     classifier = Classifier(tmp_path / "left.onnx", "cpu", bs=8, tta=tta)
-    monkeypatch.setattr(classifier, "_buffer", lambda workers: BoundBuffer(classifier.session, (8, 28, 28, 3), "cpu"))
+    monkeypatch.setattr(classifier, "buffer", lambda workers: BoundBuffer(classifier.session, (8, 28, 28, 3), "cpu"))
     labels, probabilities = classifier(photos)
     assert labels == expected[0]
     np.testing.assert_allclose(probabilities, expected[1], atol=1e-6)
@@ -499,7 +499,7 @@ def test_beside_processes_each_thread_that_runs_the_model_on_a_gpu_does_so_first
     monkeypatch.setattr(classifier, "device", "cuda")
     monkeypatch.setattr(
         classifier,
-        "_buffer",
+        "buffer",
         lambda _, images=None: MemoryBuffer(session, np.empty(shape, np.uint8) if images is None else images, True),
     )
     answers = classifier.stream(photos, workers=2, readers=readers if processes else None)
@@ -510,9 +510,9 @@ def test_beside_processes_each_thread_that_runs_the_model_on_a_gpu_does_so_first
 
 def test_an_unreadable_photo_is_black_whatever_the_buffer_held(model, monkeypatch):
     classifier = Classifier(model, "cpu", bs=3)
-    buffer = classifier._buffer(0)
+    buffer = classifier.buffer(0)
     buffer.images[:] = 255
-    monkeypatch.setattr(classifier, "_buffer", lambda workers: buffer)
+    monkeypatch.setattr(classifier, "buffer", lambda workers: buffer)
     answers = list(classifier.stream([tiny_onnx.photo(0), b"no photo", tiny_onnx.photo(1)], workers=0))
     assert [isinstance(answer, Exception) for answer in answers] == [False, True, False]
     assert buffer.images.reshape(3, -1).any(1).tolist() == [True, False, True]

@@ -31,12 +31,14 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "toolkit.check toolkit.doctor toolkit.report",
     "export.runtime",
     "export.reading",
+    "export.streaming",
     "export.session",
+    "export.ensemble",
     "export.predictions",
     "export.convert",
     "export.parity",
     "export.cluster",
-    "export.predict export.to_onnx export.verify export.hub",
+    "export.predict export.to_onnx export.verify export.average export.hub",
     "recipes",
 )
 RANK = {family: rank for rank, line in enumerate(ORDER) for family in line.split()}

@@ -5,6 +5,7 @@ to 16 lines of a box there, and two lines here; the help is a box there, and pla
 """
 
 import dataclasses
+import itertools
 import re
 import shutil
 import sys
@@ -28,11 +29,36 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
     if flags & {"-h", "--help"}:
         print(help_text(function, parameters))
         sys.exit(0)
+    if any(each.takes_several for each in parameters if each.required):
+        arguments = _options_first(arguments, parameters)
     values = _values(parameters, arguments)
     for each in parameters:
         if each.takes_several and each.flag in flags and not values[each.name]:
             _refuse(f"argument {each.flag}: expected at least one argument", parameters)
     return values
+
+
+def _options_first(arguments: list[str], parameters: list[Parameter]) -> list[str]:
+    """Move the positional arguments behind the options and a `--`. Exits with 2 if there are too few of them.
+
+    argparse takes the first positional argument for the last parameter if one before it takes several and an option
+    follows: `predict a.onnx photos --bs 8`.
+    """
+    kinds = {each.flag.replace("_", "-"): each for each in parameters if not each.required}
+    options, words, left = [], [], iter(arguments)
+    for word in left:
+        if word == "--":
+            words += left
+        elif not re.match(r"-[^\d.]", word):
+            words.append(word)
+        else:
+            options.append(word)
+            kind = kinds.get(word.replace("_", "-"))
+            if kind is not None and kind.kind is not bool:
+                options += itertools.islice(left, 1)
+    if missing := [each.name for each in parameters if each.required][len(words) :]:
+        _refuse(f"the following arguments are required: {', '.join(missing)}", parameters)
+    return [*options, "--", *words]
 
 
 def _without_defaults(arguments: list[str], parameters: list[Parameter]) -> list[str]:
@@ -112,9 +138,13 @@ def _message(event: Any, parameters: dict[str, Parameter]) -> str | None:
 
 def _refuse(message: str, parameters: list[Parameter]) -> NoReturn:
     "Exit with 2: `message` and how the command is used, a line each on stderr."
-    usage = " ".join([typed_name(), *(each.name.upper() for each in parameters if each.required)])
-    print(f"error: {message}\nusage: {usage} [flags]; --help lists them", file=sys.stderr)
+    print(f"error: {message}\n{_usage(parameters)}; --help lists them", file=sys.stderr)
     sys.exit(2)
+
+
+def _usage(parameters: list[Parameter]) -> str:
+    named = [each.name.upper() + " ..." * each.takes_several for each in parameters if each.required]
+    return f"usage: {' '.join([typed_name(), *named])} [flags]"
 
 
 # The help
@@ -124,8 +154,7 @@ def help_text(function: Callable, parameters: list[Parameter]) -> str:
     "Return the help of a command: usage, the first paragraph of the docstring, and each argument with its default."
     width = min(shutil.get_terminal_size().columns, 120)
     described = (function.__doc__ or "").strip().partition("\n\n")[0]
-    positional = [each for each in parameters if each.required]
-    lines = [f"usage: {' '.join([typed_name(), *(each.name.upper() for each in positional)])} [flags]", ""]
+    lines = [_usage(parameters), ""]
     lines += textwrap.wrap(described, width) + [""]
     for each in parameters:
         lines += _help_lines(each.name.upper() if each.required else f"{each.flag} {each.metavar}", _help(each), width)

@@ -47,7 +47,7 @@ def photos(tmp_path):
 
 
 def predicted(model, images, out, processes=True, **options):
-    return predict_here(model, images, PredictOptions(**({"out": out} | OPTIONS | options)), processes)
+    return predict_here([model], images, PredictOptions(**({"out": out} | OPTIONS | options)), processes)
 
 
 def running(parent: int | None = None) -> list[int]:
@@ -353,7 +353,7 @@ def predict(
 ):
     "Label photos."
     options = PredictOptions(out={out!r}, resume=resume, **{options!r})
-    predict_here(Path({model!r}), {images!r}, options, processes=True)
+    predict_here([Path({model!r})], {images!r}, options, processes=True)
 
 sys.exit(run(predict, sys.argv[1:]))
 """

@@ -190,6 +190,45 @@ def test_several_values_are_at_least_one_of_the_right_kind(arguments, message, c
     assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
 
 
+def label(
+    model: list[Path],  # one or more
+    images: str,  # photos
+    device: str = "auto",  # where
+    zip: bool = False,  # zip it
+):
+    "Label photos."
+
+
+@pytest.mark.parametrize("words", [["a", "b", "p"], ["a", "p"], ["a", "b", "c", "p"]])
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("option", [["--device", "cpu"], ["--device=cpu"], ["--device", "cpu", "--zip"]])
+def test_several_positional_values_before_another_wherever_the_options_stand(words, at, option):
+    values = parsed(label, [*words[:at], *option, *words[at:]])
+    assert values == {
+        "model": [Path(word) for word in words[:-1]],
+        "images": "p",
+        "device": "cpu",
+        "zip": "--zip" in option,
+    }
+    assert parsed(label, ["--device", "cpu", "--", "-a", "p"])["model"] == [Path("-a")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: model, images"),
+        (["a", "--zip"], "the following arguments are required: images"),
+        (["a", "p", "--device"], "argument --device: expected one argument"),
+    ],
+)
+def test_too_few_positional_values_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        parsed(label, arguments)
+    error, usage = capsys.readouterr().err.splitlines()
+    assert error == f"error: {message}"
+    assert "MODEL ... IMAGES [flags]" in usage
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("recipe", [digits, hw1, rapid])
 def test_help_is_plain_text_that_fits_the_terminal(recipe, columns, capsys, monkeypatch):
