@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from fastai.torch_core import set_seed
 from here import here
 from noise import write_noise
 
@@ -20,6 +21,7 @@ from toolkit import run as runs
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.options import Options
 from toolkit.search.plan import default_settings, epochs_and_size, fit_budget
+from toolkit.training.begin import begin
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --workers 0".split()
@@ -281,3 +283,36 @@ def test_rapid_learns_real_photos_from_real_weights(grocery, mobilenet_weights, 
     ended = command("--data", grocery, "--out", tmp_path / "run", *real)
     assert ended.returncode == 0, ended.stderr
     assert runs.load(tmp_path / "run").metrics["accuracy"] > 0.75
+
+
+def test_a_search_by_short_runs_is_printed_recorded_and_trains_as_if_its_values_were_given(
+    photos, weights, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("toolkit.search.halving.RUNGS", (1, 1))
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
+    searched = rapid.learner(photos, **made, minutes=5)
+    told = capsys.readouterr().out
+    assert "method, judged on " in told
+    assert f"used: lr {searched.options.lr:.3g}, layer_decay {searched.own_options['layer_decay']:.3g}" in told
+    assert len(searched.searched) == 7 + 4  # all candidates, then the better half with the first
+    assert [row["epochs"] for row in searched.searched] == [1] * 11
+    assert begin(tmp_path / "run", searched).recipe["search"] == list(searched.searched)
+    values = {name: searched.own_options[name] for name in ("layer_decay", "batch_norm", "crop_area", "mirror")}
+    given = rapid.learner(photos, **made, **values, lr=searched.options.lr, epochs=9)
+    assert not given.searched
+    for learn in (searched, given):
+        set_seed(0)  # a command does it before it makes the learner
+        learn.fit(2)
+    pairs = zip(searched.model.parameters(), given.model.parameters(), strict=True)
+    assert all(torch.equal(mine, others) for mine, others in pairs)
+
+
+def test_a_value_that_is_given_is_not_searched(photos, weights, capsys):
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
+    values = {"layer_decay": 0.7, "batch_norm": "fixed", "crop_area": 0.5, "mirror": "no", "lr": 0.01}
+    learn = rapid.learner(photos, **made, **values, minutes=5)
+    assert not learn.searched
+    assert (vars(learn.options) | learn.own_options).items() >= values.items()
+    random = rapid.learner(photos, **made | {"weights": "none"}, minutes=1)
+    assert not random.searched
+    assert "features" not in capsys.readouterr().out.splitlines()[-1]
