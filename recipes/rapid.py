@@ -59,7 +59,7 @@ def learner(
     mixup: float = 0.0,  # alpha of fastai's MixUp; 0 is none
     cutmix: float = 0.0,  # alpha of fastai's CutMix; 0 is none
 ) -> Learner:
-    """Fit a linear classifier to the frozen body's features, then train all layers for a few epochs.
+    """Fit a linear classifier to the frozen body's features, then train the body too, for a few epochs.
 
     The first epoch is the probe. The others follow one cycle. After each epoch the weights or their average are used,
     whichever is more accurate. Epochs, batch size and method are chosen by `rapid_settings`, `search_method` and, with
@@ -71,7 +71,7 @@ def learner(
     given = {"minutes": minutes, "train_sizes": train_sizes, "probe": probe, "layer_decay": layer_decay}
     given |= {"batch_norm": batch_norm, "crop_area": crop_area, "mirror": mirror}
     asked = options.epochs
-    options, own, usual, fixed = rapid_settings(options, given, len(dataset.train), model)
+    options, own, methods, fixed = rapid_settings(options, given, len(dataset.train), model)
 
     def build(
         method: Method, data: DataSet = dataset, model: nn.Module = model, features: Features | None = None
@@ -97,7 +97,7 @@ def learner(
         chosen = replace(options, lr=method.lr)
         return make_learner(chosen, dls, model, deepcopy(loss), opt_func=AdamW, cbs=cbs, splitter=splitter)
 
-    found = search_method(build, usual, fixed, minutes, options.seed) if own["probe"] else Found(usual)
+    found = search_method(build, methods, fixed, minutes, options.seed) if own["probe"] else Found(methods[True])
     if asked is None and own["probe"]:
         options = replace(options, epochs=default_epochs(len(dataset.train), familiar=found.familiar) + 1)
     learn = build(found.method, features=found.features)

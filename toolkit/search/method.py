@@ -4,13 +4,6 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from torch import nn
-
-from toolkit.finetuning.layer_decay import decay_over
-
-FIRST_LAYER = 0.02  # ratio of the first layer's learning rate to the head's, if training is gentle
-GENTLE_RATE = 0.6  # of the usual learning rate, if training is gentle
-
 
 @dataclass(frozen=True)
 class Method:
@@ -39,18 +32,18 @@ def in_words(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
-def candidates(usual: Method, model: nn.Module, given: Collection[str]) -> list[Method]:
-    """Return the methods that a search compares: `usual` first, then variants of it, the most promising first.
+def candidates(usual: Method, other: Method, given: Collection[str]) -> list[Method]:
+    """Return the methods that a search compares: `usual` first, then others, the most promising first.
 
-    given: names of options that the user gave, which no variant changes.
+    other: the method for photos of the other kind. given: names of options that the user gave, which no variant
+    changes.
     """
-    gentle = {"lr": GENTLE_RATE * usual.lr, "layer_decay": round(decay_over(model, FIRST_LAYER), 3)}
     variants = [
-        gentle | {"batch_norm": "fixed"},
         {"lr": 2 * usual.lr},
-        {"crop_area": 0.25},
+        {"crop_area": other.crop_area},
         {"lr": usual.lr / 2},
         {"mirror": not usual.mirror},
-        {"batch_norm": "adapt" if usual.batch_norm == "fixed" else "fixed"},
+        {"batch_norm": other.batch_norm},
     ]
-    return [usual, *(replace(usual, **changed) for changed in variants if not changed.keys() & set(given))]
+    varied = [replace(usual, **changed) for changed in variants if not changed.keys() & set(given)]
+    return list(dict.fromkeys([usual, replace(other, mirror=usual.mirror), *varied]))

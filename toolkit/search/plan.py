@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from toolkit import ranks
+from toolkit.finetuning.layer_decay import decay_over
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
@@ -21,41 +22,44 @@ from toolkit.search.snapshot import restoring_state
 SLACK = 1.05  # ratio of an epoch's time to that of its steps: the page, and what a few steps do not show
 SMALLEST = 7 / 8  # of the image size: the smallest training squares that are planned for one more epoch
 MOST = 1000  # largest planned number of epochs: ten times the default for random weights and few photos
-MOST_PRETRAINED = 8  # training epochs by default, with pretrained weights
-SMALLEST_CROP, SMALLEST_CROP_FROM_SCRATCH = 0.6, 0.25  # shares of a photo's area
+FIRST_LAYER = 0.02  # ratio of the first layer's learning rate to the head's, for familiar photos
+GENTLE = 0.6  # of the usual learning rate, for familiar photos
+METHOD = frozenset(each.name for each in fields(Method))  # names of searched options
 
 
 def rapid_settings(
     options: Options, given: dict[str, Any], photos: int, model: nn.Module
-) -> tuple[Options, dict[str, Any], Method, frozenset[str]]:
+) -> tuple[Options, dict[str, Any], dict[bool, Method], frozenset[str]]:
     """Return rapid's settings for `photos` training photos.
 
     given: rapid's own options by name. Given values (neither None, auto nor empty) stay; `default_settings` chooses the
-    others, which are printed.
-    Returns the shared options; train_sizes and probe; the method that a search starts from; and the names of its values
-    that were given.
+    others, which are printed unless they depend on the probe's features.
+    Returns the shared options; train_sizes and probe; the methods for photos like those of pretraining (True) and for
+    others (False); and the names of their values that were given.
     Raises ValueError if both --epochs and --minutes are given, and for sizes that the model does not accept.
     """
     if options.epochs is not None and given["minutes"] is not None:
         raise ValueError(f"--epochs {options.epochs} and --minutes {given['minutes']:g}: give one of them")
     pretrained = options.weights != "none"
-    chosen = default_settings(photos, pretrained, given["probe"], options.bs) | {"train_sizes": (options.image_size,)}
     asked = {name: getattr(options, name) for name in ("bs", "epochs", "lr")} | given
+    chosen = default_settings(photos, model, pretrained, given["probe"], options.bs)
+    chosen["train_sizes"] = (options.image_size,)
     stays = {name: asked[name] for name in chosen if name != "probe" and asked[name] not in (None, (), "auto")}
-    mine = {name: value for name, value in chosen.items() if name not in stays and not searched(name, chosen)}
+    later = {*METHOD, "epochs"} if chosen["probe"] else set()
+    mine = {name: value for name, value in chosen.items() if name not in stays and name not in later}
     print(f"{photos} photos, {'pretrained' if pretrained else 'random'} weights: {in_words(mine)}", flush=True)
     final = chosen | stays
     for size in final["train_sizes"]:
         check_size(model, size, "train_sizes")
-    method = Method(**{each.name: final[each.name] for each in fields(Method)} | {"mirror": final["mirror"] == "yes"})
+    others = default_settings(photos, model, pretrained, given["probe"], options.bs, familiar=False) | stays
     used = replace(options, **{name: final[name] for name in ("bs", "epochs", "lr")})
     own = {name: final[name] for name in ("train_sizes", "probe")}
-    return used, own, method, frozenset(stays) & {each.name for each in fields(Method)}
+    return used, own, {True: method_of(final), False: method_of(others)}, frozenset(stays) & METHOD
 
 
-def searched(name: str, chosen: dict[str, Any]) -> bool:
-    "True for mirroring and epochs, if they are chosen by the probe's features."
-    return name in ("mirror", "epochs") and chosen["probe"]
+def method_of(values: dict[str, Any]) -> Method:
+    "Return the Method in values of rapid's options."
+    return Method(**{name: values[name] for name in METHOD} | {"mirror": values["mirror"] == "yes"})
 
 
 def default_epochs(photos: int, pretrained: bool = True, familiar: bool = True) -> int:
@@ -65,20 +69,29 @@ def default_epochs(photos: int, pretrained: bool = True, familiar: bool = True) 
     """
     if not pretrained:
         return round(min(100, max(10, 700 / math.sqrt(photos))))
-    return round(min(MOST_PRETRAINED, max(3, (120 if familiar else 250) / math.sqrt(photos))))
+    return round(min(20, max(3, 200 / math.sqrt(photos))) if familiar else min(8, max(3, 250 / math.sqrt(photos))))
 
 
-def default_settings(photos: int, pretrained: bool, probe: bool, bs: int | None = None) -> dict[str, Any]:
+def default_settings(
+    photos: int, model: nn.Module, pretrained: bool, probe: bool, bs: int | None = None, familiar: bool = True
+) -> dict[str, Any]:
     """Return the defaults of bs, epochs, probe and of each value of `Method`, as rapid's options take them.
 
     The first epoch is the linear probe. Random weights have no features to probe.
+    Familiar photos need little: early layers learn slowly or not at all, batch norms keep their statistics. Of others
+    all layers learn anew, from crops that show most of the photo.
     bs: the given batch size, if any. The learning rate grows with the square root of the batch size.
     """
     bs = bs or (32 if photos < 4000 else 64 if photos < 40000 else 128)
-    method = {"lr": 1e-3 * math.sqrt(bs / 32), "layer_decay": 1.0, "batch_norm": "adapt", "mirror": "yes"}
-    method["crop_area"] = SMALLEST_CROP if pretrained else SMALLEST_CROP_FROM_SCRATCH
-    probe = probe and pretrained
-    return {"bs": bs, "epochs": default_epochs(photos, pretrained) + probe} | method | {"probe": probe}
+    lr, probe = 1e-3 * math.sqrt(bs / 32), probe and pretrained
+    if pretrained and familiar:
+        decay = round(decay_over(model, FIRST_LAYER), 3)
+        method = {"lr": GENTLE * lr, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
+    else:
+        crop = 0.6 if pretrained else 0.25
+        method = {"lr": lr, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": crop}
+    epochs = default_epochs(photos, pretrained, familiar) + probe
+    return {"bs": bs, "epochs": epochs} | method | {"mirror": "yes", "probe": probe}
 
 
 def fit_budget(

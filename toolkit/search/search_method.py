@@ -1,6 +1,6 @@
 """The choice of a `Method` for a data set: mirroring by features, the rest by short runs if there is time for them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -39,9 +39,15 @@ class Found:
 
 
 def search_method(
-    build: Callable[..., Learner], usual: Method, given: Collection[str], minutes: float | None, seed: int
+    build: Callable[..., Learner],
+    methods: Mapping[bool, Method],
+    given: Collection[str],
+    minutes: float | None,
+    seed: int,
 ) -> Found:
-    """Return the method for the photos of `build(usual)`, a Learner with a linear probe.
+    """Return the method for the photos of `build(methods[True])`, a Learner with a linear probe.
+
+    methods: for photos like those of pretraining (True), and for others (False); `is_familiar` tells.
 
     build(method, data, model) makes a Learner; by default on the whole data set, of the recipe's model. given: names of
     options that the user gave. Mirroring is left out if `mirroring_harms`. With `minutes`, SHARE of them is for
@@ -50,21 +56,28 @@ def search_method(
     number generators are left as they were.
     """
     state, begun, features = random_state(), perf_counter(), []
-    learn = build(usual)
+    learn = build(methods[True])
 
-    def search() -> tuple[Method, bool, list[dict]]:
+    def search() -> tuple[Method, bool, bool, list[dict]]:
         features.append(features_of(learn))
         folds = _folds(features[0], seed)
         mirror, familiar = _by_features(learn, features[0], folds, seed)
-        method = usual if "mirror" in given else replace(usual, mirror=mirror)
+        changes = {} if "mirror" in given else {"mirror": mirror}
+        usual, other = (replace(methods[kind], **changes) for kind in (familiar, not familiar))
         seconds = SHARE * 60 * minutes - (perf_counter() - begun) if minutes else 0.0
-        method, runs = _by_runs(build, learn, folds, candidates(method, learn.model, given), seconds, seed)
-        return method, familiar, runs
+        method, runs = _by_runs(build, learn, folds, candidates(usual, other, given), seconds, seed)
+        return method, familiar, mirror, runs
 
     try:
-        method, familiar, runs = ranks.from_first(search)
+        method, familiar, mirror, runs = ranks.from_first(search)
     finally:
         set_random_state(state)
+    mirrored = "may be trained on" if mirror else "are other things"
+    print(
+        f"by the probe's features: photos {'' if familiar else 'un'}like those of pretraining, mirrored ones {mirrored}"
+        f"\n{method}",
+        flush=True,
+    )
     return Found(method, familiar, features[0] if features else None, runs, perf_counter() - begun)
 
 
@@ -84,11 +97,6 @@ def _by_features(learn: Learner, computed: Features, folds: np.ndarray, seed: in
     plain, enlarged, mirrored = out_of_fold(_classifier, features, labels, folds, [features, enlarged, mirrored])
     harms = mirroring_harms(plain[many], mirrored[many], labels[many])
     familiar = is_familiar(plain[few], enlarged[few], labels[few])
-    print(
-        f"by the probe's features: mirrored photos {'are other things' if harms else 'may be trained on'}; the photos "
-        f"are {'' if familiar else 'un'}like those of pretraining",
-        flush=True,
-    )
     return not harms, familiar
 
 
@@ -122,7 +130,7 @@ def _by_runs(
     run = short_run(build, held_out(learn.dls.data, folds, seed), learn.model, seed)
     method, tried = successive_halving(methods, run, seconds)
     rows = [one.row() for one in tried]
-    print(*_table(rows, method), sep="\n", flush=True)
+    print(*_table(rows), sep="\n", flush=True)
     return method, rows
 
 
@@ -140,8 +148,8 @@ def _classifier(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarra
     return predict
 
 
-def _table(runs: list[dict], chosen: Method) -> list[str]:
-    "The lines of the search: each short run, and the method that is used."
+def _table(runs: list[dict]) -> list[str]:
+    "The lines of the search: each short run."
     lines = [f"{'epochs':>6}  {'loss':>6}  {'s':>5}  method, judged on {runs[0]['photos']} training photos left out"]
     lines += [f"{row['epochs']:>6}  {row['loss']:>6.3f}  {row['seconds']:>5.1f}  {row['method']}" for row in runs]
-    return [*lines, f"used: {chosen}"]
+    return lines
