@@ -29,7 +29,7 @@ from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import mixed_precision, pick_precision
 from toolkit.learner.guards import OTHER_FITS, LastPhoto, Validation, check_callback
 from toolkit.learner.loss_scaler import LossScaler
-from toolkit.learner.performance import ChannelsLast, compiled, fast_math, uncompiled, whole_batches
+from toolkit.learner.performance import ChannelsLast, compiled, fast_math, layout_for, uncompiled, whole_batches
 from toolkit.learner.profiler import EpochTimer, Profile
 from toolkit.learner.recorder import Progress, Recorder
 from toolkit.options import FREE_NAMES, Options
@@ -178,7 +178,7 @@ def make_learner(
     `functools.partial(SGD, momentum=0.9)`.
     """
     check_ranges({"lr": options.lr})
-    memory_format = torch.contiguous_format if options.exact else torch.channels_last
+    memory_format = layout_for(model, dls.device, options.exact)
     own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), ChannelsLast(memory_format), LastPhoto()]
     own += [LossScaler()] if options.precision == "fp16" else []
     fused = {} if options.exact or "fused" not in inspect.signature(opt_func).parameters else {"fused": True}
