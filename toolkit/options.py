@@ -29,8 +29,10 @@ class Options:
     sampler: Literal["shuffle", "balanced"] = "shuffle"  # each photo once an epoch, or all classes equally often
 
     # Model
-    arch: str = "resnet152.tv2_in1k"  # any timm classifier
-    weights: str = "imagenet"  # pretrained weights: imagenet, none, or a .pth or .safetensors file
+    arch: str = "resnet152.tv2_in1k"  # any timm classifier, or auto: compares pretrained networks on the photos
+    weights: str = "imagenet"  # pretrained weights: imagenet, none, or a .pth or .safetensors file; for auto a folder
+    fetch: Annotated[int, FREE] = 0  # networks that --arch auto may download, the most accurate first
+    any_license: Annotated[bool, FREE] = False  # --arch auto: also weights whose licence forbids commercial use
 
     # Training
     epochs: Annotated[int | None, FREE] = None  # passes over the training photos
@@ -110,7 +112,8 @@ def check_paths(options: Options) -> None:
         raise FileNotFoundError(
             f"--data {options.data} does not exist: give a folder of photos or a CSV with columns path,label"
         )
-    if options.weights not in ("imagenet", "none") and not Path(options.weights).is_file():
+    folder = options.arch == "auto" and Path(options.weights).is_dir()
+    if options.weights not in ("imagenet", "none") and not Path(options.weights).is_file() and not folder:
         raise FileNotFoundError(
             f"--weights {options.weights}: no such file; it takes imagenet, none, or a .pth or .safetensors file"
         )

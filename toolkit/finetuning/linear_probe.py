@@ -20,20 +20,21 @@ from toolkit.learner.mixup_cutmix import own_loss
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
 
-def linear_probe(learn: Learner) -> dict[str, Any]:
+def linear_probe(learn: Learner, known: tuple[Tensor, Tensor] | None = None) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
-    Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation.
+    Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation,
+    unless what `features_of` returns is `known`.
     `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses by a fifth
     of the photos, held out; in the end it is fitted to all of them.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
 
-    Raises ValueError for a model whose classifier is not one linear layer.
+    Raises ValueError for a model whose classifier is not linear.
     """
-    begun, head = time.perf_counter(), linear_head(learn.model)
-    features, labels = features_of(learn)
+    begun, heads = time.perf_counter(), linear_heads(learn.model)
+    features, labels = known or features_of(learn)
     mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
     features = (features - mean) / deviation
     zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
@@ -41,8 +42,10 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     l2, held_out, start = _strength(features, labels, criterion, zero)
     weight, bias, loss = fit_linear(features, labels, criterion, l2, start)
     with torch.no_grad():
-        head.weight.copy_((weight / deviation).view_as(head.weight))
-        head.bias.copy_(bias - weight @ (mean / deviation))
+        parts = (weight / deviation).split([head.weight[0].numel() for head in heads], dim=1)
+        for head, part in zip(heads, parts, strict=True):  # the logits are the mean over the heads
+            head.weight.copy_(len(heads) * part.view_as(head.weight))
+            head.bias.copy_(bias - weight @ (mean / deviation))
     return {"l2": l2, "held_out": held_out, "loss": loss, "seconds": time.perf_counter() - begun}
 
 
@@ -64,14 +67,14 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
     return weighted
 
 
-def linear_head(model: nn.Module) -> nn.Module:
-    "Return the layer from features to logits. Raises ValueError if it is not one linear layer with a bias."
-    return extract.linear_head(model, "give --no-probe, or another --arch")
+def linear_heads(model: nn.Module) -> nn.ModuleList:
+    "Return the layers from features to logits. Raises ValueError if they are not linear layers with a bias."
+    return extract.linear_heads(model, "give --no-probe, or another --arch")
 
 
 def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
-    "Return the head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
-    linear_head(learn.model)
+    "Return the heads' input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
+    linear_heads(learn.model)
     workers = learn.dls.train.fake_l.num_workers
     loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=workers)
     features, labels = extract.head_inputs(learn.model, loader, learn.dls.device, learn.exact)
@@ -133,6 +136,7 @@ class LinearProbe(Callback):
     def __init__(self):
         self.found: dict[str, Any] | None = None  # what `linear_probe` returned
         self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned before the fit
+        self.features: tuple[Tensor, Tensor] | None = None  # what `features_of` returns, if it was computed before
         self.probing = False  # this epoch is the probe
 
     def count_epochs(self) -> None:
@@ -145,14 +149,14 @@ class LinearProbe(Callback):
         if scheduler and not isinstance(
             scheduler, LRFinder
         ):  # fine_tune, fit_one_cycle: another body than it was probed with
-            self.ready = None
+            self.ready = self.features = None
 
     def before_train(self) -> None:
         if self.found is not None:
             return
         self.found, head = self.ready or ranks.from_first(self.probed)
-        linear_head(self.model).load_state_dict(head)
-        self.probing = True
+        linear_heads(self.model).load_state_dict(head)
+        self.probing, self.features = True, None
         self.learn.dl = L()  # no batches: nothing else is trained
         smooth = self.recorder.smooth_loss
         smooth.count, smooth.val = 1, torch.tensor(self.found["loss"]) * (1 - smooth.beta)
@@ -162,6 +166,6 @@ class LinearProbe(Callback):
 
     def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "Return what `linear_probe` returns, and the head that it made."
-        found = linear_probe(self.learn)
-        head = linear_head(self.model).state_dict()
+        found = linear_probe(self.learn, self.features)
+        head = linear_heads(self.model).state_dict()
         return found, {name: tensor.to("cpu", copy=True) for name, tensor in head.items()}

@@ -11,7 +11,6 @@ from typing import Any, NoReturn, TypeVar
 import fastai.callback.hook  # noqa: F401  gives Learner summary
 import fastai.callback.schedule  # noqa: F401  gives Learner lr_find, fit_one_cycle, fine_tune
 import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
-import torch
 from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor
@@ -67,6 +66,7 @@ class Learner(FastaiLearner):
     lr_curve: Any = None  # toolkit.evaluation.results.Curve, measured by the learning-rate finder
     time_spent: EpochTimer | None = None  # of the last run
     profiles: Sequence[Profile] = ()  # of the last run, if --profile was given
+    searched: Mapping[str, Any] = MappingProxyType({})  # the networks that --arch auto compared
 
     def callback(self, kind: type[SomeCallback]) -> SomeCallback | None:
         "The first callback of class `kind`, None if there is none."
@@ -172,8 +172,7 @@ def make_learner(
 
     It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact its results
     are those of a plain loop, to the bit. With --compile torch compiles the forward pass and its gradient; their
-    rounding then differs. A short batch, such as an epoch's last one, is computed without compilation, because torch
-    would compile again for its size. All methods of fastai's Learner work.
+    rounding then differs. A short batch, such as an epoch's last, is computed without, as torch would compile again.
     options: resolved (`toolkit.learner.device.resolved`), with a number for --lr. opt_func: a torch optimiser, such as
     `functools.partial(SGD, momentum=0.9)`.
     """

@@ -40,7 +40,7 @@ def begin(folder: str | Path, learn: Learner) -> Run:
         if not learn.options.resume and learn.options.out:  # another process created it meanwhile
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         check_resume(run, recipe, learn.free)
-        recipe |= {"created": run.recipe["created"]}
+        recipe |= {name: run.recipe[name] for name in ("created", "searched") if name in run.recipe}
     if learn.lr_curve is not None:
         write_curve(learn.lr_curve, run)
     write_json(run.path("recipe.json"), recipe)
@@ -73,6 +73,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
             "left_out": {data.relative(photo): reason for photo, reason in data.left_out.items()},
             "reduced_to": learn.dls.reduced_to,
         },
+        **({"searched": dict(learn.searched)} if learn.searched else {}),
     }
 
 
