@@ -119,7 +119,7 @@ class Comparison:
         "Return the learner with this network as a run without a search would begin with it; nothing is printed."
         set_seed(self.options.seed)
         with redirect_stdout(io.StringIO()):
-            return self.build(replace(self.options, arch=name, weights=weights))
+            return self.build(replace(self.options, arch=name, weights=weights, compile=False))
 
     def try_usual_network(self) -> None:
         "With a budget, time a network with random weights if none was at hand: it tells this machine's speed."

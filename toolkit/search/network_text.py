@@ -57,17 +57,17 @@ def in_words(networks: list[Network]) -> str:
 
 
 def nothing_to_compare(weights: str, found: Choice, budget: Budget) -> str:
-    "Return the message for no network that could be compared."
-    if found.candidates and budget.seconds is not None and budget.shortest:
-        least, name = budget.shortest
+    "Return the message for no network that could be compared. One fault that all of them have is the message."
+    least, name = budget.shortest or (0.0, "")
+    if found.candidates and budget.seconds is not None and least > (1 - SHARE) * budget.seconds:
         need = max(budget.spent() / SHARE, least / (1 - SHARE)) / 60
-        return f"--arch auto --minutes {budget.minutes:g}: no network at hand can be trained; {name} needs {need:.2g}"
+        return f"--arch auto --minutes {budget.minutes:g}: no network at hand can be trained; {name} needs about {need:.2g}"
+    common = {found.left_out.get(each.name) for each in found.candidates}
+    if len(common) == 1 and (fault := common.pop()):
+        return fault
     faults = "; ".join(f"{name}: {fault}" for name, fault in list(found.left_out.items())[:2])
     where = "the hub cache " + hub_cache() if weights == "imagenet" else str(Path(weights))
     message = f"--arch auto: no network to compare in {where}" + (f" ({faults})" if faults else "")
-    better = worth_fetching(found.missing, budget)
-    return (
-        f"{message}\nworth fetching: {in_words(better)}; give --fetch {len(better)}, or --arch NAME"
-        if better
-        else (f"{message}; give a folder of <timm's name>.safetensors or .pth files, or --arch NAME")
-    )
+    if better := worth_fetching(found.missing, budget):
+        return f"{message}\nworth fetching: {in_words(better)}; give --fetch {len(better)}, or --arch NAME"
+    return f"{message}; give a folder of <timm's name>.safetensors or .pth files, or --arch NAME"

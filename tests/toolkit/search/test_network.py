@@ -225,7 +225,7 @@ def test_no_network_that_can_be_trained_in_the_minutes_is_an_error_that_says_wha
     assert here(*given, recipe=rapid) == 2
     told = capfd.readouterr().err
     assert re.fullmatch(
-        r"error: --arch auto --minutes 1e-05: no network at hand can be trained; \w+ needs [\d.e-]+\n", told
+        r"error: --arch auto --minutes 1e-05: no network at hand can be trained; \w+ needs about [\d.e-]+\n", told
     )
 
 
@@ -251,6 +251,13 @@ def test_an_empty_folder_is_an_error_that_says_what_it_takes(photos, tmp_path, c
         f"error: --arch auto: no network to compare in {tmp_path}; give a folder of <timm's name>.safetensors or .pth "
         "files, or --arch NAME\n"
     )
+
+
+def test_a_fault_that_has_nothing_to_do_with_the_networks_is_the_error_itself(photos, weights, capfd):
+    words = [f"--{name}={value}" for name, value in SMALL.items()]
+    given = ["--data", photos, "--weights", weights, "--arch", "auto", "--minutes", 5, *words]
+    assert here(*given, recipe=rapid) == 2
+    assert capfd.readouterr().err == "error: --epochs 2 and --minutes 5: give one of them\n"
 
 
 def test_networks_left_out_are_named_in_the_error_with_the_reason(tmp_path):
@@ -322,7 +329,5 @@ def test_several_processes_and_a_recipe_without_a_command_are_refused(photos, we
     monkeypatch.setattr("toolkit.ranks.count", lambda: 2)
     with pytest.raises(ValueError, match="--arch auto on 2 processes: give a name, such as one process alone finds"):
         best_network(None, options(photos, weights), {})
-    with pytest.raises(
-        ValueError, match="--arch auto is chosen by a recipe's command; give the name "
-    ):
+    with pytest.raises(ValueError, match="--arch auto is chosen by a recipe's command; give the name "):
         create_model("auto", 3)
