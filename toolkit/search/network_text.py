@@ -61,7 +61,7 @@ def nothing_to_compare(weights: str, found: Choice, budget: Budget) -> str:
     least, name = budget.shortest or (0.0, "")
     if found.candidates and budget.seconds is not None and least > (1 - SHARE) * budget.seconds:
         need = max(budget.spent() / SHARE, least / (1 - SHARE)) / 60
-        return f"--arch auto --minutes {budget.minutes:g}: no network at hand can be trained; {name} needs about {need:.2g}"
+        return f"--arch auto --minutes {budget.minutes:g}: too little for any network; {name} needs about {need:.2g}"
     common = {found.left_out.get(each.name) for each in found.candidates}
     if len(common) == 1 and (fault := common.pop()):
         return fault

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from here import here
 from noise import write_noise
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
 from recipes import hw1, rapid
@@ -159,6 +161,24 @@ def test_any_recipe_takes_auto_and_a_network_that_cannot_be_probed_is_left_out(p
     assert learn.searched["chosen"] == "test_resnet"
 
 
+def test_offline_a_network_of_the_hub_cache_is_compared_and_trained(photos, tmp_path, monkeypatch, capsys):
+    snapshot = tmp_path / "models--timm--mobilenetv2_100.ra_in1k" / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123456789abcdef")
+    source = timm.create_model("mobilenetv2_100", num_classes=1000)
+    save_file(source.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    learn = rapid.learner(photos, arch="auto", **SMALL)
+    assert (learn.options.arch, learn.options.weights) == ("mobilenetv2_100.ra_in1k", "imagenet")
+    assert learn.model.origin["source"] == "timm/mobilenetv2_100.ra_in1k"
+    assert torch.equal(learn.model.conv_stem.weight, source.conv_stem.weight)
+    assert "worth fetching: timm/vit_mediumd_patch16_reg4_gap_256.sbb2_e200_in12k_ft_in1k" in capsys.readouterr().out
+    with pytest.raises(ConnectionError, match="no way to .* for the ImageNet weights of vit_mediumd"):
+        rapid.learner(photos, arch="auto", fetch=1, **SMALL)
+
+
 # The time
 
 
@@ -225,7 +245,7 @@ def test_no_network_that_can_be_trained_in_the_minutes_is_an_error_that_says_wha
     assert here(*given, recipe=rapid) == 2
     told = capfd.readouterr().err
     assert re.fullmatch(
-        r"error: --arch auto --minutes 1e-05: no network at hand can be trained; \w+ needs about [\d.e-]+\n", told
+        r"error: --arch auto --minutes 1e-05: too little for any network; \w+ needs about [\d.e-]+\n", told
     )
 
 
