@@ -103,12 +103,11 @@ class Comparison:
     def _compare(self, candidate: Candidate) -> None:
         start = perf_counter()
         learn = self.learner(candidate.name, candidate.weights)
-        begun = perf_counter()
         features, labels, thumbnails = features_of(learn)
-        each = (perf_counter() - begun) / len(labels)
         self.folds = folds_of(features, labels, thumbnails) if self.folds is None else self.folds
         accuracy, error = judged(features, labels, self.folds)
         self.features[candidate.name] = features, labels
+        each = forward_seconds(learn)
         self.budget.timed(candidate.network, learn, each)
         epochs = learn.options.epochs if self.budget.seconds is None else LEAST_EPOCHS
         training = training_seconds(self.budget.task, each, epochs)
