@@ -1,5 +1,6 @@
 """The words of `--arch auto`: the table of compared networks, and the weights worth fetching."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,14 @@ def in_words(networks: list[Network]) -> str:
 
 
 def nothing_to_compare(weights: str, found: Choice, budget: Budget) -> str:
-    "Return the message for no network that could be compared. One fault that all of them have is the message."
+    "Return the message for no network that could be compared. A fault that several have is the message."
     least, name = budget.shortest or (0.0, "")
     if found.candidates and budget.seconds is not None and least > (1 - SHARE) * budget.seconds:
         need = max(budget.spent() / SHARE, least / (1 - SHARE)) / 60
         return f"--arch auto --minutes {budget.minutes:g}: too little for any network; {name} needs about {need:.2g}"
-    common = {found.left_out.get(each.name) for each in found.candidates}
-    if len(common) == 1 and (fault := common.pop()):
-        return fault
+    faults = Counter(found.left_out.get(each.name, "") for each in found.candidates).most_common(1)
+    if faults and (faults[0][1] > 1 or len(found.candidates) == 1):  # of the data or the options
+        return faults[0][0]
     faults = "; ".join(f"{name}: {fault}" for name, fault in list(found.left_out.items())[:2])
     where = "the hub cache " + hub_cache() if weights == "imagenet" else str(Path(weights))
     message = f"--arch auto: no network to compare in {where}" + (f" ({faults})" if faults else "")
