@@ -157,10 +157,8 @@ def write_doubtful(report: Report, csv: Path | None, page: Path | None, network:
         from toolkit.features.doubts import write_doubts
 
         write_doubts(csv, report.doubts)
-        print(
-            f"{counted(report.doubts, 'row', 'rows')} in {csv}: edit it, then train with --without {csv}",
-            file=sys.stderr,
-        )
+        rows = counted(report.doubts, "row", "rows")
+        print(f"{rows} in {csv}: delete those that are right, then train with --without it", file=sys.stderr)
     if page:
         from toolkit.pages.doubts_page import write_doubts_page
 

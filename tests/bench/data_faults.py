@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from torch import nn
 
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.preprocess import for_size
@@ -64,12 +65,17 @@ def changed(image: Image.Image, how: str, draw: random.Random) -> Image.Image:
     return image
 
 
-def seen(data: DataSet, arch: str, weights: str, size: int) -> tuple[list[Labelled], np.ndarray, np.ndarray]:
-    model = create_model(arch, len(data.classes), weights, image_size=size)
+def seen(data: DataSet, model: nn.Module, size: int, known: dict) -> tuple[list[Labelled], np.ndarray, np.ndarray]:
+    "Photos, features and thumbnails. known: those by a file's content; only files of other content are computed."
     rows = [("train", *pair) for pair in data.train.items()] + [("valid", *pair) for pair in data.valid.items()]
     photos = [Labelled(data.relative(path), split, label) for split, path, label in rows]
     preprocess = for_size(size, **normalization_of(model))
-    return photos, *features_and_thumbnails(model, [path for _, path, _ in rows], preprocess)
+    contents = {path: path.read_bytes() for _, path, _ in rows}
+    if new := [path for path, content in contents.items() if content not in known]:
+        found = features_and_thumbnails(model, new, preprocess)
+        known |= {contents[path]: pair for path, *pair in zip(new, *found, strict=True)}
+    pairs = [known[content] for content in contents.values()]
+    return photos, np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
 
 
 def score(found: set, true: set) -> str:
@@ -106,14 +112,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     original = find_data(options.data)
-    photos, features, thumbnails = seen(original, options.arch, options.weights, options.image_size)
+    model = create_model(options.arch, len(original.classes), options.weights, image_size=options.image_size)
+    known: dict = {}
+    photos, features, thumbnails = seen(original, model, options.image_size, known)
     before = [doubt.finding for doubt in find_doubts(photos, features, thumbnails)]
     print(f"as it is: { {kind: before.count(kind) for kind in dict.fromkeys(before)} }")
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:
             wrong, copies = planted(options.data, Path(folder) / "data", seed)
             data = find_data(Path(folder) / "data")
-            photos, features, thumbnails = seen(data, options.arch, options.weights, options.image_size)
+            photos, features, thumbnails = seen(data, model, options.image_size, known)
         print(f"seed {seed}: {len(wrong)} wrong labels and {len(copies)} copies among {len(photos)} photos")
         doubts = find_doubts(photos, features, thumbnails, seed)
         pairs = {frozenset((doubt.file, doubt.other)) for doubt in doubts if doubt.other}
