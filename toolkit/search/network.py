@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from fastai.torch_core import set_seed
-from torch import Tensor
 
 from toolkit import ranks
-from toolkit.finetuning.linear_probe import LinearProbe
+from toolkit.finetuning.linear_probe import Known, LinearProbe
 from toolkit.learner.learner import Learner
 from toolkit.models.at_hand import Candidate, Choice, choice_of_networks
 from toolkit.models.catalogue import NETWORKS, by_accuracy
@@ -71,7 +70,7 @@ class Comparison:
     def __init__(self, build: Callable[[Options], Learner], options: Options, found: Choice, budget: Budget):
         self.build, self.options, self.found, self.budget = build, options, found, budget
         self.compared: list[Compared] = []
-        self.features: dict[str, tuple[Tensor, Tensor]] = {}  # and labels, by the network's name
+        self.features: dict[str, Known] = {}  # by the network's name
         self.folds: np.ndarray | None = None
 
     def add(self, candidate: Candidate) -> None:
@@ -106,7 +105,7 @@ class Comparison:
         features, labels, thumbnails = features_of(learn)
         self.folds = folds_of(features, labels, thumbnails) if self.folds is None else self.folds
         accuracy, error = judged(features, labels, self.folds)
-        self.features[candidate.name] = features, labels
+        self.features[candidate.name] = features, labels, thumbnails
         each = forward_seconds(learn)
         self.budget.timed(candidate.network, learn, each)
         epochs = learn.options.epochs if self.budget.seconds is None else LEAST_EPOCHS

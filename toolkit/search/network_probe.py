@@ -8,23 +8,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.features.duplicates import groups, near_duplicates
-from toolkit.features.extract import head_inputs, with_thumbnails
 from toolkit.features.folds import grouped_folds
-from toolkit.finetuning.linear_probe import STRENGTHS, fit_linear
+from toolkit.finetuning import linear_probe
+from toolkit.finetuning.linear_probe import STRENGTHS, Known, fit_linear
 from toolkit.learner.learner import Learner
 
 FOLDS = 5
 
 
-def features_of(learn: Learner) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Return the training photos' features and labels, as `toolkit.finetuning.linear_probe.features_of` does, and
-    thumbnails, as `toolkit.features.extract.features_and_thumbnails` does.
-    """
-    workers, thumbnails = learn.dls.train.fake_l.num_workers, []
-    loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=workers)
-    batches = with_thumbnails(loader, learn.dls.preprocess, thumbnails)
-    features, labels = head_inputs(learn.model, batches, learn.dls.device, learn.exact)
-    return features, torch.cat([label for (label,) in labels]).as_subclass(Tensor), np.concatenate(thumbnails)
+def features_of(learn: Learner) -> Known:
+    "Return the training photos' features and labels, and their thumbnails uint8 [photos, SIDE, SIDE]."
+    small: list[np.ndarray] = []
+    features, labels = linear_probe.features_of(learn, small)
+    return features, labels, np.concatenate(small)
 
 
 def folds_of(features: Tensor, labels: Tensor, thumbnails: np.ndarray) -> np.ndarray:

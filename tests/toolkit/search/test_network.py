@@ -153,7 +153,8 @@ def test_the_run_is_to_the_bit_that_of_the_chosen_name_and_its_probe_computes_no
         other.fit(2)
     pairs = zip(learn.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     assert all(torch.equal(mine, others) for mine, others in pairs)
-    assert all(map(torch.equal, known, features_of(rapid.learner(photos, **chosen))))
+    assert all(map(torch.equal, known[:2], features_of(rapid.learner(photos, **chosen))))
+    assert other.probe.doubts == learn.probe.doubts
 
 
 def test_any_recipe_takes_auto_and_a_network_that_cannot_be_probed_is_left_out(photos, weights, tmp_path, capsys):
