@@ -47,10 +47,11 @@ def make(recipe: Recipe, options: Options, own: dict[str, Any]) -> "Learner":
 
     from toolkit.learner.device import resolved
     from toolkit.search.auto import search_auto
+    from toolkit.search.network import best_network
 
     start = resolved(recipe.without_auto(options))
     set_seed(start.seed)
-    learn = recipe.build(start, **own)
+    learn = best_network(recipe.build, start, own) if start.arch == "auto" else recipe.build(start, **own)
     learn.own_options = own | dict(learn.own_options)
     learn.recipe, learn.command, learn.free = recipe.name, recipe.command, recipe.free
     search_auto(learn, options)

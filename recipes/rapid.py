@@ -14,7 +14,6 @@ without recorded tuning, on which rapid is more accurate.
 from recipes import exit_status, pipeline, recipe  # first: it checks the arguments before torch is imported
 
 # isort: split
-from copy import deepcopy
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -30,7 +29,7 @@ from toolkit.data.preprocess import resize_center_crop
 from toolkit.data.readable import open_dataset
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import layer_groups
-from toolkit.finetuning.linear_probe import Features, LinearProbe
+from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.learner.accumulate import AccumulateGradients
@@ -41,8 +40,7 @@ from toolkit.models.losses import make_loss
 from toolkit.models.timm_model import make_model, normalization_of
 from toolkit.options import FREE, Options
 from toolkit.search.method import Method
-from toolkit.search.plan import default_epochs, fit_budget, rapid_settings
-from toolkit.search.search_method import Found, search_method
+from toolkit.search.plan import plan, rapid_settings
 
 
 @recipe(arch="resnet152.tv2_in1k", weights="imagenet", precision="auto")
@@ -66,44 +64,41 @@ def learner(
     --minutes, short runs on training photos. They are printed unless they are given.
     """
     dataset = open_dataset(options)
-    loss = make_loss(options, dataset.counts)
     model = make_model(options, dataset.classes, dropout=0.2)
     given = {"minutes": minutes, "train_sizes": train_sizes, "probe": probe, "layer_decay": layer_decay}
     given |= {"batch_norm": batch_norm, "crop_area": crop_area, "mirror": mirror}
-    asked = options.epochs
-    options, own, methods, fixed = rapid_settings(options, given, len(dataset.train), model)
+    settings = rapid_settings(options, given, len(dataset.train), model)
 
-    def build(
-        method: Method, data: DataSet = dataset, model: nn.Module = model, features: Features | None = None
-    ) -> Learner:
+    def build(method: Method, data: DataSet, model: nn.Module | None = None) -> Learner:
+        "A learner on photos of `data`, by default of another model with the pretrained weights."
+        model = model or make_model(options, dataset.classes, dropout=0.2)
+        used = replace(settings.options, lr=method.lr)
         dls = make_dataloaders(
-            options,
+            used,
             data,
-            train=[
-                RandomResizedCrop(scale=(method.crop_area, 1.0)),
-                HorizontalFlip(p=0.5 if method.mirror else 0.0),
-                Rotate(degrees=15),
-            ],
+            train=transforms(method),
             valid=resize_center_crop(options.image_size),
             normalize=normalization_of(model),
             classes=dataset.classes,
         )
-        cbs = [AccumulateGradients(options.accum), OneCycle(), ProgressiveResizing(own["train_sizes"])]
+        cbs = [AccumulateGradients(options.accum), OneCycle(), ProgressiveResizing(settings.own["train_sizes"])]
         cbs += [FrozenBatchNorm()] if method.batch_norm == "fixed" else []
-        cbs += [LinearProbe(features)] if own["probe"] else []
+        cbs += [LinearProbe()] if settings.own["probe"] else []
         cbs += [WeightAverage(average, share=0.2)] if average != "none" else []
         cbs += mixup_cutmix(mixup, cutmix)
-        splitter = layer_groups(method.layer_decay)
-        chosen = replace(options, lr=method.lr)
-        return make_learner(chosen, dls, model, deepcopy(loss), opt_func=AdamW, cbs=cbs, splitter=splitter)
+        loss, splitter = make_loss(options, dataset.counts), layer_groups(method.layer_decay)
+        return make_learner(used, dls, model, loss, opt_func=AdamW, cbs=cbs, splitter=splitter)
 
-    found = search_method(build, methods, fixed, minutes, options.seed) if own["probe"] else Found(methods[True])
-    if asked is None and own["probe"]:
-        options = replace(options, epochs=default_epochs(len(dataset.train), familiar=found.familiar) + 1)
-    learn = build(found.method, features=found.features)
-    learn.own_options, learn.searched = own | found.method.own_options(), found.runs
-    learn.plan = fit_budget(minutes, train_sizes, found.seconds)
+    learn = build(settings.methods[True], dataset, model)
+    learn.own_options = settings.own | settings.methods[True].own_options()
+    learn.plan = plan(settings, build, transforms, options.epochs, minutes, train_sizes)
     return learn
+
+
+def transforms(method: Method) -> list:
+    "The training transforms of a method."
+    crop = RandomResizedCrop(scale=(method.crop_area, 1.0))
+    return [crop, *([HorizontalFlip(p=0.5)] if method.mirror else []), Rotate(degrees=15)]
 
 
 main = pipeline(learner)

@@ -29,8 +29,10 @@ class Options:
     sampler: Literal["shuffle", "balanced"] = "shuffle"  # each photo once an epoch, or all classes equally often
 
     # Model
-    arch: str = "resnet152.tv2_in1k"  # any timm classifier
-    weights: str = "imagenet"  # pretrained weights: imagenet, none, or a .pth or .safetensors file
+    arch: str = "resnet152.tv2_in1k"  # any timm classifier, or auto: compares pretrained networks on the photos
+    weights: str = "imagenet"  # pretrained weights: imagenet, none, or a .pth or .safetensors file; for auto a folder
+    fetch: Annotated[int, FREE] = 0  # networks that --arch auto may download, the most accurate first
+    any_license: Annotated[bool, FREE] = False  # --arch auto: also weights whose licence forbids commercial use
 
     # Training
     epochs: Annotated[int | None, FREE] = None  # passes over the training photos
@@ -47,6 +49,7 @@ class Options:
     compile: bool = False  # compile the network by torch.compile: minutes at first, then faster steps
     seed: int = 0  # of the head's weights, the split, the order and the augmentation
     skip_unreadable: bool = False  # leave out photos that can't be read, instead of refusing the data
+    without: Path | None = None  # CSV with a column file: photos left out, as of `check --csv` (default: none)
     cache: Annotated[Path | None, FREE] = None  # folder for decoded photos, for this and later runs (default: none)
 
     # Run
@@ -105,12 +108,15 @@ def converted(value: Any, annotation: Any) -> Any:
 
 
 def check_paths(options: Options) -> None:
-    "Raises FileNotFoundError if the data or the file of pretrained weights is missing."
+    "Raises FileNotFoundError if the data, the list of photos left out or the file of pretrained weights is missing."
     if not options.data.exists():
         raise FileNotFoundError(
             f"--data {options.data} does not exist: give a folder of photos or a CSV with columns path,label"
         )
-    if options.weights not in ("imagenet", "none") and not Path(options.weights).is_file():
+    if options.without and not options.without.is_file():
+        raise FileNotFoundError(f"--without {options.without}: no such file; it takes a CSV with a column file")
+    folder = options.arch == "auto" and Path(options.weights).is_dir()
+    if options.weights not in ("imagenet", "none") and not Path(options.weights).is_file() and not folder:
         raise FileNotFoundError(
             f"--weights {options.weights}: no such file; it takes imagenet, none, or a .pth or .safetensors file"
         )

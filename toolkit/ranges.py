@@ -25,6 +25,7 @@ def _from_0(words: str) -> Range:
 RANGES: dict[str, Range] = {  # by option: check of a number, accepted numbers in words
     "gamma": _from_0("a number from 0 (cross-entropy) up; 2 is usual"),
     "smoothing": (lambda value: 0 <= value < 1, "a number from 0 (cross-entropy) to below 1; 0.1 is usual"),
+    "fetch": _whole(0, "0 (none) or more networks"),
     "epochs": _whole(1, "1 or more"),
     "minutes": (lambda value: 0 < value <= MANY, f"a number above 0, at most {MANY:,}"),
     "lr": _from_0("a number from 0 up, or auto"),

@@ -122,7 +122,7 @@ def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp
     assert ended.returncode == 0, ended.stderr
     run = runs.load(tmp_path / "run")
     assert (
-        "photos, random weights: lr 0.0005, layer_decay 1, batch_norm adapt, mirror yes, crop_area 0.25, probe False\n"
+        "photos, random weights: lr 0.0005, layer_decay 1, batch_norm adapt, crop_area 0.25, mirror yes, probe False\n"
         in ended.stdout
     )
     assert (options(run)["probe"], options(run)["train_sizes"], options(run)["bs"]) == (False, [16, 32], 8)
@@ -199,8 +199,7 @@ def test_smaller_squares_are_planned_and_printed_but_do_not_replace_given_ones(p
         ((64,), 2.9, 3, (64,)),
     ):
         learn = rapid.learner(photos, **made, train_sizes=given)
-        clock = iter([0.0, 0.0])
-        monkeypatch.setattr("toolkit.search.plan.perf_counter", clock.__next__)
+        monkeypatch.setattr("toolkit.search.plan.perf_counter", lambda: 0.0)
         fit_budget((1.5 + seconds * 1.05 * 9.5) / 60, given)(learn)
         assert (learn.options.epochs, learn.own_options["train_sizes"]) == (epochs, sizes)
         assert learn.progressive_resizing.sizes == list(sizes)
@@ -300,9 +299,9 @@ def test_a_search_by_short_runs_is_printed_recorded_and_trains_as_if_its_values_
     told = capsys.readouterr().out
     assert "method, judged on " in told
     assert f"\nlr {searched.options.lr:.3g}, layer_decay {searched.own_options['layer_decay']:.3g}" in told
-    assert len(searched.searched) == 7 + 4  # all candidates, then the better half with the first
-    assert [row["epochs"] for row in searched.searched] == [1] * 11
-    assert begin(tmp_path / "run", searched).recipe["search"] == list(searched.searched)
+    rows = searched.searched["runs"]
+    assert [row["epochs"] for row in rows] == [1] * (7 + 4)  # all candidates, then the better half with the first
+    assert begin(tmp_path / "run", searched).recipe["searched"] == {"runs": rows}
     values = {name: searched.own_options[name] for name in ("layer_decay", "batch_norm", "crop_area", "mirror")}
     given = rapid.learner(photos, **made, **values, lr=searched.options.lr, epochs=9)
     assert not given.searched

@@ -20,7 +20,9 @@ def test_choices_are_the_tables_of_the_code():
 
 
 def test_what_resume_may_change_is_no_part_of_the_method():
-    assert FREE_NAMES == set("data epochs workers device cache save_every profile log out resume".split())
+    assert FREE_NAMES == set(
+        "data fetch any_license epochs workers device cache save_every profile log out resume".split()
+    )
 
 
 @pytest.mark.parametrize(

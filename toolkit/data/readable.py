@@ -16,6 +16,7 @@ from toolkit.data.checks.findings import checked_photos, counted, printable, sam
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest
+from toolkit.data.without import without_listed
 from toolkit.errors import first_few
 from toolkit.files import write_atomic
 from toolkit.options import Options
@@ -24,9 +25,13 @@ from toolkit.options import Options
 def open_dataset(options: Options) -> DataSet:
     """The data set at `options.data`, all its training and validation photos readable.
 
-    Raises ValueError and FileNotFoundError as `find_data` and `readable` do.
+    Photos listed in `options.without` are left out first.
+    Raises ValueError and FileNotFoundError as `find_data`, `without_listed` and `readable` do.
     """
-    return readable(find_data(options.data, options.seed), options.skip_unreadable)
+    data = find_data(options.data, options.seed)
+    if options.without:
+        data = without_listed(data, options.without)
+    return readable(data, options.skip_unreadable)
 
 
 def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None = None) -> DataSet:

@@ -56,7 +56,7 @@ def features_and_thumbnails(
     """
     if not len(photos):
         raise ValueError("no photos to compute features of: give one or more")
-    linear_head(model)
+    linear_heads(model)
     device, thumbnails = torch.device(device), []
     batches = photo_batches(photos, preprocess, device, workers, bs)
     features, _ = head_inputs(model, with_thumbnails(batches, preprocess, thumbnails), device)
@@ -99,18 +99,20 @@ def photo_batches(
     )
 
 
-def linear_head(model: nn.Module, instead: str = "give another --arch") -> nn.Module:
-    """Return the layer from features to logits.
+def linear_heads(model: nn.Module, instead: str = "give another --arch") -> nn.ModuleList:
+    """Return the layers from features to logits: one, or those of a distilled network, whose mean the logits are.
 
-    instead: what to do, for the error. Raises ValueError if it is not one linear layer with a bias.
+    instead: what to do, for the error. Raises ValueError if they are not linear layers with a bias.
     """
-    head = model.get_classifier()
-    if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
+    found = model.get_classifier()
+    several = isinstance(found, tuple | list | nn.ModuleList)
+    heads = [model.get_submodule(name) for name in model.pretrained_cfg["classifier"]] if several else [found]
+    if odd := [head for head in heads if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None]:
         raise ValueError(
-            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: it can't be "
-            f"probed; {instead}"
+            f"the classifier of {type(model).__name__} is {type(odd[0]).__name__}, not a linear layer with a bias: it "
+            f"can't be probed; {instead}"
         )
-    return head
+    return nn.ModuleList(heads)
 
 
 @torch.no_grad()
@@ -119,19 +121,38 @@ def head_inputs(
 ) -> tuple[Tensor, list[tuple]]:
     """Return the classifier's input for each image, float32 [images, features], and the rest of each batch.
 
-    batches: (images, ...), on `device`. The model is in evaluation mode meanwhile. exact: see `cudnn_flags`.
+    batches: (images, ...), on `device`. The model is in evaluation mode meanwhile. exact: see `cudnn_flags`. The inputs
+    of several linear layers are put beside each other.
+    Raises ValueError if the logits are not the mean of these layers' outputs.
     """
-    caught: list[Tensor] = []
-    watch = linear_head(model).register_forward_pre_hook(lambda head, inputs: caught.append(inputs[0].flatten(1)))
+    heads, caught, features = linear_heads(model), [], []
+    watches = [head.register_forward_hook(lambda head, inputs, out: caught.append((inputs[0], out))) for head in heads]
     mode, rest = model.training, []
     try:
         model.eval()
         with fast_math(device, exact), whole_batches(device, exact):
             for images, *others in batches:
-                model(images)
-                caught[-1] = caught[-1][: len(images)]  # without the padding of `whole_batches`
+                caught.clear()
+                logits = model(images)
+                if not rest:
+                    _check_mean(model, logits, [out for _, out in caught][: len(heads)], len(heads))
+                own = [
+                    inputs.flatten(1)[: len(images)] for inputs, _ in caught
+                ]  # without the padding of `whole_batches`
+                features.append(torch.cat(own, 1))
                 rest.append(tuple(others))
     finally:
-        watch.remove()
+        for watch in watches:
+            watch.remove()
         model.train(mode)
-    return torch.cat(caught).as_subclass(Tensor).float(), rest
+    return torch.cat(features).as_subclass(Tensor).float(), rest
+
+
+def _check_mean(model: nn.Module, logits: Tensor, outs: list[Tensor], heads: int) -> None:
+    "Raises ValueError if the logits are not the mean of the outputs `outs` of as many `heads`."
+    mean = torch.stack([out.flatten(1).float() for out in outs]).mean(0)[: len(logits)] if outs else None
+    if len(outs) != heads or not torch.allclose(logits.as_subclass(Tensor).float(), mean, rtol=0.05, atol=0.05):
+        raise ValueError(
+            f"the logits of {type(model).__name__} are not the mean of its {heads} linear layers: it can't be probed; "
+            "give --no-probe, or another --arch"
+        )

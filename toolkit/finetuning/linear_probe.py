@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import LRFinder, ParamScheduler
@@ -14,31 +15,33 @@ from torch import Tensor, nn
 
 from toolkit import ranks
 from toolkit.features import extract
+from toolkit.features.doubts import Doubt
+from toolkit.features.find_doubts import Labelled, find_doubts
 from toolkit.learner.learner import Learner
 from toolkit.learner.mixup_cutmix import own_loss
 
+MOST_DOUBTED = 5000  # training photos; of more, `toolkit.check --features` takes the time that doubts need
+Known = tuple[Tensor, Tensor, np.ndarray]  # features and labels of `features_of`, and thumbnails
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
 
-Features = tuple[Tensor, Tensor]
-"What `features_of` returns: float32 [photos, features], and the labels, int64 [photos]."
-
-
-def linear_probe(learn: Learner, computed: Features | None = None) -> dict[str, Any]:
+def linear_probe(learn: Learner, seen: dict[str, Any] | None = None, known: Known | None = None) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
-    Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation.
+    Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation,
+    unless they are `known`.
     `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses by a fifth
     of the photos, held out; in the end it is fitted to all of them.
-    computed: the features, if `features_of` has computed them already.
+    seen: a dict that then holds the "features" and the "thumbnails" of the training photos, as numpy arrays; see
+    `toolkit.features.extract.features_and_thumbnails`.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
 
-    Raises ValueError for a model whose classifier is not one linear layer.
+    Raises ValueError for a model whose classifier is not linear.
     """
-    begun, head = time.perf_counter(), linear_head(learn.model)
-    features, labels = computed or features_of(learn)
+    begun, heads = time.perf_counter(), linear_heads(learn.model)
+    features, labels = _features(learn, seen, known)
     mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
     features = (features - mean) / deviation
     zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
@@ -46,8 +49,10 @@ def linear_probe(learn: Learner, computed: Features | None = None) -> dict[str, 
     l2, held_out, start = _strength(features, labels, criterion, zero)
     weight, bias, loss = fit_linear(features, labels, criterion, l2, start)
     with torch.no_grad():
-        head.weight.copy_((weight / deviation).view_as(head.weight))
-        head.bias.copy_(bias - weight @ (mean / deviation))
+        parts = (weight / deviation).split([head.weight[0].numel() for head in heads], dim=1)
+        for head, part in zip(heads, parts, strict=True):  # the logits are the mean over the heads
+            head.weight.copy_(len(heads) * part.view_as(head.weight))
+            head.bias.copy_(bias - weight @ (mean / deviation))
     return {"l2": l2, "held_out": held_out, "loss": loss, "seconds": time.perf_counter() - begun}
 
 
@@ -69,18 +74,33 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
     return weighted
 
 
-def linear_head(model: nn.Module) -> nn.Module:
-    "Return the layer from features to logits. Raises ValueError if it is not one linear layer with a bias."
-    return extract.linear_head(model, "give --no-probe, or another --arch")
+def linear_heads(model: nn.Module) -> nn.ModuleList:
+    "Return the layers from features to logits. Raises ValueError if they are not linear layers with a bias."
+    return extract.linear_heads(model, "give --no-probe, or another --arch")
 
 
-def features_of(learn: Learner) -> Features:
-    "Return the head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
-    linear_head(learn.model)
+def features_of(learn: Learner, thumbnails: list[np.ndarray] | None = None) -> tuple[Tensor, Tensor]:
+    """Return the heads' input for each training photo, float32 [photos, features], and the labels, int64 [photos].
+
+    thumbnails: a list to which those of each batch are appended, see `with_thumbnails`.
+    """
+    linear_heads(learn.model)
     workers = learn.dls.train.fake_l.num_workers
     loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=workers)
+    if thumbnails is not None:
+        loader = extract.with_thumbnails(loader, learn.dls.preprocess, thumbnails)
     features, labels = extract.head_inputs(learn.model, loader, learn.dls.device, learn.exact)
     return features, torch.cat([label for (label,) in labels]).as_subclass(Tensor)
+
+
+def _features(learn: Learner, seen: dict[str, Any] | None, known: Known | None) -> tuple[Tensor, Tensor]:
+    "Return what `features_of` returns, and fill `seen`."
+    small: list[np.ndarray] = []
+    features, labels = known[:2] if known else features_of(learn, *([] if seen is None else [small]))
+    if seen is not None:
+        thumbnails = known[2] if known else np.concatenate(small)
+        seen |= {"features": features.cpu().numpy(), "thumbnails": thumbnails}
+    return features, labels
 
 
 def fit_linear(
@@ -135,11 +155,12 @@ class LinearProbe(Callback):
 
     name, order = "probe", 80  # after Checkpoint, which starts the epoch
 
-    def __init__(self, computed: Features | None = None):
-        self.computed = computed  # the features of the training photos, if they are known
+    def __init__(self):
         self.found: dict[str, Any] | None = None  # what `linear_probe` returned
         self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned before the fit
+        self.features: Known | None = None  # of the training photos, if they were computed before
         self.probing = False  # this epoch is the probe
+        self.doubts: list[Doubt] | None = None  # about the training photos, from the probe's features
 
     def count_epochs(self) -> None:
         "The epoch that the probe takes, or took in the run being resumed, is not one of training."
@@ -151,14 +172,15 @@ class LinearProbe(Callback):
         if scheduler and not isinstance(
             scheduler, LRFinder
         ):  # fine_tune, fit_one_cycle: another body than it was probed with
-            self.ready = self.computed = None
+            self.ready = self.features = None
 
     def before_train(self) -> None:
         if self.found is not None:
             return
         self.found, head = self.ready or ranks.from_first(self.probed)
-        linear_head(self.model).load_state_dict(head)
-        self.probing = True
+        self.doubts = self.found.pop("doubts", None)
+        linear_heads(self.model).load_state_dict(head)
+        self.probing, self.features = True, None
         self.learn.dl = L()  # no batches: nothing else is trained
         smooth = self.recorder.smooth_loss
         smooth.count, smooth.val = 1, torch.tensor(self.found["loss"]) * (1 - smooth.beta)
@@ -167,7 +189,11 @@ class LinearProbe(Callback):
         self.probing = False
 
     def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        "Return what `linear_probe` returns, and the head that it made."
-        found = linear_probe(self.learn, self.computed)
-        head = linear_head(self.model).state_dict()
+        "Return what `linear_probe` returns, with the `doubts` about the photos, and the head that it made."
+        photos, seen = self.dls.data.train, {} if len(self.dls.data.train) <= MOST_DOUBTED else None
+        found = linear_probe(self.learn, seen, self.features)
+        if seen:
+            labelled = [Labelled(self.dls.data.relative(photo), "train", label) for photo, label in photos.items()]
+            found["doubts"] = find_doubts(labelled, **seen, seed=self.learn.options.seed)
+        head = linear_heads(self.model).state_dict()
         return found, {name: tensor.to("cpu", copy=True) for name, tensor in head.items()}

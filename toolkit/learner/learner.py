@@ -11,7 +11,6 @@ from typing import Any, NoReturn, TypeVar
 import fastai.callback.hook  # noqa: F401  gives Learner summary
 import fastai.callback.schedule  # noqa: F401  gives Learner lr_find, fit_one_cycle, fine_tune
 import fastai.vision.learner  # noqa: F401  knows how show_batch, show_results and plot_top_losses draw photos
-import torch
 from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor
@@ -29,7 +28,7 @@ from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.device import mixed_precision, pick_precision
 from toolkit.learner.guards import OTHER_FITS, LastPhoto, Validation, check_callback
 from toolkit.learner.loss_scaler import LossScaler
-from toolkit.learner.performance import ChannelsLast, compiled, fast_math, uncompiled, whole_batches
+from toolkit.learner.performance import ChannelsLast, compiled, fast_math, layout_for, uncompiled, whole_batches
 from toolkit.learner.profiler import EpochTimer, Profile
 from toolkit.learner.recorder import Progress, Recorder
 from toolkit.options import FREE_NAMES, Options
@@ -58,7 +57,6 @@ class Learner(FastaiLearner):
     plan: Callable[["Learner"], None] | None = None  # called once after `auto` was searched; it may change the epochs
     precision: str = "fp32"  # of the forward pass
     exact: bool = False  # computes to the bit what a plain loop does
-    searched: Sequence[dict[str, Any]] = ()  # a row for each short run of the recipe's search, for recipe.json
     fault: BaseException | None = None  # the error that ends this fit
 
     epochs_done: int = 0  # training epochs before this fit, of the run it resumes; -1 if a linear probe comes first
@@ -68,6 +66,7 @@ class Learner(FastaiLearner):
     lr_curve: Any = None  # toolkit.evaluation.results.Curve, measured by the learning-rate finder
     time_spent: EpochTimer | None = None  # of the last run
     profiles: Sequence[Profile] = ()  # of the last run, if --profile was given
+    searched: Mapping[str, Any] = MappingProxyType({})  # what searches compared, for recipe.json
 
     def callback(self, kind: type[SomeCallback]) -> SomeCallback | None:
         "The first callback of class `kind`, None if there is none."
@@ -173,13 +172,12 @@ def make_learner(
 
     It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact its results
     are those of a plain loop, to the bit. With --compile torch compiles the forward pass and its gradient; their
-    rounding then differs. A short batch, such as an epoch's last one, is computed without compilation, because torch
-    would compile again for its size. All methods of fastai's Learner work.
+    rounding then differs. A short batch, such as an epoch's last, is computed without, as torch would compile again.
     options: resolved (`toolkit.learner.device.resolved`), with a number for --lr. opt_func: a torch optimiser, such as
     `functools.partial(SGD, momentum=0.9)`.
     """
     check_ranges({"lr": options.lr})
-    memory_format = torch.contiguous_format if options.exact else torch.channels_last
+    memory_format = layout_for(model, dls.device, options.exact)
     own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), ChannelsLast(memory_format), LastPhoto()]
     own += [LossScaler()] if options.precision == "fp16" else []
     fused = {} if options.exact or "fused" not in inspect.signature(opt_func).parameters else {"fused": True}

@@ -35,6 +35,22 @@ class ChannelsLast(Callback):
         )
 
 
+def layout_for(model: nn.Module, device: torch.device, exact: bool) -> torch.memory_format:
+    """Return the layout of photos and weights: channels last; contiguous if `exact`, or if the former would crash.
+
+    On a CPU the gradient of a strided convolution of 1x1 pixels with fewer than 8 input channels, as in the stem of
+    RepVGG, MobileOne and FastViT, overwrites foreign memory in float32 if anything is channels last (torch 2.14.1).
+    """
+    strided = any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < 8
+        for layer in model.modules()
+    )
+    return torch.contiguous_format if exact or (strided and device.type == "cpu") else torch.channels_last
+
+
 def by_dtype(own: list[Tensor], theirs: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
     "Return both lists in parts of one dtype: torch's foreach functions take such a part at once, others one by one."
     parts: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}

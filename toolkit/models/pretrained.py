@@ -27,7 +27,7 @@ def hub_options(arch: str) -> dict[str, Any]:
     config = timm.get_pretrained_cfg(arch)
     if config is None or not config.has_weights:
         raise ValueError(f"timm has no pretrained weights for {arch}: give --weights none or a file")
-    cached = _in_hub_cache(config)  # before the network, which may be down
+    cached = in_hub_cache(config)  # before the network, which may be down
     if cached is None:
         _reach_hub(arch, config.hf_hub_id)
     return {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": cached}} if cached else {})
@@ -45,7 +45,7 @@ def hub_origin(arch: str, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _in_hub_cache(config: timm.models.PretrainedCfg) -> str | None:
+def in_hub_cache(config: timm.models.PretrainedCfg) -> str | None:
     "Return the file of these weights in huggingface_hub's cache, None if it is not there."
     for name in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
         found = config.hf_hub_id and name and huggingface_hub.try_to_load_from_cache(config.hf_hub_id, name)

@@ -68,6 +68,8 @@ def check_size(model: nn.Module, size: int, option: str) -> None:
 
 
 def _check_name(arch: str) -> None:
+    if arch == "auto":
+        raise ValueError("--arch auto is chosen by a recipe's command; give the name of a timm network here")
     if timm.is_model(arch):
         tag = arch.partition(".")[2]
         tags = [name.partition(".")[2] for name in timm.list_pretrained(arch.partition(".")[0] + ".*")]

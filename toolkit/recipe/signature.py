@@ -53,7 +53,8 @@ class Recipe:
         """Return the options with the values recorded by the run in `folder`, if any, for the options left open.
 
         Thus nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or
-        empty and may not change in a resumed run, or if it is --epochs and None. --accum follows from --bs auto.
+        empty and may not change in a resumed run, or if it is --epochs and None. --accum follows from --bs auto,
+        --weights from --arch auto.
         """
         if not (folder / "recipe.json").is_file():
             return options, own
@@ -62,6 +63,8 @@ class Recipe:
         taken = {name: recorded[name] for name, value in given.items() if name in recorded and self._open(name, value)}
         if options.bs == "auto" and self._same_step(options, recorded):
             taken["accum"] = recorded["accum"]
+        if options.arch == "auto":
+            taken["weights"] = recorded["weights"]
         types = TYPES | self.own
         taken = {name: converted(value, types[name]) for name, value in taken.items()}
         own = own | {name: value for name, value in taken.items() if name in own}

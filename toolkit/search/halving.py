@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +95,12 @@ def held_out(data: DataSet, folds: np.ndarray, seed: int) -> DataSet:
     return DataSet(data.path, train, valid)
 
 
-def short_run(build: Callable[..., Learner], data: DataSet, model: torch.nn.Module, seed: int) -> Run:
-    "Return the function that trains a method on `data` from a copy of `model`, see `successive_halving`."
+def short_run(build: Callable[[Method, DataSet], Learner], data: DataSet, seed: int) -> Run:
+    "Return the function that trains a method on `data`, see `successive_halving`."
 
     def run(method: Method, epochs: int) -> np.ndarray:
         set_seed(seed)
-        learn = build(method, data, deepcopy(model))
+        learn = build(method, data)
         with learn.no_bar(), learn.no_logging():
             learn.fit(epochs + (learn.probe is not None))
             probabilities, labels = learn.get_preds()

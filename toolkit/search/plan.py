@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -17,6 +17,7 @@ from toolkit.models.timm_model import check_size
 from toolkit.options import Options
 from toolkit.search.epoch_time import epoch_seconds
 from toolkit.search.method import Method, in_words
+from toolkit.search.search_method import Build, Transforms, search_method
 from toolkit.search.snapshot import restoring_state
 
 SLACK = 1.05  # ratio of an epoch's time to that of its steps: the page, and what a few steps do not show
@@ -27,15 +28,20 @@ GENTLE = 0.6  # of the usual learning rate, for familiar photos
 METHOD = frozenset(each.name for each in fields(Method))  # names of searched options
 
 
-def rapid_settings(
-    options: Options, given: dict[str, Any], photos: int, model: nn.Module
-) -> tuple[Options, dict[str, Any], dict[bool, Method], frozenset[str]]:
+class Settings(NamedTuple):
+    "The options of a run of rapid before a search."
+
+    options: Options
+    own: dict[str, Any]  # train_sizes and probe
+    methods: dict[bool, Method]  # for photos like those of pretraining (True), and for others (False)
+    given: frozenset[str]  # names of the methods' values that the user gave
+
+
+def rapid_settings(options: Options, given: dict[str, Any], photos: int, model: nn.Module) -> Settings:
     """Return rapid's settings for `photos` training photos.
 
     given: rapid's own options by name. Given values (neither None, auto nor empty) stay; `default_settings` chooses the
     others, which are printed unless they depend on the probe's features.
-    Returns the shared options; train_sizes and probe; the methods for photos like those of pretraining (True) and for
-    others (False); and the names of their values that were given.
     Raises ValueError if both --epochs and --minutes are given, and for sizes that the model does not accept.
     """
     if options.epochs is not None and given["minutes"] is not None:
@@ -54,7 +60,7 @@ def rapid_settings(
     others = default_settings(photos, model, pretrained, given["probe"], options.bs, familiar=False) | stays
     used = replace(options, **{name: final[name] for name in ("bs", "epochs", "lr")})
     own = {name: final[name] for name in ("train_sizes", "probe")}
-    return used, own, {True: method_of(final), False: method_of(others)}, frozenset(stays) & METHOD
+    return Settings(used, own, {True: method_of(final), False: method_of(others)}, frozenset(stays) & METHOD)
 
 
 def method_of(values: dict[str, Any]) -> Method:
@@ -94,27 +100,50 @@ def default_settings(
     return {"bs": bs, "epochs": epochs} | method | {"mirror": "yes", "probe": probe}
 
 
-def fit_budget(
-    minutes: float | None, train_sizes: Sequence[int] = (), spent: float = 0.0
-) -> Callable[[Learner], None] | None:
-    """Return the plan of a Learner whose epochs fit into `minutes`, or None without a budget.
+def plan(
+    settings: Settings,
+    build: Build,
+    transforms: Transforms,
+    epochs: int | None,
+    minutes: float | None,
+    train_sizes: Sequence[int],
+) -> Callable[[Learner], None]:
+    """Return the plan of rapid's Learner: it sets the method, by `search_method`, and the epochs unless they are given.
+
+    Raises ValueError for `minutes` on several ranks, which would have to agree.
+    """
+    if minutes is not None and ranks.count() > 1:
+        raise ValueError(f"--minutes on {ranks.count()} processes: give --epochs, such as one process alone finds")
+
+    def set_plan(learn: Learner) -> None:
+        begun, methods, given = perf_counter(), settings.methods, settings.given
+        if learn.lr_curve is not None:  # --lr auto
+            methods = {kind: replace(method, lr=learn.options.lr) for kind, method in methods.items()}
+            given |= {"lr"}
+        if settings.own["probe"] and not METHOD <= given:
+            familiar = search_method(learn, build, transforms, methods, given, minutes)
+            planned = epochs or default_epochs(len(learn.dls.data.train), familiar=familiar) + 1
+            learn.options = replace(learn.options, epochs=planned)
+        if minutes is not None:
+            fit_budget(minutes, train_sizes, perf_counter() - begun)(learn)
+
+    return set_plan
+
+
+def fit_budget(minutes: float, train_sizes: Sequence[int] = (), spent: float = 0.0) -> Callable[[Learner], None]:
+    """Return the plan of a Learner whose epochs fit into `minutes`.
 
     spent: seconds of them that a search has taken.
     The plan sets `learn.options.epochs`, and the sizes of the training squares unless `train_sizes` are given.
-    Raises ValueError on several ranks, which would have to agree.
     """
-    if minutes is None:
-        return None
-    if ranks.count() > 1:
-        raise ValueError(f"--minutes on {ranks.count()} processes: give --epochs, such as one process alone finds")
 
-    def plan(learn: Learner) -> None:
+    def set_epochs(learn: Learner) -> None:
         epochs, sizes = epochs_within(learn, minutes, train_sizes, spent)
         learn.options = replace(learn.options, epochs=epochs)
         learn.own_options = dict(learn.own_options) | {"train_sizes": sizes}
         learn.callback(ProgressiveResizing).sizes = list(sizes)
 
-    return plan
+    return set_epochs
 
 
 def epochs_within(

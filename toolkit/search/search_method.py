@@ -1,7 +1,7 @@
 """The choice of a `Method` for a data set: mirroring by features, the rest by short runs if there is time for them."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -9,15 +9,21 @@ import torch
 from torch import Tensor
 
 from toolkit import ranks
+from toolkit.data.augmentation import Augmentation
+from toolkit.data.dataset import DataSet
+from toolkit.data.transforms import Augment
 from toolkit.features.duplicates import groups, near_duplicates
 from toolkit.features.extract import head_inputs
 from toolkit.features.folds import grouped_folds
 from toolkit.features.views import is_familiar, mirroring_harms, out_of_fold
-from toolkit.finetuning.linear_probe import Features, features_of, fit_linear
+from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
+from toolkit.finetuning.layer_decay import layer_groups
+from toolkit.finetuning.linear_probe import Known, fit_linear
 from toolkit.learner.learner import Learner
 from toolkit.learner.random_state import random_state, set_random_state
-from toolkit.search.halving import held_out, short_run, successive_halving
+from toolkit.search.halving import Run, held_out, short_run, successive_halving
 from toolkit.search.method import Method, candidates
+from toolkit.search.network_probe import features_of
 
 SHARE = 0.25  # of --minutes, for the search
 FOLDS = 4
@@ -27,45 +33,38 @@ PART = 0.6  # of the width and height of a photo, its centre, is enlarged to the
 L2 = 0.01  # penalty of the classifier that judges them
 
 
-@dataclass(frozen=True)
-class Found:
-    "The result of a search."
-
-    method: Method
-    familiar: bool = True  # these photos are like those of pretraining
-    features: Features | None = None  # of the training photos, for the linear probe
-    runs: list[dict] = field(default_factory=list)  # a row for each short run, for recipe.json
-    seconds: float = 0.0
+Build = Callable[[Method, DataSet], Learner]
+Transforms = Callable[[Method], list]
 
 
 def search_method(
-    build: Callable[..., Learner],
+    learn: Learner,
+    build: Build,
+    transforms: Transforms,
     methods: Mapping[bool, Method],
     given: Collection[str],
     minutes: float | None,
-    seed: int,
-) -> Found:
-    """Return the method for the photos of `build(methods[True])`, a Learner with a linear probe.
+) -> bool:
+    """Set the method that suits the photos of `learn`, a Learner with a linear probe. Return True if it knows them.
 
-    methods: for photos like those of pretraining (True), and for others (False); `is_familiar` tells.
-
-    build(method, data, model) makes a Learner; by default on the whole data set, of the recipe's model. given: names of
-    options that the user gave. Mirroring is left out if `mirroring_harms`. With `minutes`, SHARE of them is for
-    `successive_halving` of `candidates`, judged on training photos; near-duplicates are all trained on or all judged.
-    Validation photos take no part. Rank 0 of several searches for all, and only its result has features. The random
-    number generators are left as they were.
+    build(method, data) makes another Learner on other photos, with a model of its own. transforms(method): the training
+    transforms. methods: for photos like those of pretraining (True), and for others (False); `is_familiar` tells.
+    given: names of options that the user gave. Mirroring is left out if `mirroring_harms`. With `minutes`, SHARE of
+    them is for `successive_halving` of `candidates`, judged on training photos; near-duplicates are all trained on or
+    all judged. Validation photos take no part. Rank 0 of several searches for all. The random number generators are
+    left as they were, and the probe has the features.
     """
-    state, begun, features = random_state(), perf_counter(), []
-    learn = build(methods[True])
+    state, begun, seed = random_state(), perf_counter(), learn.options.seed
 
     def search() -> tuple[Method, bool, bool, list[dict]]:
-        features.append(features_of(learn))
-        folds = _folds(features[0], seed)
-        mirror, familiar = _by_features(learn, features[0], folds, seed)
+        learn.probe.features = known = learn.probe.features or features_of(learn)
+        folds = _folds(known, seed)
+        mirror, familiar = _by_features(learn, known, folds, seed)
         changes = {} if "mirror" in given else {"mirror": mirror}
         usual, other = (replace(methods[kind], **changes) for kind in (familiar, not familiar))
         seconds = SHARE * 60 * minutes - (perf_counter() - begun) if minutes else 0.0
-        method, runs = _by_runs(build, learn, folds, candidates(usual, other, given), seconds, seed)
+        run = short_run(build, held_out(learn.dls.data, folds, seed), seed)
+        method, runs = _by_runs(run, candidates(usual, other, given), seconds)
         return method, familiar, mirror, runs
 
     try:
@@ -78,18 +77,36 @@ def search_method(
         f"\n{method}",
         flush=True,
     )
-    return Found(method, familiar, features[0] if features else None, runs, perf_counter() - begun)
+    set_method(learn, method, transforms(method))
+    learn.searched = dict(learn.searched) | ({"runs": runs} if runs else {})
+    return familiar
 
 
-def _folds(computed: Features, seed: int) -> np.ndarray:
+def set_method(learn: Learner, method: Method, transforms: list) -> None:
+    "Make `learn` train by `method`, as if it had been made so."
+    dls = learn.dls
+    dls.augment = Augmentation.of(transforms)
+    augment = next(step for step in dls.train.after_item if isinstance(step, Augment))
+    augment.transform = dls.augment.at(learn.options.image_size)
+    learn.remove_cbs([callback for callback in learn.cbs if isinstance(callback, FrozenBatchNorm)])
+    if method.batch_norm == "fixed":
+        learn.add_cb(FrozenBatchNorm())
+    learn.splitter, learn.lr = layer_groups(method.layer_decay), method.lr
+    learn.options = replace(learn.options, lr=method.lr)
+    learn.own_options = dict(learn.own_options) | method.own_options()
+
+
+def _folds(known: Known, seed: int) -> np.ndarray:
     "Return folds of the training photos, int [photos], that keep near-duplicates together."
-    features, labels = (part.cpu().numpy() for part in computed)
-    return grouped_folds(labels, groups(near_duplicates(features), len(labels)), FOLDS, seed)
+    features, labels, thumbnails = known
+    together = groups(near_duplicates(features.cpu().numpy(), thumbnails), len(labels))
+    most = min(FOLDS, len(np.unique(together)))
+    return grouped_folds(labels.cpu().numpy(), together, most, seed) if most > 1 else np.full(len(labels), -1)
 
 
-def _by_features(learn: Learner, computed: Features, folds: np.ndarray, seed: int) -> tuple[bool, bool]:
+def _by_features(learn: Learner, known: Known, folds: np.ndarray, seed: int) -> tuple[bool, bool]:
     "Return True if mirrored photos may be trained on, and True if the photos are like those of pretraining."
-    features, labels = (part.cpu().numpy() for part in computed)
+    features, labels = (part.cpu().numpy() for part in known[:2])
     order = np.random.default_rng(seed).permutation(len(labels))
     few, many = np.sort(order[:ENLARGED]), np.sort(order[:VIEWED])
     enlarged, mirrored = features.copy(), features.copy()
@@ -116,18 +133,10 @@ def _enlarged(images: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(centre, size=(side, side), mode="bilinear", antialias=True)
 
 
-def _by_runs(
-    build: Callable[..., Learner],
-    learn: Learner,
-    folds: np.ndarray,
-    methods: list[Method],
-    seconds: float,
-    seed: int,
-) -> tuple[Method, list[dict]]:
+def _by_runs(run: Run, methods: list[Method], seconds: float) -> tuple[Method, list[dict]]:
     "Return the best of `methods` by short runs of at most `seconds`, and a row for each run."
     if seconds <= 0 or len(methods) < 2:
         return methods[0], []
-    run = short_run(build, held_out(learn.dls.data, folds, seed), learn.model, seed)
     method, tried = successive_halving(methods, run, seconds)
     rows = [one.row() for one in tried]
     print(*_table(rows), sep="\n", flush=True)

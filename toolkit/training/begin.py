@@ -40,7 +40,7 @@ def begin(folder: str | Path, learn: Learner) -> Run:
         if not learn.options.resume and learn.options.out:  # another process created it meanwhile
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
         check_resume(run, recipe, learn.free)
-        recipe |= {name: run.recipe[name] for name in ("created", "search") if name in run.recipe}
+        recipe |= {name: run.recipe[name] for name in ("created", "searched") if name in run.recipe}
     if learn.lr_curve is not None:
         write_curve(learn.lr_curve, run)
     write_json(run.path("recipe.json"), recipe)
@@ -63,7 +63,6 @@ def recorded(learn: Learner) -> dict[str, Any]:
         "weights": learn.model.origin,
         "versions": versions(),
         "git": git_revision(),
-        **({"search": list(learn.searched)} if learn.searched else {}),
         "data": {
             "path": str(data.path.resolve()),
             "fingerprint": data.fingerprint,
@@ -74,6 +73,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
             "left_out": {data.relative(photo): reason for photo, reason in data.left_out.items()},
             "reduced_to": learn.dls.reduced_to,
         },
+        **({"searched": dict(learn.searched)} if learn.searched else {}),
     }
 
 

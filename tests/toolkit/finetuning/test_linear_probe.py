@@ -14,11 +14,12 @@ from toolkit.finetuning.linear_probe import (
     _strength,
     features_of,
     fit_linear,
-    linear_head,
+    linear_heads,
     linear_probe,
 )
 from toolkit.learner.schedule import OneCycle
 from toolkit.models.losses import create_loss
+from toolkit.search import network_probe
 from toolkit.training.begin import begin
 from toolkit.training.fit import fit
 
@@ -36,7 +37,7 @@ def learn(folder):
 
 
 def body_of(learn):
-    head = linear_head(learn.model)
+    head = linear_heads(learn.model)
     return [
         weight.clone() for weight in learn.model.parameters() if all(weight is not own for own in head.parameters())
     ]
@@ -91,7 +92,7 @@ def test_a_probe_changes_the_head_alone_and_is_what_the_model_then_says(learn):
     assert all(torch.equal(old, new) for old, new in zip(before, body_of(learn), strict=True))
     assert learn.model.training is mode
     features, labels = features_of(learn)
-    head = linear_head(learn.model)
+    head = linear_heads(learn.model)[0]
     logits = features @ head.weight.detach().T + head.bias.detach()
     assert F.cross_entropy(logits, labels).item() == pytest.approx(found["loss"], rel=1e-3)
     assert found["held_out"] > 0.5  # of ten digits, by a body that was never trained
@@ -105,7 +106,7 @@ def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch
     monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", lambda learn: (features, labels))
     monkeypatch.setattr(learn.dls.train.sampler_state, "sampling_weights", {"any": 1.0})
     monkeypatch.setattr(learn, "loss_func", create_loss(name))
-    found, head, each = linear_probe(learn), linear_head(learn.model), create_loss(name)
+    found, head, each = linear_probe(learn), linear_heads(learn.model)[0], create_loss(name)
     each.reduction = "none"
     with torch.no_grad():
         losses = each(head(features), labels)
@@ -118,13 +119,13 @@ def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch
         linear_probe(learn)
 
 
-def test_a_model_without_one_linear_classifier_is_refused():
-    class Two(torch.nn.Module):
+def test_a_model_without_a_linear_classifier_is_refused():
+    class Odd(torch.nn.Module):
         def get_classifier(self):
-            return torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+            return torch.nn.Identity()
 
-    with pytest.raises(ValueError, match="classifier of Two is tuple, not one linear layer.*--no-probe"):
-        linear_head(Two())
+    with pytest.raises(ValueError, match="classifier of Odd is Identity, not a linear layer with a bias.*--no-probe"):
+        linear_heads(Odd())
 
 
 def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_it(folder, tmp_path):
@@ -159,3 +160,20 @@ def test_a_second_fit_in_a_notebook_probes_no_more(learn):
         probed = body_of(learn)
         learn.fit(1)
     assert not all(torch.equal(old, new) for old, new in zip(probed, body_of(learn), strict=True))
+
+
+def test_known_features_are_not_computed_again_but_for_a_schedule_of_fastais_own(learn, monkeypatch):
+    "fine_tune and fit_one_cycle may have trained the body since."
+    learn.add_cb(LinearProbe())
+    learn.probe.features = network_probe.features_of(learn)
+    with learn.no_logging():
+        learn.fit_one_cycle(1)
+        assert learn.probe.features is None
+    again = digits.learner(learn.dls.data.path, device="cpu")
+    again.remove_cbs([again.progress])
+    again.add_cb(LinearProbe())
+    again.probe.features = network_probe.features_of(again)
+    monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", None)
+    with again.no_logging():
+        again.fit(1)
+    assert again.probe.found["held_out"] > 0.5
