@@ -99,16 +99,15 @@ def photo_batches(
     )
 
 
-def linear_head(model: nn.Module, instead: str = "give another --arch") -> nn.Module:
+def linear_head(model: nn.Module, instead: str = "it can't be probed; give another --arch") -> nn.Module:
     """Return the layer from features to logits.
 
-    instead: what to do, for the error. Raises ValueError if it is not one linear layer with a bias.
+    instead: what follows and what to do, for the error. Raises ValueError if it is not one linear layer with a bias.
     """
     head = model.get_classifier()
     if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
         raise ValueError(
-            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: it can't be "
-            f"probed; {instead}"
+            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: {instead}"
         )
     return head
 

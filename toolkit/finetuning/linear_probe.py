@@ -72,7 +72,7 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
 
 def linear_head(model: nn.Module) -> nn.Module:
     "Return the layer from features to logits. Raises ValueError if it is not one linear layer with a bias."
-    return extract.linear_head(model, "give --no-probe, or another --arch")
+    return extract.linear_head(model, "it can't be probed; give --no-probe, or another --arch")
 
 
 def features_of(learn: Learner, thumbnails: list[np.ndarray] | None = None) -> tuple[Tensor, Tensor]:
