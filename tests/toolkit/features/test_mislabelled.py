@@ -81,9 +81,9 @@ def test_confident_learning_counts_by_its_equations(digits, probabilities):
 
 def test_suspicion_needs_a_clearly_likelier_class_or_confident_learning():
     labels = np.array([0, 0, 0, 1, 1, 1])
-    likely = np.array([[0.9, 0.1], [0.08, 0.92], [0.4, 0.6], [0.1, 0.9], [0.2, 0.8], [0.84, 0.16]])
+    likely = np.array([[0.9, 0.1], [0.08, 0.92], [0.3, 0.7], [0.1, 0.9], [0.2, 0.8], [0.84, 0.16]])
     found = suspected_labels(likely, labels)
-    # thresholds: class 0 (0.9 + 0.08 + 0.4) / 3 = 0.46, class 1 (0.9 + 0.8 + 0.16) / 3 = 0.62; ratios 11.5, 1.5, 5.25
+    # thresholds: class 0 (0.9 + 0.08 + 0.3) / 3 = 0.43, class 1 (0.9 + 0.8 + 0.16) / 3 = 0.62; ratios 11.5, 2.3, 5.25
     assert found.photo.tolist() == [1, 5]
     assert found.suggestion.tolist() == [1, 0]
     assert found.confidence.tolist() == pytest.approx([0.92, 0.84])
