@@ -9,10 +9,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolkit.command import run_script
+from toolkit.commandline.spread import with_keywords
 from toolkit.data.checks.decode import decode_with_progress
 from toolkit.data.checks.findings import STATES, Finding, checked_photos, counted, find_faults, printable, width
 from toolkit.data.dataset import DataSet, find_data
@@ -114,56 +116,66 @@ def _more(items: list) -> Iterable[str]:
         yield f"... and {len(items) - LISTED} more"
 
 
+@dataclass(frozen=True)
+class NetworkOptions:
+    "The network that looks at the photos with --features, and the files that its doubts are written to."
+
+    features: bool = False  # let a network look too: near-duplicates, wrong labels, odd ones out
+    arch: str = "mobilenetv2_100"  # timm classifier whose features are compared
+    weights: str = "imagenet"  # its pretrained weights: imagenet (from the hub or its cache), or a file
+    image_size: int = 128  # side of the square that it sees, in pixels
+    device: str = "auto"  # auto, cuda or cpu
+    csv: Path | None = None  # file for one row per doubtful photo; edited, a recipe takes it as --without
+    page: Path | None = None  # file for an HTML page of the doubtful photos
+
+    def checked(self) -> dict[str, Any] | None:
+        """Return the arguments of `seen_by`; None without --features.
+
+        Raises ValueError for --csv or --page without --features, for --weights none and an impossible size;
+        FileNotFoundError for a missing file of weights.
+        """
+        if not self.features:
+            if given := [f"--{name}" for name in ("csv", "page") if getattr(self, name)]:
+                raise ValueError(f"{given[0]} holds what features show: give --features too")
+            return None
+        check_ranges({"image_size": self.image_size})
+        if self.weights == "none":
+            raise ValueError("--weights none: random weights tell nothing; give imagenet, or a file")
+        if self.weights != "imagenet" and not Path(self.weights).is_file():
+            raise FileNotFoundError(
+                f"--weights {self.weights}: no such file; it takes imagenet, or a .pth or .safetensors file"
+            )
+        return {name: getattr(self, name) for name in ("arch", "weights", "image_size", "device")}
+
+
+@with_keywords(NetworkOptions)
 def main(
     data: Path,  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
     json: bool = False,  # print one JSON object, with every file, for programs
     workers: int | None = None,  # processes that read photos (default: one per core)
     seed: int = 0,  # of the split, if the data does not come split
-    features: bool = False,  # let a network look too: near-duplicates, wrong labels, odd ones out
-    arch: str = "mobilenetv2_100",  # timm classifier whose features are compared
-    weights: str = "imagenet",  # its pretrained weights: imagenet (from the hub or its cache), or a file
-    image_size: int = 128,  # side of the square that it sees, in pixels
-    device: str = "auto",  # auto, cuda or cpu
-    csv: Path | None = None,  # file for one row per doubtful photo, to edit and give to a recipe as --without
-    page: Path | None = None,  # file for an HTML page of the doubtful photos
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008  frozen
 ) -> Report:
-    """Find the faults of a data set. The exit status is 2 if training on it would be unsound.
-
-    Raises ValueError for --csv or --page without --features.
-    """
-    if (csv or page) and not features:
-        raise ValueError(f"--{'csv' if csv else 'page'} holds what features show: give --features too")
-    network = {"arch": arch, "weights": weights, "image_size": image_size, "device": device} if features else None
-    if network:
-        check_network(weights, image_size)
-    report = check(data, seed, workers, network)
+    "Find the faults of a data set. The exit status is 2 if training on it would be unsound."
+    report = check(data, seed, workers, network.checked())
     print(as_json(report) if json else "\n".join(as_text(report)))
-    write_doubtful(report, csv, page, arch)
+    write_doubtful(report, network)
     return report
 
 
-def check_network(weights: str, image_size: int) -> None:
-    "Raises FileNotFoundError for a missing file of weights, ValueError for --weights none or an impossible size."
-    check_ranges({"image_size": image_size})
-    if weights == "none":
-        raise ValueError("--weights none: random weights tell nothing; give imagenet, or a .pth or .safetensors file")
-    if weights != "imagenet" and not Path(weights).is_file():
-        raise FileNotFoundError(f"--weights {weights}: no such file; it takes imagenet, or a .pth or .safetensors file")
-
-
-def write_doubtful(report: Report, csv: Path | None, page: Path | None, network: str) -> None:
+def write_doubtful(report: Report, network: NetworkOptions) -> None:
     "Write the doubts of a report to the files that are given, and say so on stderr."
-    if csv:
+    if network.csv:
         from toolkit.features.doubts import write_doubts
 
-        write_doubts(csv, report.doubts)
+        write_doubts(network.csv, report.doubts)
         rows = counted(report.doubts, "row", "rows")
-        print(f"{rows} in {csv}: delete those that are right, then train with --without it", file=sys.stderr)
-    if page:
+        print(f"{rows} in {network.csv}: delete those that are right, then train with --without it", file=sys.stderr)
+    if network.page:
         from toolkit.pages.doubts_page import write_doubts_page
 
-        write_doubts_page(page, report.doubts, report.data.root, str(report.data.path), network)
-        print(f"page {page}", file=sys.stderr)
+        write_doubts_page(network.page, report.doubts, report.data.root, str(report.data.path), network.arch)
+        print(f"page {network.page}", file=sys.stderr)
 
 
 if __name__ == "__main__":

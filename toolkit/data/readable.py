@@ -13,10 +13,10 @@ from fastcore.xdg import xdg_cache_home
 from toolkit import ranks
 from toolkit.data.checks.decode import decode_all, decode_with_progress
 from toolkit.data.checks.findings import checked_photos, counted, printable, same_content
+from toolkit.data.checks.without import without_listed
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest
-from toolkit.data.without import without_listed
 from toolkit.errors import first_few
 from toolkit.files import write_atomic
 from toolkit.options import Options

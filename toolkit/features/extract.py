@@ -99,18 +99,18 @@ def photo_batches(
     )
 
 
-def linear_heads(model: nn.Module, instead: str = "give another --arch") -> nn.ModuleList:
+def linear_heads(model: nn.Module, instead: str = "it can't be probed; give another --arch") -> nn.ModuleList:
     """Return the layers from features to logits: one, or those of a distilled network, whose mean the logits are.
 
-    instead: what to do, for the error. Raises ValueError if they are not linear layers with a bias.
+    instead: what follows and what to do, for the error. Raises ValueError if they are not linear layers with a bias.
     """
     found = model.get_classifier()
     several = isinstance(found, tuple | list | nn.ModuleList)
     heads = [model.get_submodule(name) for name in model.pretrained_cfg["classifier"]] if several else [found]
     if odd := [head for head in heads if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None]:
         raise ValueError(
-            f"the classifier of {type(model).__name__} is {type(odd[0]).__name__}, not a linear layer with a bias: it "
-            f"can't be probed; {instead}"
+            f"the classifier of {type(model).__name__} is {type(odd[0]).__name__}, not a linear layer with a bias: "
+            f"{instead}"
         )
     return nn.ModuleList(heads)
 

@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = (0.1, 0.01)  # of the L2 penalty: strong ones, so that wrong labels are not learned by heart
+ENOUGH = 1.1  # times the lowest log loss
 STEPS = 30  # of L-BFGS; more change no finding
 CLEAR = 10  # times as likely as the label another class must be,
 CONFIDENT = 5  # or this many times if confident learning counts the photo in another class
@@ -23,12 +24,13 @@ class Suspects(NamedTuple):
 
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return `held_out_probabilities` by that of STRENGTHS which makes the labels likeliest: the mean log loss decides.
+    """Return `held_out_probabilities` by the strongest of STRENGTHS whose mean log loss is within ENOUGH of the lowest.
 
-    features, labels, folds and the result are those of `held_out_probabilities`.
+    features, labels, folds and the result are those of `held_out_probabilities`. A weaker penalty doubts more labels.
     """
     found = [held_out_probabilities(features, labels, folds, l2) for l2 in STRENGTHS]
-    return min(found, key=lambda each: -np.nanmean(np.log(each[np.arange(len(labels)), labels] + 1e-9)))
+    losses = [-np.nanmean(np.log(each[np.arange(len(labels)), labels] + 1e-9)) for each in found]
+    return next(each for each, loss in zip(found, losses, strict=True) if loss <= ENOUGH * min(losses))
 
 
 def held_out_probabilities(features: np.ndarray, labels: np.ndarray, folds: np.ndarray, l2: float) -> np.ndarray:

@@ -76,7 +76,7 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
 
 def linear_heads(model: nn.Module) -> nn.ModuleList:
     "Return the layers from features to logits. Raises ValueError if they are not linear layers with a bias."
-    return extract.linear_heads(model, "give --no-probe, or another --arch")
+    return extract.linear_heads(model, "it can't be probed; give --no-probe, or another --arch")
 
 
 def features_of(learn: Learner, thumbnails: list[np.ndarray] | None = None) -> tuple[Tensor, Tensor]:

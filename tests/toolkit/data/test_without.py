@@ -3,8 +3,8 @@
 import pytest
 
 from recipes import hw1
+from toolkit.data.checks.without import REASON, listed_files, without_listed
 from toolkit.data.dataset import find_data, recorded_dataset
-from toolkit.data.without import REASON, listed_files, without_listed
 from toolkit.options import Options, check_paths
 
 

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from recipes import digits
+from toolkit.features.doubts import FILE, read_doubts
 from toolkit.finetuning.linear_probe import (
     STRENGTHS,
     LinearProbe,
@@ -19,6 +20,7 @@ from toolkit.finetuning.linear_probe import (
 )
 from toolkit.learner.schedule import OneCycle
 from toolkit.models.losses import create_loss
+from toolkit.pages.run_page import write_report
 from toolkit.search import network_probe
 from toolkit.training.begin import begin
 from toolkit.training.fit import fit
@@ -119,6 +121,18 @@ def test_where_the_sampler_balances_classes_so_does_the_probe(learn, monkeypatch
         linear_probe(learn)
 
 
+def test_what_the_probe_sees_of_the_photos_changes_nothing_in_it(learn):
+    head, seen = linear_heads(learn.model), {}
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    linear_probe(learn)
+    alone = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    head.load_state_dict(before)
+    linear_probe(learn, seen)
+    assert all(torch.equal(alone[name], tensor) for name, tensor in head.state_dict().items())
+    assert (seen["features"] == features_of(learn)[0].numpy()).all()
+    assert seen["thumbnails"].shape == (len(learn.dls.data.train), 32, 32)
+
+
 def test_a_model_without_a_linear_classifier_is_refused():
     class Odd(torch.nn.Module):
         def get_classifier(self):
@@ -143,6 +157,13 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
     (row,) = csv.DictReader(run.path("history.csv").open())
     assert float(row["train_loss"]) == pytest.approx(learn.probe.found["loss"], rel=1e-5)
     assert float(row["accuracy"]) == pytest.approx(float(learn.validate()[1]))
+    doubts = read_doubts(run.path(FILE))  # of what the probe's features show about the training photos
+    assert doubts == learn.probe.doubts
+    assert {doubt.finding for doubt in doubts} <= {"label", "duplicate", "conflict", "odd"}
+    assert {doubt.file for doubt in doubts} <= set(map(learn.dls.data.relative, learn.dls.data.train))
+    page = write_report(run).read_text()
+    assert "Doubtful training photos" in page
+    assert all(doubt.file in page for doubt in doubts[:3])
     del run, learn
     again = learner()
     run = begin(tmp_path / "run", again)
