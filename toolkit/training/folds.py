@@ -11,8 +11,6 @@ from typing import Any
 import torch
 
 from toolkit.data.on_disk.folds import (
-    ABOUT,
-    FOLDS,
     HELD_OUT,
     fold_folder,
     is_fold,
@@ -24,6 +22,7 @@ from toolkit.files import read_json, replacing, write_json
 from toolkit.options import Options
 from toolkit.pages.folds_page import write_folds_report
 from toolkit.run import Run
+from toolkit.training.fold_plan import remove_plan
 from toolkit.training.out_of_fold import DONE, TABLE
 
 REFIT = "refit"
@@ -94,11 +93,7 @@ def _remove_unbegun(out: Path, folder: Path) -> None:
         for file in (folder / HELD_OUT, folder / ".lock"):
             file.unlink(missing_ok=True)
         folder.rmdir()
-        if any(path.is_dir() for path in out.iterdir()):
-            return
-        for name in (ABOUT, FOLDS, f".{ABOUT}.lock", ".lock"):
-            (out / name).unlink(missing_ok=True)
-        out.rmdir()
+        remove_plan(out)
 
 
 def print_left(options: Options) -> list:

@@ -56,11 +56,12 @@ def finished(run: Run, epochs: int | None) -> bool:
 def gather(out: Path) -> dict[str, Any]:
     """Put the predictions of all folds in `out` together; return the metrics.json written there.
 
-    out_of_fold_predictions.csv and out_of_fold_probabilities.npy have each training photo once, in the order of
+    out_of_fold_predictions.csv and out_of_fold_probabilities.npy have each photo of a fold once, in the order of
     folds.csv. metrics.json has `toolkit.evaluation.summary.summary` of them, and in "each" the figures of each fold.
     Raises FileNotFoundError for a fold that is not done, ValueError if its files are not of its photos.
     """
-    about, rows = read_json(out / ABOUT), read_folds(out)
+    about, photos = read_json(out / ABOUT), read_folds(out)
+    rows = [row for row in photos if row[2]]  # 0: no fold holds it out
     parts = [_part(load(fold_folder(out, fold)), fold, rows) for fold in range(1, about["folds"] + 1)]
     table = {row[0]: (row, row_of) for lines, array in parts for row, row_of in zip(lines, array, strict=True)}
     lines, arrays = zip(*(table[file] for file, *_ in rows), strict=True)
@@ -68,7 +69,7 @@ def gather(out: Path) -> dict[str, Any]:
     probabilities, labels = np.stack(arrays), np.array([index[label] for _, label, *_ in rows])
     write_csv(out / TABLE, PREDICTIONS, lines)
     write_array(out / ARRAY, probabilities)
-    found = {name: about[name] for name in ("folds", "grouped_by", "groups")}
+    found = {name: about[name] for name in ("folds", "grouped_by", "groups")} | {"in_no_fold": len(photos) - len(rows)}
     found |= summary(probabilities, labels) | {"each": [_figures(out, fold) for fold in range(1, about["folds"] + 1)]}
     write_json(out / "metrics.json", found)
     return found

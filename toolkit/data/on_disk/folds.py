@@ -14,7 +14,7 @@ FOLDS, ABOUT, HELD_OUT = "folds.csv", "folds.json", "held_out.csv"
 COLUMNS, HELD_COLUMNS = "file label fold group".split(), "file label".split()
 
 FoldRow = tuple[str, str, int, int]
-"File, label, fold (from 1), group (from 0)."
+"File, label, fold (from 1; 0 if no fold holds the photo out), group (from 0)."
 
 
 def fold_folder(out: Path, fold: int) -> Path:
