@@ -23,6 +23,7 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "toolkit.run",
     "toolkit.recipe",
     "toolkit.evaluation",
+    "toolkit.features",
     "toolkit.finetuning toolkit.pages toolkit.loggers",
     "toolkit.search",
     "toolkit.training",

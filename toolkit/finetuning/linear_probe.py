@@ -13,9 +13,9 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 
 from toolkit import ranks
+from toolkit.features import extract
 from toolkit.learner.learner import Learner
 from toolkit.learner.mixup_cutmix import own_loss
-from toolkit.learner.performance import fast_math, whole_batches
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
@@ -66,32 +66,16 @@ def _as_sampled(loss: nn.Module, learn: Learner, labels: Tensor) -> Callable[[Te
 
 def linear_head(model: nn.Module) -> nn.Module:
     "Return the layer from features to logits. Raises ValueError if it is not one linear layer with a bias."
-    head = model.get_classifier()
-    if not isinstance(head, nn.Linear | nn.Conv2d) or head.bias is None:
-        raise ValueError(
-            f"the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: it can't be "
-            "probed; give --no-probe, or another --arch"
-        )
-    return head
+    return extract.linear_head(model, "give --no-probe, or another --arch")
 
 
-@torch.no_grad()
 def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
     "Return the head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
-    caught: list[Tensor] = []
-    model, train = learn.model, learn.dls.train
-    loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=train.fake_l.num_workers)
-    watch = linear_head(model).register_forward_pre_hook(lambda head, inputs: caught.append(inputs[0].flatten(1)))
-    mode = model.training
-    try:
-        model.eval()
-        with fast_math(learn.dls.device, learn.exact), whole_batches(learn.dls.device, learn.exact):
-            labels = [(model(images), label)[1] for images, label in loader]
-    finally:
-        watch.remove()
-        model.train(mode)
-    caught = [features[: len(label)] for features, label in zip(caught, labels, strict=True)]  # without padding
-    return torch.cat(caught).as_subclass(Tensor).float(), torch.cat(labels).as_subclass(Tensor)
+    linear_head(learn.model)
+    workers = learn.dls.train.fake_l.num_workers
+    loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=workers)
+    features, labels = extract.head_inputs(learn.model, loader, learn.dls.device, learn.exact)
+    return features, torch.cat([label for (label,) in labels]).as_subclass(Tensor)
 
 
 def fit_linear(
