@@ -6,8 +6,6 @@ The graph takes uint8 photos as `toolkit.data.preprocess.prepare` makes them. It
 softmax; the metadata hold everything else that a client needs.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +14,12 @@ import numpy as np
 from export.convert.calibration import calibration, temperature_line
 from export.convert.graph import export_graph, write_metadata
 from export.convert.mixed_precision import lower
+from export.convert.model_file import checked_out, writing
 from export.parity.certificate import PRECISIONS, brief, faults, for_search, table
 from export.parity.measure import measured
 from export.parity.reference import Reference, training_reference, validation_reference
-from export.predictions.journal import clear_half_written, held
 from export.runtime.providers import DEVICES, choose_device
 from toolkit.command import run_script
-from toolkit.files import replacing, target_of
 from toolkit.run import Run, load
 
 CALIBRATED_ON = 256
@@ -44,9 +41,9 @@ def to_onnx(
     not give what the run's own weights give, with the differences; no file is written then.
     """
     trained = load(run)
-    out, device = _checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
+    out, device = checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
     reference = validation_reference(trained, images)
-    with _writing(out) as beside:
+    with writing(out) as beside:
         fitted = _write_float32(trained, beside, reference, calibrate)
         certificate = _certified(reference, beside, device, "fp32", [])
         if precision != "fp32":
@@ -56,22 +53,6 @@ def to_onnx(
     print(f"{table(certificate)}\n{temperature_line(fitted)}" if details else brief(certificate), flush=True)
     print(f"model {out}", flush=True)
     return out
-
-
-def _checked_out(out: Path) -> Path:
-    "The file to write. Raises OSError if it exists and is no .onnx file: a run's weights, a photo or a device."
-    if (target := target_of(out)).exists() and target.suffix.lower() != ".onnx":
-        raise FileExistsError(f"--out {out} is a file that no export wrote, and it would be lost: give FILE.onnx")
-    return out
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[Path]:
-    "Lock `out`, remove what a killed export to it left half written, and yield the file of `replacing`."
-    with held(out):
-        clear_half_written([out])
-        with replacing(out) as beside:
-            yield beside
 
 
 def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> dict[str, Any]:

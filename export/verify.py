@@ -32,7 +32,8 @@ def verify(
     file is over its budget.
     """
     model = Path(model)
-    classifier, trained = Classifier(model, device), _run_of(model, run)
+    classifier = Classifier(model, device)
+    trained = _run_of(classifier, run)
     precision, kept = _claims(classifier)
     labels = evenly(_labels(data, trained, classifier), images)
     reference = _reference(labels, trained, classifier, _is_own(data, trained))
@@ -54,8 +55,13 @@ def _claims(classifier: Classifier) -> tuple[str, list[str]]:
     return precision, kept
 
 
-def _run_of(model: Path, run: Path | None) -> Run | None:
-    "The run to compare with: the one given, else the one in the model's folder."
+def _run_of(classifier: Classifier, run: Path | None) -> Run | None:
+    "The run to compare with: the one given, else the one in the model's folder. An average of files has none."
+    model, recipe = classifier.model, classifier.card.recipe
+    if isinstance(recipe, dict) and recipe.get("recipe") == "average":
+        if run is not None:
+            raise ValueError(f"{model} is an average of several files, no run is its own: leave out --run {run}")
+        return None
     if run is None and all((model.parent / name).is_file() for name in ("recipe.json", "best.safetensors")):
         run = model.parent
     return load(run) if run else None

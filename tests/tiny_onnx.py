@@ -22,8 +22,8 @@ PREPROCESS = {
 NUMERIC = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, ...: text order, as class folders are sorted
 
 
-def weights(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(classes)
+def weights(classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng([classes, seed] if seed else classes)
     weight = random.normal(0, 0.1, (3, classes)).astype(np.float32)
     return weight, random.normal(0, 1, classes).astype(np.float32) - 127.5 * weight.sum(0)
 
@@ -35,8 +35,9 @@ def graph(
     shape: tuple = ("batch", CROP, CROP, 3),
     axes: tuple[int, int] = (1, 2),
     outputs: str = "logits probabilities",
+    seed: int = 0,
 ):
-    weight, bias = weights(classes)
+    weight, bias = weights(classes, seed)
     logits, probabilities = outputs.split()
     nodes = [
         helper.make_node("Cast", [name], ["pixels"], to=TensorProto.FLOAT),
@@ -70,9 +71,9 @@ def write(path: Path, classes: list[str] = NUMERIC, metadata: dict | None = None
     return path
 
 
-def expected(photo: np.ndarray, classes: list[str] = NUMERIC) -> tuple[str, np.ndarray]:
+def expected(photo: np.ndarray, classes: list[str] = NUMERIC, seed: int = 0) -> tuple[str, np.ndarray]:
     "Label and probabilities of a 32 x 32 RGB photo, computed by numpy: no resize, 2 pixels cropped on each side."
-    weight, bias = weights(len(classes))
+    weight, bias = weights(len(classes), seed)
     logits = photo[2:30, 2:30].reshape(-1, 3).mean(0) @ weight + bias
     exponents = np.exp(logits - logits.max())
     return classes[int(logits.argmax())], exponents / exponents.sum()

@@ -60,17 +60,21 @@ def faults(certificate: dict[str, Any]) -> list[str]:
         ),
         (
             loss > budget["accuracy_loss"] + 1e-9,
-            f"accuracy {certificate['accuracy']:.2%}, torch {certificate['torch_accuracy']:.2%}, "
+            f"accuracy {certificate['accuracy']:.2%}, {_source(certificate)} {certificate['torch_accuracy']:.2%}, "
             f"{100 * budget['accuracy_loss']:.2f} points may be lost",
         ),
     ]
     return [text for wrong, text in checks if wrong]
 
 
+def _source(certificate: dict[str, Any]) -> str:
+    return "the mean" if "compared_with" in certificate else "torch"
+
+
 def brief(certificate: dict[str, Any]) -> str:
     "One line for a certificate that is within its budget."
     return (
-        f"verified in {certificate['precision']} on {certificate['arithmetic']}: torch's label on "
+        f"verified in {certificate['precision']} on {certificate['arithmetic']}: {_source(certificate)}'s label on "
         f"{certificate['agreement']:.2%} of {certificate['images']} photos"
     )
 
@@ -86,12 +90,16 @@ def table(certificate: dict[str, Any]) -> str:
     ]
     if "budget" not in certificate:
         return "\n".join([*lines, "  compared with no trained model: none was given"])
+    if "compared_with" in certificate:
+        lines.append(f"  compared with       {certificate['compared_with']}")
+    if seen := certificate.get("trained_on"):
+        lines.append(f"  trained on          {seen} of these photos by at least one of the files: no honest accuracy")
     budget = certificate["budget"]
     kept, (least, most) = certificate["kept"], certificate["agreement_interval"]
     return "\n".join(
         [
             *lines,
-            f"  torch's accuracy    {certificate['torch_accuracy']:.2%} (at most "
+            f"  {_source(certificate)}'s accuracy ".ljust(22) + f"{certificate['torch_accuracy']:.2%} (at most "
             f"{100 * budget['accuracy_loss']:.1f} points higher)",
             f"  same label          {certificate['agreement']:.2%} (95 % interval {least:.2%} to {most:.2%}, "
             f"at least {budget['agreement']:.1%})",

@@ -23,7 +23,8 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     accuracy, accuracy_interval (Wilson, 95 %), ece, ece_in_sample (whether the temperature was fitted to these photos);
     and compared with torch, if the reference has logits: torch_accuracy, agreement (share of equal class names),
     agreement_interval (Wilson, 95 %), logit_difference and probability_difference (the largest), worst (file and logit
-    difference of the photos that differ most), budget.
+    difference of the photos that differ most), budget. If the logits are those of other files, `torch_accuracy` is
+    their accuracy, compared_with says which files, and the budget is that of float32: both compute the same.
     """
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
@@ -61,7 +62,8 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
         "logit_difference": float(difference.max()),
         "probability_difference": float(np.abs(expected - probabilities).max()),
         "worst": [[reference.names[index], float(difference[index])] for index in order],
-        "budget": BUDGETS[precision, classifier.device],
+        "budget": BUDGETS[precision if reference.source == "torch" else "fp32", classifier.device],
+        **({} if reference.source == "torch" else {"compared_with": reference.source}),
     }
 
 

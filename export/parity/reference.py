@@ -37,6 +37,8 @@ class Reference:
     "float32 [n, classes]; None if there is no run to compare with."
     validation: bool = False
     "Whether these are the run's validation photos, to which its temperature is fitted."
+    source: str = "torch"
+    "The logits are those of torch, or of other files, in words."
 
 
 def validation_reference(run: Run, images: int = 1000) -> Reference:
@@ -45,7 +47,7 @@ def validation_reference(run: Run, images: int = 1000) -> Reference:
     Raises FileNotFoundError if photos or valid_predictions.csv are gone, ValueError if the weights do not give the
     labels that training recorded for these photos.
     """
-    data = _dataset(run)
+    data = dataset_of(run)
     labels = evenly(data.valid, images)
     if not labels:
         raise FileNotFoundError(
@@ -59,13 +61,14 @@ def validation_reference(run: Run, images: int = 1000) -> Reference:
 
 def training_reference(run: Run, images: int = 1000) -> Reference:
     "Up to `images` training photos, drawn by the run's seed: for calibration and search, not for a certificate."
-    data = _dataset(run)
+    data = dataset_of(run)
     photos = list(data.train)
     drawn = np.random.default_rng(run.recipe["options"].get("seed", 0)).permutation(len(photos))[:images]
     return _reference(run, data, {photos[index]: data.train[photos[index]] for index in drawn}, validation=False)
 
 
-def _dataset(run: Run) -> "DataSet":
+def dataset_of(run: Run) -> "DataSet":
+    "The run's data set; one without photos if they are gone or have changed, which is an error in the caller."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # missing photos are an error in the caller
         return run.dataset()

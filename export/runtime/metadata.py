@@ -5,7 +5,7 @@ ours, or if its metadata are missing, are no JSON or do not fit its graph.
 """
 
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,7 @@ class Card:
     calibration: object = None
     precision: object = "fp32"
     verification: object = None
+    weights_license: object = None
 
 
 def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Card:
@@ -104,7 +105,7 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
         raise ValueError(
             f"{model}: its metadata are no text ({error.reason} at {error.start}), the file is damaged"
         ) from error
-    names = ("classes", "preprocess", "recipe", "metrics", "calibration", "precision", "verification")
+    names = [field.name for field in fields(Card)]
     card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
     fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
     if fault:

@@ -23,10 +23,11 @@ from export.convert.fp16 import emulated, to_half
 from export.convert.graph import export_graph, write_metadata
 from export.convert.int8 import ranges_of, to_int8
 from export.convert.layers import layers_of, nodes_of
+from export.convert.model_file import writing
 from export.parity.certificate import faults
 from export.parity.measure import measured
 from export.parity.reference import validation_reference
-from export.to_onnx import _writing, to_onnx
+from export.to_onnx import to_onnx
 from toolkit import files
 from toolkit import run as runs
 from toolkit.data.dataset import find_data
@@ -262,7 +263,7 @@ def test_the_next_export_removes_only_half_written_files_of_a_killed_one(run, tm
 
 
 def test_a_resumed_run_leaves_a_running_export_alone_and_a_second_export_is_refused(run, tmp_path):
-    with _writing(tmp_path / "m.onnx") as beside:
+    with writing(tmp_path / "m.onnx") as beside:
         runs.lock(tmp_path).release()
         assert beside.exists()
         with pytest.raises(FileExistsError, match="m.onnx is being written by another process: give another --out"):

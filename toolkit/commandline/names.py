@@ -13,6 +13,7 @@ COMMANDS = {  # of the console script: the module that `python -m` runs, and a l
     "doctor": ("toolkit.doctor", "check this installation"),
     "report": ("toolkit.report", "make the report page of a run again"),
     "export": ("export.to_onnx", "write a run as one verified model.onnx"),
+    "average": ("export.average", "average model files in one model.onnx"),
     "verify": ("export.verify", "compare a model.onnx with the run it was exported from"),
     "predict": ("export.predict", "label photos with a model.onnx"),
     "hub": ("export.hub", "write a run as a folder for timm and the Hugging Face Hub"),
