@@ -152,6 +152,7 @@ def run_folds(recipe: Recipe, options: Options, own: dict[str, Any], out: Path) 
 
     Their out-of-fold predictions, metrics, page and model.onnx are written to `out`.
     """
+    from export.average import average_models
     from export.predict import predict
     from toolkit.data.on_disk.folds import fold_folder
     from toolkit.learner.device import pick_device
@@ -178,8 +179,6 @@ def run_folds(recipe: Recipe, options: Options, own: dict[str, Any], out: Path) 
             train(recipe, single, own, single.out)
         folds.copy_refit(out)
     else:
-        from export.average import average_models
-
         models = [fold_folder(out, fold) / "model.onnx" for fold in range(1, options.folds + 1)]
         average_models(models, out / "model.onnx", device=device, images=1000)
     folds.finish(out, options.refit)
