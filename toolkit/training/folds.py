@@ -97,11 +97,11 @@ def _remove_unbegun(out: Path, folder: Path) -> None:
 
 
 def print_left(options: Options) -> list:
-    "Say which folds are done and how to go on, after a command with --fold. Returns [], for no photo is unread."
-    out = options.out
-    done = [str(n) for n in range(1, options.folds + 1) if (fold_folder(out, n) / DONE).is_file()]
-    how = f"the same command without --fold, with --out {out} --resume, goes on"
-    print(f"folds done: {', '.join(done)} of {options.folds}; {how}")
+    "Say which folds are left and how to go on, after a command with --fold. Returns [], for no photo is unread."
+    folds, out = range(1, options.folds + 1), options.out
+    left = [str(fold) for fold in folds if not (fold_folder(out, fold) / DONE).is_file()]
+    what = f"folds {', '.join(left)} of {options.folds} are left" if left else f"all {options.folds} folds are done"
+    print(f"{what}; the same command without --fold, with --out {out} --resume, goes on")
     return []
 
 
