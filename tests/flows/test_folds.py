@@ -271,7 +271,9 @@ def test_interrupted_in_a_fold_it_says_how_all_of_them_go_on(photos, tmp_path, c
 
     monkeypatch.setattr("toolkit.training.fit.fit", interrupted)
     assert here(*words(photos, tmp_path / "run")) == 130
-    expected = f"interrupted in fold 1 of 2; the same command with --out {tmp_path / 'run'} --resume goes on with all\n"
+    expected = (
+        f"interrupted in fold 1 of 2; the same command with --out {tmp_path / 'run'} --resume goes on from there\n"
+    )
     assert capfd.readouterr().err == expected
 
 
@@ -361,6 +363,32 @@ def test_other_photos_and_other_kinds_of_folders_are_refused(whole, photos, tmp_
     assert f"is a fold whose training has not begun: give --out {tmp_path}" in capfd.readouterr().err
 
 
+def test_a_page_made_before_the_model_says_so(copied):
+    figures = json.loads((copied / "metrics.json").read_text())
+    (copied / "metrics.json").write_text(json.dumps({name: figures[name] for name in figures if name != "model"}))
+    assert run_command(report.main, [str(copied)]) == 0
+    assert "model.onnx is not there yet" in (copied / "report.html").read_text()
+
+
+def test_a_fold_that_another_process_trains_is_left_alone(photos, copied, capfd):
+    (copied / "fold-1/out_of_fold.json").unlink()
+    code = f"from toolkit.run import lock; from pathlib import Path; held = lock(Path({str(copied / 'fold-1')!r})); "
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code + "print('held', flush=True); input()"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert here(*words(photos, copied, "--resume", "--fold", 1)) == 2
+    finally:
+        holder.communicate("\n")
+    assert f"{copied / 'fold-1'} is in use by a run that has not ended" in capfd.readouterr().err
+    assert (copied / "fold-1/held_out.csv").is_file()
+
+
 def test_the_page_of_folds_that_are_not_done_is_refused(tmp_path, capfd):
     (tmp_path / "folds.json").write_text("{}")
     assert run_command(report.main, [str(tmp_path)]) == 2
@@ -397,8 +425,8 @@ def test_more_folds_than_different_photos_are_refused(photos, tmp_path):
 
 
 def test_an_average_that_no_onnx_file_holds_is_refused_before_training(photos, tmp_path):
-    options = Options(photos, arch="resnet152", weights="none", image_size=32, folds=10, out=tmp_path / "run")
-    message = "--folds 10: the average of the models has 2.3 GB, and an ONNX file holds 2.1 GB; give --refit, fewer "
+    options = Options(photos, arch="resnet18", weights="none", image_size=32, folds=60, out=tmp_path / "run")
+    message = "--folds 60: the average of the models has 2.7 GB, and an ONNX file holds 2.1 GB; give --refit, fewer "
     with pytest.raises(ValueError, match=message):
         fold_plan.plan(hw1.learner.recipe, options, {}, find_data(photos))
 
@@ -417,7 +445,7 @@ def test_a_recipe_that_opens_its_data_in_its_own_way_is_refused(photos, tmp_path
 def test_a_learner_is_one_model(photos):
     with pytest.raises(ValueError, match="folds=3 are as many models, and a Learner is one: give them to the command"):
         hw1.learner(photos, folds=3)
-    with pytest.raises(FileNotFoundError, match=r"--fold 1 is trained in a folder that says which photos it holds out"):
+    with pytest.raises(FileNotFoundError, match="held_out.csv: no such file; it says which photos --fold 1 holds out"):
         hw1.learner(photos, folds=3, fold=1, weights="none")
 
 

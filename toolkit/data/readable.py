@@ -44,8 +44,8 @@ def without_fold(data: DataSet, options: Options) -> DataSet:
     "Return `data` without the training photos in held_out.csv. Raises ValueError if they are not among them."
     if options.out is None or not is_fold(options.out):
         raise FoldUnknown(
-            f"--fold {options.fold} is trained in a folder that says which photos it holds out, and {options.out} has "
-            f"no held_out.csv: begin with a recipe's command and --folds {options.folds}",
+            f"{(options.out or Path()) / HELD_OUT}: no such file; it says which photos --fold {options.fold} holds out, "
+            f"and a recipe's command with --folds {options.folds} writes it",
             data,
         )
     photos = {data.relative(photo): photo for photo in data.train}

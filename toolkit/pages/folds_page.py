@@ -11,6 +11,9 @@ from toolkit.pages.run_again import command_line
 from toolkit.pages.run_page import template
 from toolkit.pages.run_text import accuracy_card, other_cards
 
+MODELS = {"refit": "the refit on all photos", "average": "the average of the {folds} models", None: "not there yet"}
+"In words, the model that metrics.json says model.onnx is; None before it does."
+
 
 def write_folds_report(out: Path) -> Path:
     """Write report.html of the folds in `out`, after `toolkit.training.out_of_fold.gather`. Returns its path.
@@ -28,15 +31,16 @@ def write_folds_report(out: Path) -> Path:
 
 def render(out: Path, about: dict[str, Any], figures: dict[str, Any], predictions: Predictions) -> str:
     "The HTML of the page. about: folds.json; figures: metrics.json."
-    options = about["options"] | {"refit": figures["model"] == "refit", "fold": None}
+    root = Path(about["data"]["path"])
+    options = about["options"] | {"refit": figures.get("model") == "refit", "fold": None}
     return template("folds.html").render(
         out=out,
         about=about,
         figures=figures,
         plain={name: value for name, value in figures.items() if name != "each" and "reliability" not in name},
         headline=[accuracy_card("Out-of-fold accuracy", predictions), *other_cards(figures, predictions)],
-        model="the refit on all photos" if options["refit"] else f"the average of the {about['folds']} models",
-        examples=mistakes.examples(predictions, Path(about["data"]["path"])),
+        model=MODELS[figures.get("model")].format(**about),
+        examples=mistakes.examples(predictions, root if root.is_dir() else root.parent),
         rows=mistakes.class_rows(predictions, about["data"]["counts"]),
         command=command_line(about | {"options": options}),
     )

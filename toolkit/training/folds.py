@@ -21,7 +21,7 @@ from toolkit.evaluation.results import read_certificate
 from toolkit.files import read_json, replacing, write_json
 from toolkit.options import Options
 from toolkit.pages.folds_page import write_folds_report
-from toolkit.run import Run
+from toolkit.run import Run, lock
 from toolkit.training.fold_plan import remove_plan
 from toolkit.training.out_of_fold import DONE, TABLE
 
@@ -44,9 +44,10 @@ def shared_budget(options: Options, own: dict[str, Any]) -> dict[str, Any]:
 def fold_run(options: Options, fold: int) -> Iterator[Options]:
     "Give the options of one fold's run, in a folder of its own. See `_single`."
     folder = fold_folder(options.out, fold)
-    if not is_fold(folder):
-        write_held_out(folder, {file: label for file, label, number, _ in read_folds(options.out) if number == fold})
     with _single(options, folder, f"fold {fold} of {options.folds}"):
+        if not is_fold(folder):
+            held_out = {file: label for file, label, number, _ in read_folds(options.out) if number == fold}
+            write_held_out(folder, held_out)
         yield replace(options, fold=fold, refit=False, out=folder, resume=True)
         done = read_json(folder / DONE)
         right = f"{done['accuracy']:.2%} of {done['images']} photos"
@@ -63,12 +64,13 @@ def refit_run(options: Options) -> Iterator[Options]:
 
 @contextmanager
 def _single(options: Options, folder: Path, name: str) -> Iterator[None]:
-    """Around a run of the folder: its memory is free afterwards, and an error or Ctrl-C says how to go on.
+    """Around a run of the folder, which is locked: an error or Ctrl-C says how to go on, and memory is free afterwards.
 
-    A run that ended before it began, because its options were refused, leaves nothing behind.
+    A run that ended before it began, because its options were refused, leaves nothing behind. Raises FileExistsError if
+    another process trains in the folder.
     """
     print(f"{name}: {folder}", flush=True)
-    how = f"the same command with --out {options.out} --resume goes on with all"
+    how, held = f"the same command with --out {options.out} --resume goes on from there", lock(folder)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -82,6 +84,7 @@ def _single(options: Options, folder: Path, name: str) -> Iterator[None]:
             error.add_note(f"{name}; {how}")
         raise
     finally:
+        held.release()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
