@@ -445,7 +445,7 @@ def test_a_recipe_that_opens_its_data_in_its_own_way_is_refused(photos, tmp_path
 def test_a_learner_is_one_model(photos):
     with pytest.raises(ValueError, match="folds=3 are as many models, and a Learner is one: give them to the command"):
         hw1.learner(photos, folds=3)
-    with pytest.raises(FileNotFoundError, match="held_out.csv: no such file; it says which photos --fold 1 holds out"):
+    with pytest.raises(FileNotFoundError, match="held_out.csv: no such file; it says what --fold 1 holds out"):
         hw1.learner(photos, folds=3, fold=1, weights="none")
 
 

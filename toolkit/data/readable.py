@@ -44,7 +44,7 @@ def without_fold(data: DataSet, options: Options) -> DataSet:
     "Return `data` without the training photos in held_out.csv. Raises ValueError if they are not among them."
     if options.out is None or not is_fold(options.out):
         raise FoldUnknown(
-            f"{(options.out or Path()) / HELD_OUT}: no such file; it says which photos --fold {options.fold} holds out, "
+            f"{(options.out or Path()) / HELD_OUT}: no such file; it says what --fold {options.fold} holds out, "
             f"and a recipe's command with --folds {options.folds} writes it",
             data,
         )
