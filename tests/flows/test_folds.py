@@ -417,6 +417,26 @@ def test_the_only_photo_of_a_class_and_its_copy_are_trained_on_in_every_fold_and
     assert "2 of them are in no fold, of c2: a fold with all different photos of a class" in capsys.readouterr().out
 
 
+def test_with_pretrained_weights_photos_encoded_again_stay_in_one_fold(grocery, mobilenet_weights, tmp_path, capsys):
+    root, again = tmp_path / "few", {}
+    for split, count in (("train", 12), ("val", 1)):
+        for folder in sorted((grocery / split).iterdir())[:3]:
+            (root / split / folder.name).mkdir(parents=True)
+            for number, photo in enumerate(sorted(folder.iterdir())[:count]):
+                shutil.copy(photo, root / split / folder.name)
+                if split == "train" and number % 4 == 0:
+                    copy = root / split / folder.name / f"copy{number}.jpg"
+                    cv2.imwrite(str(copy), cv2.imread(str(photo)), [cv2.IMWRITE_JPEG_QUALITY, 60])
+                    again[f"{split}/{folder.name}/{photo.name}"] = f"{split}/{folder.name}/{copy.name}"
+    given = {"arch": "mobilenetv2_100", "weights": str(mobilenet_weights), "image_size": 96, "workers": 0}
+    options = Options(root, **given, device="cpu", folds=3, out=tmp_path / "run")
+    fold_plan.plan(hw1.learner.recipe, options, {}, find_data(root))
+    fold_of = {row["file"]: row["fold"] for row in rows(tmp_path / "run/folds.csv")}
+    assert len(again) == 9
+    assert all(fold_of[photo] == fold_of[copy] for photo, copy in again.items())
+    assert "near-duplicates, found by the features of mobilenetv2_100, are kept" in capsys.readouterr().out
+
+
 def test_more_folds_than_different_photos_are_refused(photos, tmp_path):
     options = Options(photos, arch="test_resnet", weights="none", image_size=32, folds=49, out=tmp_path / "run")
     with pytest.raises(ValueError, match="49 folds of 48 groups of photos: it takes 2 or more, and as many groups"):

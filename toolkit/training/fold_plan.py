@@ -144,7 +144,7 @@ def near_duplicate_groups(data: DataSet, options: Options) -> tuple[np.ndarray, 
     preprocess = preprocessing(resize_center_crop(options.image_size), **normalization_of(model))
     seen = features_and_thumbnails(model.to(used.device), photos, preprocess, used.device, used.workers)
     pairs = duplicates.near_duplicates(*seen)
-    how = f"{len(pairs.first)} pairs of near-duplicates, by {options.arch}, are kept together"
+    how = f"near-duplicates, found by the features of {options.arch}, are kept together (pairs: {len(pairs.first)})"
     return duplicates.groups(pairs, len(photos)), how
 
 
