@@ -1,19 +1,25 @@
 """Find the faults of a data set before an epoch is spent on it: `python -m toolkit.check DATA`.
 
 Every photo is decoded, by the reader that training uses, and hashed. toolkit/data/checks/findings.py says what counts
-as wrong and what as a warning. Recipes check their photos by `toolkit.data.readable`.
+as wrong and what as a warning. Recipes check their photos by `toolkit.data.readable`. With --features a network looks
+at the photos too; toolkit/features/ has what its features show.
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolkit.command import run_script
 from toolkit.data.checks.decode import decode_with_progress
-from toolkit.data.checks.findings import STATES, Finding, checked_photos, find_faults, printable, width
+from toolkit.data.checks.findings import STATES, Finding, checked_photos, counted, find_faults, printable, width
 from toolkit.data.dataset import DataSet, find_data
+from toolkit.ranges import check_ranges
+
+if TYPE_CHECKING:
+    from toolkit.features.doubts import Doubt
 
 LISTED = 20  # lines of a list on a terminal; --json has all
 
@@ -23,14 +29,17 @@ class Report(NamedTuple):
 
     data: DataSet
     findings: list[Finding]
+    doubts: list["Doubt"] | None = None  # those of the findings that features show; None if none were computed
 
     @property
     def sound(self) -> bool:
         return not any(finding.state == "wrong" for finding in self.findings)
 
 
-def check(data: str | Path, seed: int = 0, workers: int | None = None) -> Report:
+def check(data: str | Path, seed: int = 0, workers: int | None = None, network: dict[str, Any] | None = None) -> Report:
     """Find the faults of the data set at `data`.
+
+    network: the arguments of `toolkit.features.network.seen_by`, for a network that looks at the photos as well.
 
     Raises as `find_data` does, but for a class of one photo, which is a finding; and ValueError for fewer than one
     worker.
@@ -43,7 +52,16 @@ def check(data: str | Path, seed: int = 0, workers: int | None = None) -> Report
         refusals.append(Finding("wrong", "lone", str(error), [], []))
     paths = [*found.train, *found.valid, *found.test.values()]
     photos = checked_photos(found, decode_with_progress(paths, workers))
-    return Report(found, [*refusals, *find_faults(found, photos)])
+    findings = [*refusals, *find_faults(found, photos)]
+    if network is None:
+        return Report(found, findings)
+    from toolkit.features.network import seen_by
+    from toolkit.features.summary import as_findings
+
+    readable = [photo for photo in photos if not photo.result.reason]
+    doubts = seen_by(found, readable, seed=seed, workers=workers, **network)
+    findings = sorted([*findings, *as_findings(doubts)], key=lambda finding: STATES.index(finding.state))
+    return Report(found, findings, doubts)
 
 
 def as_json(report: Report) -> str:
@@ -101,11 +119,51 @@ def main(
     json: bool = False,  # print one JSON object, with every file, for programs
     workers: int | None = None,  # processes that read photos (default: one per core)
     seed: int = 0,  # of the split, if the data does not come split
+    features: bool = False,  # let a network look too: near-duplicates, wrong labels, odd ones out
+    arch: str = "mobilenetv2_100",  # timm classifier whose features are compared
+    weights: str = "imagenet",  # its pretrained weights: imagenet (from the hub or its cache), or a file
+    image_size: int = 128,  # side of the square that it sees, in pixels
+    device: str = "auto",  # auto, cuda or cpu
+    csv: Path | None = None,  # file for one row per doubtful photo, to edit and give to a recipe as --without
+    page: Path | None = None,  # file for an HTML page of the doubtful photos
 ) -> Report:
-    "Find the faults of a data set. The exit status is 2 if training on it would be unsound."
-    report = check(data, seed, workers)
+    """Find the faults of a data set. The exit status is 2 if training on it would be unsound.
+
+    Raises ValueError for --csv or --page without --features.
+    """
+    if (csv or page) and not features:
+        raise ValueError(f"--{'csv' if csv else 'page'} holds what features show: give --features too")
+    network = {"arch": arch, "weights": weights, "image_size": image_size, "device": device} if features else None
+    if network:
+        check_network(weights, image_size)
+    report = check(data, seed, workers, network)
     print(as_json(report) if json else "\n".join(as_text(report)))
+    write_doubtful(report, csv, page, arch)
     return report
+
+
+def check_network(weights: str, image_size: int) -> None:
+    "Raises FileNotFoundError for a missing file of weights, ValueError for --weights none or an impossible size."
+    check_ranges({"image_size": image_size})
+    if weights == "none":
+        raise ValueError("--weights none: random weights tell nothing; give imagenet, or a .pth or .safetensors file")
+    if weights != "imagenet" and not Path(weights).is_file():
+        raise FileNotFoundError(f"--weights {weights}: no such file; it takes imagenet, or a .pth or .safetensors file")
+
+
+def write_doubtful(report: Report, csv: Path | None, page: Path | None, network: str) -> None:
+    "Write the doubts of a report to the files that are given, and say so on stderr."
+    if csv:
+        from toolkit.features.doubts import write_doubts
+
+        write_doubts(csv, report.doubts)
+        rows = counted(report.doubts, "row", "rows")
+        print(f"{rows} in {csv}: delete those that are right, then train with --without it", file=sys.stderr)
+    if page:
+        from toolkit.pages.doubts_page import write_doubts_page
+
+        write_doubts_page(page, report.doubts, report.data.root, str(report.data.path), network)
+        print(f"page {page}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Options:
     compile: bool = False  # compile the network by torch.compile: minutes at first, then faster steps
     seed: int = 0  # of the head's weights, the split, the order and the augmentation
     skip_unreadable: bool = False  # leave out photos that can't be read, instead of refusing the data
+    without: Path | None = None  # CSV with a column file: photos left out, as of `check --csv` (default: none)
     cache: Annotated[Path | None, FREE] = None  # folder for decoded photos, for this and later runs (default: none)
 
     # Folds
@@ -121,11 +122,13 @@ def check_folds(options: Options) -> None:
 
 
 def check_paths(options: Options) -> None:
-    "Raises FileNotFoundError if the data or the file of pretrained weights is missing."
+    "Raises FileNotFoundError if the data, the list of photos left out or the file of pretrained weights is missing."
     if not options.data.exists():
         raise FileNotFoundError(
             f"--data {options.data} does not exist: give a folder of photos or a CSV with columns path,label"
         )
+    if options.without and not options.without.is_file():
+        raise FileNotFoundError(f"--without {options.without}: no such file; it takes a CSV with a column file")
     if options.weights not in ("imagenet", "none") and not Path(options.weights).is_file():
         raise FileNotFoundError(
             f"--weights {options.weights}: no such file; it takes imagenet, none, or a .pth or .safetensors file"

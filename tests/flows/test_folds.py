@@ -349,6 +349,11 @@ def test_other_photos_and_other_kinds_of_folders_are_refused(whole, photos, tmp_
     copied = shutil.copytree(whole, tmp_path / "copied")
     assert here(*words(more, copied, "--resume")) == 2
     assert f"--resume {copied}: the photos are not those it was begun with" in capfd.readouterr().err
+    gone = rows(copied / "fold-1/held_out.csv")[0]["file"]
+    (more / gone).unlink()
+    (more / "train/c0/new.png").unlink()
+    assert here("--data", more, "--out", copied / "fold-1", "--epochs", 2, *SMALL, "--resume") == 2
+    assert f"{gone} of {copied / 'fold-1/held_out.csv'}: not among the photos to train on" in capfd.readouterr().err
     assert here(*words(photos, whole)) == 2
     assert "already holds a run" in capfd.readouterr().err
     assert here(*words(photos, whole / "fold-1", "--resume", "--fold", 2)) == 2

@@ -514,3 +514,75 @@ def test_check_needs_no_torch():
     code = "import sys, toolkit.check; print(sorted({'torch', 'fastai', 'timm', 'albumentations'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# With --features
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    "Photos of blobs in two classes, a re-encoded copy of one in val, and random weights of a small network in a file."
+    import timm
+    from safetensors.torch import save_file
+
+    root = tmp_path_factory.mktemp("faulty")
+    for number, label in enumerate("ab"):
+        for index in range(12):
+            draw = np.random.default_rng(100 * number + index)
+            small = draw.integers(0, 255, (5, 6, 3), np.uint8)
+            photo = cv2.resize(small, (96, 80), interpolation=cv2.INTER_CUBIC)
+            file = root / "data" / ("train" if index < 10 else "val") / label / f"{index}.jpg"
+            put(file, cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    copy = cv2.imencode(".jpg", cv2.imread(str(root / "data/train/a/3.jpg")), [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+    put(root / "data/val/a/copy.jpg", copy.tobytes())
+    put(root / "data/test/t.jpg", encoded(7))
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), root / "weights.safetensors")
+    return root
+
+
+def network(root):
+    return ["--features", "--arch=test_resnet", f"--weights={root / 'weights.safetensors'}", "--image_size=64"]
+
+
+def test_with_features_a_copy_in_another_split_is_named_listed_and_shown(faulty, tmp_path, capsys):
+    from toolkit.command import run as run_here
+
+    table, page = tmp_path / "doubts.csv", tmp_path / "page.html"
+    arguments = [str(faulty / "data"), *network(faulty), "--device=cpu", f"--csv={table}", f"--page={page}", "--json"]
+    assert run_here(main, arguments, lambda report: 0 if report.sound else 2) == 0
+    out, errors = capsys.readouterr()
+    findings = {finding["kind"]: finding for finding in json.loads(out)["findings"]}
+    assert findings["near_leak"]["state"] == "warning"
+    (item,) = findings["near_leak"]["items"]
+    assert (item["file"], item["other"]) == ("train/a/3.jpg", "val/a/copy.jpg")
+    rows = list(csv.DictReader(table.open()))
+    assert [row["file"] for row in rows if row["finding"] == "leak"] == ["train/a/3.jpg"]
+    assert f"{table}: delete those that are right, then train with --without" in errors
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") >= 2
+    assert "val/a/copy.jpg" in text
+    assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
+
+
+def test_without_features_the_check_imports_no_torch(sound):
+    code = (
+        "import sys; from pathlib import Path; from toolkit.check import main; "
+        f"main(Path({str(sound)!r})); print(sorted({{'torch', 'sklearn', 'fastai'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"csv": "x.csv"}, "--csv holds what features show: give --features too"),
+        ({"page": "x.html"}, "--page holds what features show: give --features too"),
+        ({"features": True, "weights": "none"}, "--weights none: random weights tell nothing; give imagenet"),
+        ({"features": True, "weights": "no/such.pth"}, "--weights no/such.pth: no such file; it takes imagenet"),
+        ({"features": True, "image_size": 0}, "--image_size 0"),
+    ],
+)
+def test_options_of_features_that_make_no_sense_are_refused_before_a_photo_is_read(tmp_path, arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        main(tmp_path / "missing", **arguments)

@@ -17,6 +17,7 @@ from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.on_disk.folds import HELD_OUT, is_fold, read_held_out
 from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest
+from toolkit.data.without import without_listed
 from toolkit.errors import first_few
 from toolkit.files import write_atomic
 from toolkit.options import Options
@@ -33,10 +34,14 @@ class FoldUnknown(FileNotFoundError):
 def open_dataset(options: Options) -> DataSet:
     """The data set at `options.data`, all its training and validation photos readable; with --fold without its photos.
 
-    Raises ValueError and FileNotFoundError as `find_data` and `readable` do, and FoldUnknown for a fold whose run
-    folder has no held_out.csv.
+    Photos listed in `options.without` are left out first.
+    Raises ValueError and FileNotFoundError as `find_data`, `without_listed` and `readable` do, and FoldUnknown for a
+    fold whose run folder has no held_out.csv.
     """
-    data = readable(find_data(options.data, options.seed), options.skip_unreadable)
+    data = find_data(options.data, options.seed)
+    if options.without:
+        data = without_listed(data, options.without)
+    data = readable(data, options.skip_unreadable)
     return without_fold(data, options) if options.fold else data
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import LRFinder, ParamScheduler
@@ -14,18 +15,23 @@ from torch import Tensor, nn
 
 from toolkit import ranks
 from toolkit.features import extract
+from toolkit.features.doubts import Doubt
+from toolkit.features.find_doubts import Labelled, find_doubts
 from toolkit.learner.learner import Learner
 from toolkit.learner.mixup_cutmix import own_loss
 
+MOST_DOUBTED = 5000  # training photos; of more, `toolkit.check --features` takes the time that doubts need
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # of the L2 penalty, strongest first
 
 
-def linear_probe(learn: Learner) -> dict[str, Any]:
+def linear_probe(learn: Learner, seen: dict[str, Any] | None = None) -> dict[str, Any]:
     """Put a linear classifier of the body's features into the head of `learn`, fitted to the training photos.
 
     Features are computed by one pass of the model in the learner's precision, on photos transformed as for validation.
     `fit_linear` finds the classifier for the learner's own loss, with the penalty that `_strength` chooses by a fifth
     of the photos, held out; in the end it is fitted to all of them.
+    seen: a dict that then holds the "features" and the "thumbnails" of the training photos, as numpy arrays; see
+    `toolkit.features.extract.features_and_thumbnails`.
     Returns {"l2", "held_out" (accuracy on that fifth), "loss" (of the training photos), "seconds"}.
     Source: https://arxiv.org/abs/2202.10054 (linear probing, then fine-tuning); Breiman et al., Classification and
     Regression Trees, 1984 (the one-standard-error rule)
@@ -33,7 +39,7 @@ def linear_probe(learn: Learner) -> dict[str, Any]:
     Raises ValueError for a model whose classifier is not one linear layer.
     """
     begun, head = time.perf_counter(), linear_head(learn.model)
-    features, labels = features_of(learn)
+    features, labels = features_of(learn) if seen is None else _features_seen(learn, seen)
     mean, deviation = features.mean(0), features.std().clamp_min(1e-12)
     features = (features - mean) / deviation
     zero = features.new_zeros(learn.dls.c, features.shape[1]), features.new_zeros(learn.dls.c)
@@ -69,13 +75,25 @@ def linear_head(model: nn.Module) -> nn.Module:
     return extract.linear_head(model, "give --no-probe, or another --arch")
 
 
-def features_of(learn: Learner) -> tuple[Tensor, Tensor]:
-    "Return the head's input for each training photo, float32 [photos, features], and the labels, int64 [photos]."
+def features_of(learn: Learner, thumbnails: list[np.ndarray] | None = None) -> tuple[Tensor, Tensor]:
+    """Return the head's input for each training photo, float32 [photos, features], and the labels, int64 [photos].
+
+    thumbnails: a list to which those of each batch are appended, see `with_thumbnails`.
+    """
     linear_head(learn.model)
     workers = learn.dls.train.fake_l.num_workers
     loader = learn.dls.test_dl([*learn.dls.data.train], with_labels=True, num_workers=workers)
+    if thumbnails is not None:
+        loader = extract.with_thumbnails(loader, learn.dls.preprocess, thumbnails)
     features, labels = extract.head_inputs(learn.model, loader, learn.dls.device, learn.exact)
     return features, torch.cat([label for (label,) in labels]).as_subclass(Tensor)
+
+
+def _features_seen(learn: Learner, seen: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    thumbnails: list[np.ndarray] = []
+    features, labels = features_of(learn, thumbnails)
+    seen |= {"features": features.cpu().numpy(), "thumbnails": np.concatenate(thumbnails)}
+    return features, labels
 
 
 def fit_linear(
@@ -134,6 +152,7 @@ class LinearProbe(Callback):
         self.found: dict[str, Any] | None = None  # what `linear_probe` returned
         self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned before the fit
         self.probing = False  # this epoch is the probe
+        self.doubts: list[Doubt] | None = None  # about the training photos, from the probe's features
 
     def count_epochs(self) -> None:
         "The epoch that the probe takes, or took in the run being resumed, is not one of training."
@@ -151,6 +170,7 @@ class LinearProbe(Callback):
         if self.found is not None:
             return
         self.found, head = self.ready or ranks.from_first(self.probed)
+        self.doubts = self.found.pop("doubts", None)
         linear_head(self.model).load_state_dict(head)
         self.probing = True
         self.learn.dl = L()  # no batches: nothing else is trained
@@ -161,7 +181,11 @@ class LinearProbe(Callback):
         self.probing = False
 
     def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        "Return what `linear_probe` returns, and the head that it made."
-        found = linear_probe(self.learn)
+        "Return what `linear_probe` returns, with the `doubts` about the photos, and the head that it made."
+        photos, seen = self.dls.data.train, {} if len(self.dls.data.train) <= MOST_DOUBTED else None
+        found = linear_probe(self.learn, seen)
+        if seen:
+            labelled = [Labelled(self.dls.data.relative(photo), "train", label) for photo, label in photos.items()]
+            found["doubts"] = find_doubts(labelled, **seen, seed=self.learn.options.seed)
         head = linear_head(self.model).state_dict()
         return found, {name: tensor.to("cpu", copy=True) for name, tensor in head.items()}

@@ -17,8 +17,10 @@ from toolkit.evaluation.results import (
     write_confusion,
     write_per_class,
 )
+from toolkit.features.doubts import FILE, read_doubts
 from toolkit.files import write_atomic
 from toolkit.pages import plots
+from toolkit.pages.doubts_page import doubt_gallery
 from toolkit.pages.drawing import data_uri, png, short, svg
 from toolkit.pages.run_again import command_line
 from toolkit.pages.run_panels import curve_panels, finder_panels, reliability_panels
@@ -69,6 +71,7 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         rows=mistakes.class_rows(predictions, counts or {}) if predictions else [],
         reliability=reliability_panels(figures, predictions),
         certificate=read_certificate(run),
+        doubts=doubt_gallery(read_doubts(run.path(FILE)), Path(data["path"])) if run.path(FILE).is_file() else None,
         warnings=data_warnings(run.recipe, predictions),
         counts=svg(plots.counts(list(counts.values())), "counts") if counts else None,
     )

@@ -1,10 +1,13 @@
 """Training into a run folder: from the run's present state to its last epoch."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from toolkit import ranks
+from toolkit.features.doubts import FILE, write_doubts
 from toolkit.learner.distributed import distributed_gradients
 from toolkit.learner.guards import NaNGuard
 from toolkit.learner.learner import Learner
@@ -44,7 +47,7 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
         print(f"going on after {checkpoint.saved}", flush=True)
     if checkpoint.state:
         checkpoint.write_history()  # a kill may have come between the two files
-    with shown(learn), stopping_at_a_step(checkpoint):
+    with shown(learn), stopping_at_a_step(checkpoint), _writing_doubts(learn, run):
         try:
             with distributed_gradients(learn):
                 while checkpoint.finished < epochs:
@@ -73,6 +76,17 @@ def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
     gc.collect()  # the error kept the tensors of the failed pass
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def _writing_doubts(learn: Learner, run: Run) -> Iterator[None]:
+    "Write what a linear probe inside found doubtful about the training photos, also if the fit is interrupted."
+    try:
+        yield
+    finally:
+        doubts = next((cb.doubts for cb in learn.cbs if getattr(cb, "doubts", None) is not None), None)
+        if doubts is not None and ranks.rank() == 0:
+            write_doubts(run.path(FILE), doubts)
 
 
 def _how_to_go_on(checkpoint: Checkpoint) -> str:

@@ -1,0 +1,83 @@
+"""Labels that a linear probe contradicts, which never saw the photo or one nearly the same."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+STRENGTHS = (0.1, 0.01)  # of the L2 penalty: strong ones, so that wrong labels are not learned by heart
+STEPS = 30  # of L-BFGS; more change no finding
+CLEAR = 10  # times as likely as the label another class must be,
+CONFIDENT = 5  # or this many times if confident learning counts the photo in another class
+
+
+class Suspects(NamedTuple):
+    "Photos whose label is probably wrong, the least likely label first."
+
+    photo: np.ndarray  # int64 [suspects]: index of the photo
+    suggestion: np.ndarray  # int64 [suspects]: the most likely class
+    confidence: np.ndarray  # float32 [suspects]: its probability
+    label: np.ndarray  # float32 [suspects]: the probability of the photo's own label
+
+
+def out_of_fold(features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return `held_out_probabilities` by that of STRENGTHS which makes the labels likeliest: the mean log loss decides.
+
+    features, labels, folds and the result are those of `held_out_probabilities`.
+    """
+    found = [held_out_probabilities(features, labels, folds, l2) for l2 in STRENGTHS]
+    return min(found, key=lambda each: -np.nanmean(np.log(each[np.arange(len(labels)), labels] + 1e-9)))
+
+
+def held_out_probabilities(features: np.ndarray, labels: np.ndarray, folds: np.ndarray, l2: float) -> np.ndarray:
+    """Return the probability of each class for each photo, by a classifier of the photos of all other folds.
+
+    features: float [photos, features]. labels: int [photos], from 0. folds: int [photos], of
+    `toolkit.features.folds.grouped_folds`. The classifier is multinomial logistic regression on features with mean 0
+    and deviation 1 of all together, with the penalty l2 / 2 * sum(weight ** 2) beside the mean loss.
+    Returns float32 [photos, classes]; NaN for photos of fold -1, which no classifier leaves out.
+    """
+    scaled = ((features - features.mean(0)) / max(float(features.std()), 1e-12)).astype(np.float32)
+    found = np.full((len(labels), int(labels.max()) + 1), np.nan, np.float32)
+    for fold in range(int(folds.max()) + 1):
+        train, held_out = folds != fold, folds == fold
+        model = LogisticRegression(C=1 / (train.sum() * l2), max_iter=STEPS, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # STEPS are enough for the probabilities
+            model.fit(scaled[train], labels[train])
+        found[held_out] = 0
+        found[np.ix_(held_out, model.classes_)] = model.predict_proba(scaled[held_out])
+    return found
+
+
+def suspected_labels(probabilities: np.ndarray, labels: np.ndarray) -> Suspects:
+    """Return the photos whose label is probably wrong.
+
+    probabilities: float [photos, classes], of `out_of_fold`. labels: int [photos]. A label is suspected if another
+    class is CLEAR times as likely, or if it is CONFIDENT times as likely and `confident_class` is another class.
+    Photos without probabilities are never suspected.
+    """
+    known = np.flatnonzero(~np.isnan(probabilities).any(1))
+    probabilities, labels = probabilities[known], labels[known]
+    own = probabilities[np.arange(len(labels)), labels]
+    best, confident = probabilities.argmax(1), confident_class(probabilities, labels)
+    ratio = probabilities.max(1, initial=0) / np.maximum(own, 1e-12)
+    counted = (confident >= 0) & (confident != labels)
+    found = np.flatnonzero((best != labels) & ((ratio >= CLEAR) | ((ratio >= CONFIDENT) & counted)))
+    found = found[np.argsort(own[found], kind="stable")]
+    return Suspects(known[found], best[found], probabilities[found, best[found]], own[found])
+
+
+def confident_class(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the class that confident learning counts each photo in, int64 [photos]; -1 if it counts it in none.
+
+    That is the most likely class of those whose probability reaches the class's threshold, the mean probability of the
+    class over the photos that are labelled with it.
+    Source: https://arxiv.org/abs/1911.00068, equations 1 and 2
+    """
+    classes = np.arange(probabilities.shape[1])
+    thresholds = [probabilities[labels == each, each].mean() if (labels == each).any() else np.inf for each in classes]
+    above = np.where(probabilities >= np.array(thresholds) - 1e-6, probabilities, -1.0)
+    return np.where(above.max(1) >= 0, above.argmax(1), -1)
