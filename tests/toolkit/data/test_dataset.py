@@ -51,8 +51,8 @@ def test_photos_that_are_held_out_are_not_trained_on_and_change_the_fingerprint(
     assert len({data.fingerprint, part.fingerprint, others.fingerprint}) == 3
     recorded = {"path": str(homework), "fingerprint": part.fingerprint, "held_out": [*map(data.relative, photos)]}
     assert recorded_dataset({"data": recorded, "options": {"seed": 0}}) == (part, None)
-    with pytest.raises(ValueError, match="no photo of class 0 is left to train on in .* \\(12 such\\)"):
-        part.holding_out(set(part.train))
+    with pytest.raises(ValueError, match="no photo of class 0 is left to train on in .* \\(1 such\\)"):
+        part.holding_out({next(iter(part.train))})
 
 
 def test_valid_is_another_name_for_val(homework):
