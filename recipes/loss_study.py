@@ -36,6 +36,11 @@ def variants(losses: Sequence[str], vary: Sequence[str], settings: list[str]) ->
     if len(vary) == 1:
         raise ValueError(f"--vary {vary[0]} without values: give an option and its values, as in --vary lr 1e-3 3e-4")
     named = [word.partition("=")[0] for word in settings]
+    if folds := {*vary[:1], *named} & {"folds", "fold", "refit"}:
+        raise ValueError(
+            f"--vary or --options {min(folds)}: a study compares single models on validation photos; train folds by "
+            "the recipe's own command"
+        )
     if taken := [*({*vary[:1]} & {*OWN, "data"}), *({*named} & {*OWN})]:
         raise ValueError(f"--vary or --options {taken[0]}: give it by --losses, --seeds, --data or --out")
     if not vary:

@@ -52,6 +52,11 @@ class Options:
     without: Path | None = None  # CSV with a column file: photos left out, as of `check --csv` (default: none)
     cache: Annotated[Path | None, FREE] = None  # folder for decoded photos, for this and later runs (default: none)
 
+    # Folds
+    folds: int | None = None  # models to train, each without another part of the training photos (default: one, on all)
+    fold: int | None = None  # train this one of the --folds alone, from 1 on (default: all, one after another)
+    refit: Annotated[bool, FREE] = False  # after the --folds, train model.onnx on all photos, instead of averaging them
+
     # Run
     save_every: Annotated[int, FREE] = 0  # optimiser steps between saves inside an epoch (0: only after each epoch)
     profile: Annotated[bool, FREE] = False  # print where an epoch's time goes, and what may help
@@ -105,6 +110,17 @@ def converted(value: Any, annotation: Any) -> Any:
     if isinstance(value, Path) and kind is str:
         return str(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def check_folds(options: Options) -> None:
+    "Raises ValueError for --fold or --refit without --folds, for a fold that is not one of them, and for both at once."
+    for name in ("fold", "refit"):
+        if getattr(options, name) and options.folds is None:
+            raise ValueError(f"--{name} without --folds: say how many folds there are, as in --folds 5")
+    if options.fold and options.fold > options.folds:
+        raise ValueError(f"--fold {options.fold} of --folds {options.folds}: give a number from 1 to {options.folds}")
+    if options.fold and options.refit:
+        raise ValueError(f"--fold {options.fold} trains one fold alone, --refit comes after all: leave one of them out")
 
 
 def check_paths(options: Options) -> None:

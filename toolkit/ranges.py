@@ -37,6 +37,8 @@ RANGES: dict[str, Range] = {  # by option: check of a number, accepted numbers i
     "crop_area": (lambda value: 0 < value <= 1, "more than 0, at most 1 (the whole photo)"),
     "mixup": _from_0("0 (none) or more"),
     "cutmix": _from_0("0 (none) or more"),
+    "folds": _whole(2, "2 or more parts of the training photos", 1000),
+    "fold": _whole(1, "the number of a fold, from 1 to --folds", 1000),
     "workers": _whole(0, "0 (read in the training process) or more"),
     "seed": _whole(0, "0 or more", SEEDS - 1),
     "save_every": _whole(0, "0 (only after each epoch) or more optimiser steps"),

@@ -10,16 +10,18 @@ what exists.
 from pathlib import Path
 
 from toolkit.command import run_script
+from toolkit.data.on_disk.folds import holds_folds
 from toolkit.run import load
 
 
 def main(
-    run: Path,  # run folder
+    run: Path,  # run folder, or the folder of several folds
 ):
     "Make the report page of a run again."
-    from toolkit.pages.run_page import write_report  # Matplotlib: --help and wrong options need none of it
+    from toolkit.pages.folds_page import write_folds_report  # Matplotlib: --help and wrong options need none of it
+    from toolkit.pages.run_page import write_report
 
-    print(write_report(load(run)))
+    print(write_folds_report(run) if holds_folds(run) else write_report(load(run)))
 
 
 if __name__ == "__main__":

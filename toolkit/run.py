@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from toolkit import ranks
 from toolkit.data.dataset import DataSet, recorded_dataset
+from toolkit.data.on_disk.folds import fold_folder, holds_folds
 from toolkit.files import file_lock, read_json
 from toolkit.schema import metrics_fault, read_recipe
 
@@ -107,8 +108,10 @@ class Run:
 
 
 def load(folder: str | Path) -> Run:
-    "The run in `folder`. Raises FileNotFoundError if there is none."
+    "The run in `folder`. Raises FileNotFoundError if there is none, ValueError for the folder of several folds."
     run = Run(Path(folder))
+    if holds_folds(run.folder):
+        raise ValueError(f"{folder} is of --folds, and each fold is a run: give {fold_folder(run.folder, 1)} ...")
     if not run.path("recipe.json").is_file():
         raise FileNotFoundError(f"{folder} is not a run folder (no recipe.json): give a folder that a recipe wrote")
     return run
@@ -132,7 +135,7 @@ def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) ->
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: give a folder for the run")
     if folder.exists() and any(folder.iterdir()) and not resume:
-        held = "already holds a run" if (folder / "recipe.json").exists() else "is not empty"
+        held = "already holds a run" if (folder / "recipe.json").exists() or holds_folds(folder) else "is not empty"
         raise FileExistsError(f"--out {out} {held}: give another folder, or add --resume to go on with the run there")
     if (folder / "recipe.json").is_file():
         same_recipe(load(folder), recipe)

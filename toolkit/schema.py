@@ -84,13 +84,13 @@ def _is_augment(value: Any) -> bool:
     return in_order and _is_share(value.get("flip", 0)) and _is_number(degrees) and 0 <= degrees <= 180
 
 
-def _is_command(value: Any) -> bool:
+def _are_texts(value: Any) -> bool:
     return value is None or isinstance(value, list) and all(map(_is_text, value))
 
 
 FIELDS = (  # of recipe.json: name, check of its value, accepted values in words
     ("recipe", _is_text, "a name"),
-    ("command", _is_command, "the words of a command"),
+    ("command", _are_texts, "the words of a command"),
     ("created", _is_text, "a time"),
     ("options.loss", _is_text, "a name"),
     ("options.gamma", lambda value: value is None or _is_number(value), "a number"),
@@ -105,6 +105,7 @@ FIELDS = (  # of recipe.json: name, check of its value, accepted values in words
     ("data.path", _is_text, "a path"),
     ("data.fingerprint", _is_text, "a checksum"),
     ("data.left_out", lambda value: value is None or isinstance(value, dict), "the reason by file"),
+    ("data.held_out", _are_texts, "a list of files"),
     ("data.counts", lambda value: value is None or _are_counts(value), "the number of photos by class"),
 )
 

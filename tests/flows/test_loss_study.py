@@ -150,6 +150,11 @@ def test_any_option_is_varied_with_each_loss_and_names_the_variant():
         (["--vary", "lr"], "error: --vary lr without values: give an option and its values, as in --vary lr 1e-3 3e-4"),
         (["--vary", "loss", "ce"], "error: --vary or --options loss: give it by --losses, --seeds, --data or --out"),
         (["--options", "seed=1"], "error: --vary or --options seed: give it by --losses, --seeds, --data or --out"),
+        (
+            ["--options", "folds=3"],
+            "error: --vary or --options folds: a study compares single models on validation photos",
+        ),
+        (["--vary", "refit", "yes"], "error: --vary or --options refit: a study compares single models on validation"),
         (["--options", "gama=1"], "error: unknown flag --gama, the nearest is --gamma"),
         (["--options", "gamma=1"], "error: --gamma 1.0"),
         (["--losses", "mse"], "error: argument --loss: invalid choice: 'mse'"),

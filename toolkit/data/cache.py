@@ -3,7 +3,7 @@
 A photo is kept whole if a crop can need that, else reduced by libjpeg to 1/2, 1/4 or 1/8, as `read_reduced` does. For
 training its shorter side keeps TRAINED * the image size or more. For validation it has the very pixels that
 `read_reduced` gives `prepare`. If the two versions differ, both are kept. The file is for every photo to train or to
-validate on, whichever part the seed draws it for.
+validate on, whichever part the seed draws it for and whichever fold holds it out.
 
     header    64 bytes: "photos", version; digest of what the pixels depend on; digest and offset of the index
     pixels    uint8 RGB, photo after photo
@@ -82,7 +82,7 @@ def open_cache(folder: str | Path, data: DataSet, preprocess: dict[str, Any], wo
     for a folder in which photos are looked for; OSError if the folder can't be written to or 5 % of its disk would not
     stay free.
     """
-    folder, paths = Path(folder), sorted({*data.train, *data.valid})
+    folder, paths = Path(folder), sorted({*data.train, *data.valid, *data.held_out})  # all folds share a cache
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--cache {folder} is a file: give a folder, on a fast disk of this machine")
     check_outside_data(data.path, {"--cache": folder})

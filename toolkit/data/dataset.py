@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ class DataSet:
     valid: dict[Path, str]
     test: dict[str, Path] = field(default_factory=dict)  # by the name that a submission gives it
     left_out: dict[Path, str] = field(default_factory=dict)  # photos that `without` removed, with the reason
+    held_out: dict[Path, str] = field(default_factory=dict)  # photos of a fold, which `holding_out` took from `train`
 
     @property
     def root(self) -> Path:
@@ -49,6 +50,7 @@ class DataSet:
         "SHA-256 of every file's split, label, path and size: it changes if a photo is added, moved or relabelled."
         digest = hashlib.sha256()
         labelled = [("train", *pair) for pair in self.train.items()] + [("valid", *pair) for pair in self.valid.items()]
+        labelled += [("held_out", *pair) for pair in self.held_out.items()]
         for split, path, label in [*labelled, *(("test", path, "") for path in self.test.values())]:
             line = f"{split}\0{label}\0{self.relative(path)}\0{path.stat().st_size}\n"
             digest.update(line.encode(errors="surrogatepass"))  # a file's name need not be unicode
@@ -63,7 +65,19 @@ class DataSet:
         train = {path: label for path, label in self.train.items() if path not in photos}
         valid = {path: label for path, label in self.valid.items() if path not in photos}
         test = {name: path for name, path in self.test.items() if path not in photos}
-        left = replace(self, train=train, valid=valid, test=test, left_out={**self.left_out, **photos})
+        return self._complete(replace(self, train=train, valid=valid, test=test, left_out={**self.left_out, **photos}))
+
+    def holding_out(self, photos: Collection[Path]) -> "DataSet":
+        """The data set that does not train on `photos`. Its `held_out` has them, with their labels.
+
+        Raises ValueError if a class then has no photo to train on.
+        """
+        held_out = {path: label for path, label in self.train.items() if path in photos}
+        train = {path: label for path, label in self.train.items() if path not in photos}
+        return self._complete(replace(self, train=train, held_out={**self.held_out, **held_out}))
+
+    def _complete(self, left: "DataSet") -> "DataSet":
+        "Return `left`, a part of this data set. Raises ValueError if it lacks a class, or photos to validate on."
         empty = [name for name in self.classes if left.classes and name not in left.counts]
         if empty:
             raise ValueError(f"no photo of class {empty[0]} is left to train on in {self.path} ({len(empty)} such)")
@@ -107,6 +121,8 @@ def recorded_dataset(recipe: dict[str, Any]) -> tuple[DataSet, str | None]:
         reasons = recorded.get("left_out", {})
         photos = {data.relative(photo): photo for photo in (*data.train, *data.valid)}
         data = data.without({photo: reasons[name] for name, photo in photos.items() if name in reasons})
+        held_out = set(recorded.get("held_out") or ())
+        data = data.holding_out({photo for name, photo in photos.items() if name in held_out}) if held_out else data
         fault = None if data.fingerprint == recorded["fingerprint"] else "have changed since"
     except (OSError, ValueError) as error:
         fault = f"can't be used ({error})"

@@ -15,6 +15,7 @@ from toolkit.data.checks.decode import decode_all, decode_with_progress
 from toolkit.data.checks.findings import checked_photos, counted, printable, same_content
 from toolkit.data.checks.without import without_listed
 from toolkit.data.dataset import DataSet, find_data
+from toolkit.data.on_disk.folds import HELD_OUT, is_fold, read_held_out
 from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest
 from toolkit.errors import first_few
@@ -22,16 +23,45 @@ from toolkit.files import write_atomic
 from toolkit.options import Options
 
 
+class FoldUnknown(FileNotFoundError):
+    "The run folder of a fold does not say yet which photos it holds out. data: all photos."
+
+    def __init__(self, message: str, data: DataSet):
+        super().__init__(message)
+        self.data = data
+
+
 def open_dataset(options: Options) -> DataSet:
-    """The data set at `options.data`, all its training and validation photos readable.
+    """The data set at `options.data`, all its training and validation photos readable; with --fold without its photos.
 
     Photos listed in `options.without` are left out first.
-    Raises ValueError and FileNotFoundError as `find_data`, `without_listed` and `readable` do.
+    Raises ValueError and FileNotFoundError as `find_data`, `without_listed` and `readable` do, and FoldUnknown for a
+    fold whose run folder has no held_out.csv.
     """
     data = find_data(options.data, options.seed)
     if options.without:
         data = without_listed(data, options.without)
-    return readable(data, options.skip_unreadable)
+    data = readable(data, options.skip_unreadable)
+    return without_fold(data, options) if options.fold else data
+
+
+def without_fold(data: DataSet, options: Options) -> DataSet:
+    "Return `data` without the training photos in held_out.csv. Raises ValueError if they are not among them."
+    if options.out is None or not is_fold(options.out):
+        raise FoldUnknown(
+            f"{(options.out or Path()) / HELD_OUT}: no such file; it says what --fold {options.fold} holds out, "
+            f"and a recipe's command with --folds {options.folds} writes it",
+            data,
+        )
+    photos = {data.relative(photo): photo for photo in data.train}
+    held_out = read_held_out(options.out)
+    gone = [name for name, label in held_out.items() if name not in photos or data.train[photos[name]] != label]
+    if gone:
+        raise ValueError(
+            f"{first_few([printable(name) for name in gone])} of {options.out / HELD_OUT}: not among the photos to "
+            f"train on in {data.path} with that label; bring them back, or give another --out"
+        )
+    return data.holding_out({photos[name] for name in held_out})
 
 
 def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None = None) -> DataSet:

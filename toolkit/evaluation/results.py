@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -83,9 +84,12 @@ def read_predictions(run: Run) -> Predictions | None:
     Raises ValueError if the file has other columns, a class that recipe.json does not list, or a confidence that is no
     number from 0 to 1.
     """
-    path, classes = run.path("valid_predictions.csv"), run.recipe["classes"]
-    if not path.exists():
-        return None
+    path = run.path("valid_predictions.csv")
+    return predictions_in(path, run.recipe["classes"]) if path.exists() else None
+
+
+def predictions_in(path: Path, classes: list[str]) -> Predictions | None:
+    "The rows of a file such as valid_predictions.csv, None if there are none. Raises ValueError as `read_predictions`."
     _, *rows = read_csv(path, PREDICTIONS)
     index = {name: i for i, name in enumerate(classes)}
     if unknown := {name for row in rows for name in row[1:3]} - index.keys():

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from toolkit.pages.run_panels import curve_panels, finder_panels, reliability_pa
 from toolkit.pages.run_text import chance_difference, data_warnings, headline, transform_facts
 from toolkit.run import Run
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 
 def write_report(run: Run) -> Path:
     """Write report.html; with it curves.png, confusion.png, per_class.csv and confusion.csv if there is data for them.
@@ -49,15 +53,9 @@ def write_report(run: Run) -> Path:
 
 def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | None, figures: dict) -> str:
     "The HTML of the page. figures: metrics.json, empty if the run has not finished."
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("toolkit.pages", "."), autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri)
-    environment.globals.update(with_unit=with_unit, repr=repr, quoted=lambda path: shlex.quote(str(path)))
     data, best = run.recipe["data"], best_epoch(figures, history)
     counts = data.get("counts")
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         run=run,
         recipe=run.recipe | {"augment": transform_facts(run.recipe["augment"])},
         exported=run.path("model.onnx").exists(),
@@ -77,3 +75,14 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         warnings=data_warnings(run.recipe, predictions),
         counts=svg(plots.counts(list(counts.values())), "counts") if counts else None,
     )
+
+
+def template(name: str) -> "Template":
+    "The template `name` of this folder, with the filters and functions that the pages use."
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("toolkit.pages", "."), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri)
+    environment.globals.update(with_unit=with_unit, repr=repr, quoted=lambda path: shlex.quote(str(path)))
+    return environment.get_template(name)

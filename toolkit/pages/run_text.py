@@ -16,17 +16,19 @@ def headline(figures: dict, predictions: Predictions | None) -> list[tuple[str, 
 
     figures: metrics.json, empty while the run goes on; the accuracy is then that of the predictions so far.
     """
-    cards = [_accuracy(figures, predictions)] if predictions else []
-    return cards + _other_cards(figures, predictions)
+    note = optimism_note(figures.get("epochs"))
+    cards = [accuracy_card("Validation accuracy", predictions, note)] if predictions else []
+    return cards + other_cards(figures, predictions)
 
 
-def _accuracy(figures: dict, predictions: Predictions) -> tuple[str, str, str]:
+def accuracy_card(name: str, predictions: Predictions, note: str = "") -> tuple[str, str, str]:
+    "(name, accuracy, its 95 % interval, its counts and `note`)."
     right, n = int((~predictions.wrong).sum()), len(predictions.files)
-    notes = [_wilson(right, n), f"{right} of {n} images", optimism_note(figures.get("epochs"))]
-    return "Validation accuracy", percent(right / n), ", ".join(filter(None, notes))
+    return name, percent(right / n), ", ".join(filter(None, [_wilson(right, n), f"{right} of {n} images", note]))
 
 
-def _other_cards(figures: dict, predictions: Predictions | None) -> list[tuple[str, str, str]]:
+def other_cards(figures: dict, predictions: Predictions | None) -> list[tuple[str, str, str]]:
+    "The cards of top-5 accuracy, macro F1 and calibration error, as far as `figures` has them."
     cards, n = [], len(predictions.files) if predictions else 0
     if "top5" in figures and figures.get("classes", 6) > 5:
         note = "the label is among the five most probable classes"

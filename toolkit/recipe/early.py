@@ -17,6 +17,7 @@ from toolkit import ranks
 from toolkit.command import run
 from toolkit.commandline.names import started_module
 from toolkit.commandline.startup import end_at_once, while_starting
+from toolkit.data.on_disk.folds import check_out
 from toolkit.options import check_paths
 from toolkit.recipe.signature import Recipe, recipe_of
 from toolkit.run import new_folder
@@ -45,7 +46,7 @@ def check_arguments(file: Path, arguments: list[str]) -> None:
         options, _ = recipe.bound((), given)
         if ranks.count() == 1:
             check_paths(options if reads_data else replace(options, data=Path()))
-            new_folder(recipe.name, options.loss, options.out, options.resume)
+            check_out(new_folder(recipe.name, options.loss, options.out, options.resume), options.folds)
 
     check.__signature__, check.__doc__ = recipe.signature, recipe.build.__doc__
     starting = signal.getsignal(signal.SIGINT) is end_at_once

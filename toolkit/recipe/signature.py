@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 from typing_extensions import Doc
 
 from toolkit.commandline.parameters import field_comments, parameter_comments
-from toolkit.options import FREE_NAMES, TYPES, Options, check_choices, converted, is_free
+from toolkit.options import FREE_NAMES, TYPES, Options, check_choices, check_folds, converted, is_free
 from toolkit.ranges import check_ranges
 from toolkit.schema import read_recipe
 
@@ -42,7 +42,9 @@ class Recipe:
         values = {name: converted(value, types[name]) for name, value in call.arguments.items()}
         check_choices(values, types)
         check_ranges(values)
-        return Options(**{name: values[name] for name in TYPES}), {name: values[name] for name in self.own}
+        options = Options(**{name: values[name] for name in TYPES})
+        check_folds(options)
+        return options, {name: values[name] for name in self.own}
 
     def without_auto(self, options: Options) -> Options:
         "Return `options` with the recipe's defaults of --lr and --bs if they are auto; a search starts from them."

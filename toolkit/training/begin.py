@@ -72,6 +72,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
             "counts": data.counts,
             "left_out": {data.relative(photo): reason for photo, reason in data.left_out.items()},
             "reduced_to": learn.dls.reduced_to,
+            **({"held_out": [data.relative(photo) for photo in data.held_out]} if data.held_out else {}),
         },
         **({"searched": dict(learn.searched)} if learn.searched else {}),
     }
@@ -139,9 +140,11 @@ def print_summary(folder: Path, recipe: dict[str, Any]) -> None:
     "Print a summary: data set; model and pretrained weights; device, precision, workers and run folder."
     options, data, weights, classes = recipe["options"], recipe["data"], recipe["weights"], len(recipe["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
+    held_out = f", {len(data['held_out'])} held out" if "held_out" in data else ""
     device = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
     print(
-        f"{recipe['recipe']}: {classes} classes, {data['train']} photos to train, {data['valid']} to validate\n"
+        f"{recipe['recipe']}: {classes} classes, {data['train']} photos to train{held_out}, "
+        f"{data['valid']} to validate\n"
         f"{options['arch']}, {recipe['model']['parameters']:,} parameters; {weights['loaded']} tensors loaded from "
         f"{weights['source']}{left_out}\n"
         f"{_weights_line(weights, recipe['preprocess'])}"

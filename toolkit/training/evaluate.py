@@ -1,7 +1,11 @@
 """The evaluation of a trained run: metrics.json and valid_predictions.csv, and the lines that end a command."""
 
 import shlex
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from fastai.data.load import DataLoader
 
 from toolkit.evaluation.formatting import optimism_note
 from toolkit.evaluation.results import PREDICTIONS
@@ -22,15 +26,9 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     After `fit` these are the best weights. It computes in float32, as the exported file does, whatever precision
     training uses.
     """
-    data, classes = learn.dls.data, learn.dls.vocab
-    with learn.no_bar(), in_float32(learn.model), uncompiled(), whole_batches(learn.dls.device, learn.exact):
-        probabilities, labels = (part.numpy() for part in learn.get_preds())
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    rows = [
-        [data.relative(photo), label, classes[index], f"{sure:.6f}"]
-        for (photo, label), index, sure in zip(data.valid.items(), predicted, confidence, strict=True)
-    ]
-    write_csv(run.path("valid_predictions.csv"), PREDICTIONS, rows)
+    data, probabilities = learn.dls.data, predicted(learn)
+    labels = class_indices(learn, data.valid)
+    write_csv(run.path("valid_predictions.csv"), PREDICTIONS, prediction_rows(learn, data.valid, probabilities))
     state = read_state(run.path("last.pt"))
     seconds = [row[-1] for row in state.history]
     found = {
@@ -47,6 +45,25 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     }
     write_json(run.path("metrics.json"), found)
     return found
+
+
+def predicted(learn: Learner, loader: DataLoader | None = None) -> np.ndarray:
+    "Probabilities of the photos of `loader`, float32 [photos, classes], computed in float32; by default of validation."
+    with learn.no_bar(), in_float32(learn.model), uncompiled(), whole_batches(learn.dls.device, learn.exact):
+        return learn.get_preds(dl=loader)[0].numpy()
+
+
+def class_indices(learn: Learner, labels: dict[Path, str]) -> np.ndarray:
+    "The index of each photo's class, int [photos]."
+    index = {name: number for number, name in enumerate(learn.dls.vocab)}
+    return np.array([index[label] for label in labels.values()])
+
+
+def prediction_rows(learn: Learner, labels: dict[Path, str], probabilities: np.ndarray) -> list[list[str]]:
+    "Rows of file, label, prediction and confidence."
+    data, classes = learn.dls.data, learn.dls.vocab
+    both = zip(labels.items(), probabilities.argmax(1), probabilities.max(1), strict=True)
+    return [[data.relative(photo), label, classes[index], f"{sure:.6f}"] for (photo, label), index, sure in both]
 
 
 def _epoch_parts(learn: Learner, run: Run) -> dict[str, float]:

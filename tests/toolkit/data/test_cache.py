@@ -144,6 +144,15 @@ def test_a_cache_is_built_once_and_shared_by_runs_and_seeds(tmp_path, capsys):
     assert len(list((tmp_path / "c").glob("*.photos"))) == 1
 
 
+def test_all_folds_share_the_cache_of_the_whole_data_set(tmp_path, capsys):
+    data = find_data(write_noise(tmp_path / "noise", 4))
+    for held_out in ([], [*data.train][::2], [*data.train][1::2]):
+        part = data.holding_out(held_out)
+        loaders(part, tmp_path / "c")
+        assert open_cache(tmp_path / "c", part, for_size(SIZE)).read([*data.train][0], valid=True) is not None
+    assert capsys.readouterr().out.count("are decoded into") == 1
+
+
 def test_a_pickled_cache_holds_no_pixels(data, tmp_path):
     cache = open_cache(tmp_path / "c", data, for_size(SIZE))
     content = pickle.dumps(cache)

@@ -10,7 +10,7 @@ import pytest
 from here import here
 
 from recipes import rapid
-from toolkit.data.dataset import find_data
+from toolkit.data.dataset import find_data, recorded_dataset
 from toolkit.data.on_disk.layouts import check_outside_data
 
 
@@ -38,6 +38,21 @@ def test_files_are_in_natural_order(homework):
     data = find_data(homework)
     assert [data.relative(path) for path in data.train][:4] == [f"train/{k}/a{n}.png" for k in (0, 1) for n in (2, 10)]
     assert list(data.test) == ["t9.png", "t10.png"]
+
+
+def test_photos_that_are_held_out_are_not_trained_on_and_change_the_fingerprint(homework):
+    data = find_data(homework)
+    photos = [path for path in data.train if path.name == "a2.png"]
+    part = data.holding_out(set(photos))
+    assert part.held_out == {path: data.train[path] for path in photos}
+    assert [path.name for path in part.train] == ["a10.png"] * 12
+    assert (part.valid, part.test, part.counts) == (data.valid, data.test, dict.fromkeys(data.classes, 1))
+    others = data.holding_out({path for path in data.train if path not in photos})
+    assert len({data.fingerprint, part.fingerprint, others.fingerprint}) == 3
+    recorded = {"path": str(homework), "fingerprint": part.fingerprint, "held_out": [*map(data.relative, photos)]}
+    assert recorded_dataset({"data": recorded, "options": {"seed": 0}}) == (part, None)
+    with pytest.raises(ValueError, match="no photo of class 0 is left to train on in .* \\(1 such\\)"):
+        part.holding_out({next(iter(part.train))})
 
 
 def test_valid_is_another_name_for_val(homework):
