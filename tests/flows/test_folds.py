@@ -308,6 +308,10 @@ def test_a_fold_resumed_by_its_own_folder_keeps_its_photos_out(photos, copied, e
         (["--refit"], "--refit without --folds: say how many folds there are, as in --folds 5"),
         (["--folds", 3, "--fold", 1, "--refit"], "--fold 1 trains one fold alone, --refit comes after all: leave one "),
         (["--folds", 3, "--arch", "resnet15"], "timm "),
+        (
+            ["--folds", 3, "--arch", "auto"],
+            "--folds 3 --arch auto: each fold might choose another network; run --arch auto",
+        ),
         (["--folds", 3, "--class_weights", "balanced", "--sampler", "balanced"], "--class_weights balanced with "),
     ],
 )

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recipes", "toolkit", "export")
 LINES_OF_A_MODULE, LINES_OF_A_FUNCTION, PARAMETERS = 200, 50, 8
 OPENERS = {"Of", "What", "Where", "Whether", "Which"}
-COMMANDS: dict[str, str] = {}  # functions that may have more parameters, and why; there are none
+COMMANDS = {"learner": "a recipe: its parameters are options of its command"}  # functions that may have more, and why
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

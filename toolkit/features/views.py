@@ -1,4 +1,4 @@
-"""What the features of changed photos tell of a data set: mirrored photos, and enlarged ones."""
+"""Tests of a data set by the features of changed photos: mirrored ones and enlarged ones."""
 
 from collections.abc import Callable
 

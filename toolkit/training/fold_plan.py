@@ -19,7 +19,7 @@ from toolkit.data.preprocess import preprocessing, resize_center_crop
 from toolkit.data.readable import FoldUnknown
 from toolkit.errors import first_few
 from toolkit.features import duplicates
-from toolkit.features.extract import features_and_thumbnails, linear_head
+from toolkit.features.extract import features_and_thumbnails, linear_heads
 from toolkit.features.folds import grouped_folds
 from toolkit.files import file_lock, read_json, size_text, write_json
 from toolkit.learner.device import resolved
@@ -37,8 +37,14 @@ LARGEST = 2**31 - 2**20
 def dataset_of(recipe: Recipe, options: Options, own: dict[str, Any]) -> DataSet:
     """The whole data set that a recipe opens, before a fold is held out.
 
-    Raises ValueError on several ranks, and for a recipe that opens its data in another way than by `open_dataset`.
+    Raises ValueError on several ranks, for --arch auto, and for a recipe that opens its data in another way than by
+    `open_dataset`.
     """
+    if options.arch == "auto":
+        raise ValueError(
+            f"--folds {options.folds} --arch auto: each fold might choose another network; run --arch auto alone, and "
+            "give the name that it chooses"
+        )
     if ranks.count() > 1:
         raise ValueError(
             f"--folds {options.folds} on {ranks.count()} processes: one process trains a fold; on several GPUs start "
@@ -124,7 +130,7 @@ def near_duplicate_groups(data: DataSet, options: Options) -> tuple[np.ndarray, 
     """The group of near-duplicates of each training photo, int64 [photos] from 0, and in words how they were found.
 
     With pretrained weights: `toolkit.features.duplicates.near_duplicates`, by the network before it is trained. Without
-    them, or if the network's classifier is not one linear layer: files of the same content.
+    them, or if the network's classifier is not linear: files of the same content.
     Raises ValueError for --arch, --weights and --image_size as `create_model` does, and for an average of more than
     LARGEST bytes.
     """
@@ -133,7 +139,7 @@ def near_duplicate_groups(data: DataSet, options: Options) -> tuple[np.ndarray, 
     if not options.refit and not options.fold:
         check_average(options, model)
     try:
-        linear_head(model)
+        linear_heads(model)
         reason = "" if options.weights != "none" else "--weights none has no features to find near-duplicates by"
     except ValueError as error:
         reason = str(error).partition(":")[0]
