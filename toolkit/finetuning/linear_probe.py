@@ -154,6 +154,7 @@ class LinearProbe(Callback):
     "The first epoch of a fit is a linear probe instead of training: `linear_probe`, then the usual validation."
 
     name, order = "probe", 80  # after Checkpoint, which starts the epoch
+    most_doubted = MOST_DOUBTED  # training photos; of more it finds no doubts
 
     def __init__(self):
         self.found: dict[str, Any] | None = None  # what `linear_probe` returned
@@ -190,7 +191,7 @@ class LinearProbe(Callback):
 
     def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "Return what `linear_probe` returns, with the `doubts` about the photos, and the head that it made."
-        photos, seen = self.dls.data.train, {} if len(self.dls.data.train) <= MOST_DOUBTED else None
+        photos, seen = self.dls.data.train, {} if len(self.dls.data.train) <= self.most_doubted else None
         found = linear_probe(self.learn, seen, self.features)
         if seen:
             labelled = [Labelled(self.dls.data.relative(photo), "train", label) for photo, label in photos.items()]

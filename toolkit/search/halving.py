@@ -11,6 +11,7 @@ import torch
 from fastai.torch_core import set_seed
 
 from toolkit.data.dataset import DataSet
+from toolkit.finetuning.linear_probe import Known
 from toolkit.learner.learner import Learner
 from toolkit.search.method import Method
 
@@ -82,27 +83,30 @@ def _clearly_best(finals: Sequence[Tried]) -> Method:
     return best.method if difference.mean() > error else usual.method
 
 
-def held_out(data: DataSet, folds: np.ndarray, seed: int) -> DataSet:
+def held_out(data: DataSet, folds: np.ndarray, seed: int) -> tuple[DataSet, np.ndarray]:
     """Return a data set that trains on a part of the training photos of `data`, and validates on fold 0 of them.
 
     folds: int [photos to train on], of `toolkit.features.folds.grouped_folds`. Of more than MOST_PHOTOS photos as many
-    are drawn.
+    are drawn. The second result are the indices of its training photos, int64 [photos], among those of `data`.
     """
-    drawn = np.random.default_rng(seed).permutation(len(data.train))[:MOST_PHOTOS]
-    photos = list(data.train.items())
-    train = dict(photos[i] for i in sorted(drawn) if folds[i] != 0)
-    valid = dict(photos[i] for i in sorted(drawn) if folds[i] == 0)
-    return DataSet(data.path, train, valid)
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:MOST_PHOTOS])
+    photos, left = list(data.train.items()), drawn[folds[drawn] != 0]
+    valid = dict(photos[i] for i in drawn[folds[drawn] == 0])
+    return DataSet(data.path, dict(photos[i] for i in left), valid), left
 
 
-def short_run(build: Callable[[Method, DataSet], Learner], data: DataSet, seed: int) -> Run:
-    "Return the function that trains a method on `data`, see `successive_halving`."
+def short_run(build: Callable[[Method, DataSet], Learner], data: DataSet, known: Known, seed: int) -> Run:
+    """Return the function that trains a method on `data`, see `successive_halving`.
+
+    known: the features of its training photos, for the linear probe.
+    """
 
     def run(method: Method, epochs: int) -> np.ndarray:
         set_seed(seed)
         learn = build(method, data)
+        learn.probe.features, learn.probe.most_doubted = known, 0
         with learn.no_bar(), learn.no_logging():
-            learn.fit(epochs + (learn.probe is not None))
+            learn.fit(1 + epochs)  # the first is the probe
             probabilities, labels = learn.get_preds()
         right = probabilities[torch.arange(len(labels)), labels.long()]
         return -right.clamp_min(1e-7).log().double().numpy()

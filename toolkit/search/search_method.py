@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -27,6 +28,7 @@ from toolkit.search.network_probe import features_of
 
 SHARE = 0.25  # of --minutes, for the search
 FOLDS = 4
+MOST = 4000  # training photos at most that a search looks at
 VIEWED = 1000  # training photos at most whose mirror images are judged
 ENLARGED = 400  # and those that are enlarged
 PART = 0.6  # of the width and height of a photo, its centre, is enlarged to the whole
@@ -58,12 +60,14 @@ def search_method(
 
     def search() -> tuple[Method, bool, bool, list[dict]]:
         learn.probe.features = known = learn.probe.features or features_of(learn)
+        data, known = _drawn(learn.dls.data, known, seed)
         folds = _folds(known, seed)
-        mirror, familiar = _by_features(learn, known, folds, seed)
+        mirror, familiar = _by_features(learn, list(data.train), known, folds)
         changes = {} if "mirror" in given else {"mirror": mirror}
         usual, other = (replace(methods[kind], **changes) for kind in (familiar, not familiar))
         seconds = SHARE * 60 * minutes - (perf_counter() - begun) if minutes else 0.0
-        run = short_run(build, held_out(learn.dls.data, folds, seed), seed)
+        part, rows = held_out(data, folds, seed)
+        run = short_run(build, part, _rows(known, rows), seed)
         method, runs = _by_runs(run, candidates(usual, other, given), seconds)
         return method, familiar, mirror, runs
 
@@ -96,6 +100,21 @@ def set_method(learn: Learner, method: Method, transforms: list) -> None:
     learn.own_options = dict(learn.own_options) | method.own_options()
 
 
+def _drawn(data: DataSet, known: Known, seed: int) -> tuple[DataSet, Known]:
+    "Return at most MOST training photos, drawn by the seed, and what is known of them."
+    if len(data.train) <= MOST:
+        return data, known
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:MOST])
+    photos = list(data.train.items())
+    return DataSet(data.path, dict(photos[i] for i in chosen), {}), _rows(known, chosen)
+
+
+def _rows(known: Known, rows: np.ndarray) -> Known:
+    features, labels, thumbnails = known
+    part = torch.from_numpy(rows).to(features.device)
+    return features[part], labels[part], thumbnails[rows]
+
+
 def _folds(known: Known, seed: int) -> np.ndarray:
     "Return folds of the training photos, int [photos], that keep near-duplicates together."
     features, labels, thumbnails = known
@@ -104,23 +123,22 @@ def _folds(known: Known, seed: int) -> np.ndarray:
     return grouped_folds(labels.cpu().numpy(), together, most, seed) if most > 1 else np.full(len(labels), -1)
 
 
-def _by_features(learn: Learner, known: Known, folds: np.ndarray, seed: int) -> tuple[bool, bool]:
+def _by_features(learn: Learner, photos: list[Path], known: Known, folds: np.ndarray) -> tuple[bool, bool]:
     "Return True if mirrored photos may be trained on, and True if the photos are like those of pretraining."
     features, labels = (part.cpu().numpy() for part in known[:2])
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(learn.options.seed).permutation(len(labels))
     few, many = np.sort(order[:ENLARGED]), np.sort(order[:VIEWED])
     enlarged, mirrored = features.copy(), features.copy()
-    enlarged[few], mirrored[many] = _viewed(learn, few, _enlarged), _viewed(learn, many, lambda images: images.flip(-1))
+    enlarged[few] = _viewed(learn, [photos[i] for i in few], _enlarged)
+    mirrored[many] = _viewed(learn, [photos[i] for i in many], lambda images: images.flip(-1))
     plain, enlarged, mirrored = out_of_fold(_classifier, features, labels, folds, [features, enlarged, mirrored])
     harms = mirroring_harms(plain[many], mirrored[many], labels[many])
-    familiar = is_familiar(plain[few], enlarged[few], labels[few])
-    return not harms, familiar
+    return not harms, is_familiar(plain[few], enlarged[few], labels[few])
 
 
-def _viewed(learn: Learner, chosen: np.ndarray, change: Callable[[Tensor], Tensor]) -> np.ndarray:
-    "Return the features of the chosen training photos, float [chosen, features], of images changed by `change`."
-    photos = list(learn.dls.data.train)
-    loader = learn.dls.test_dl([photos[i] for i in chosen], num_workers=learn.dls.train.fake_l.num_workers)
+def _viewed(learn: Learner, photos: list[Path], change: Callable[[Tensor], Tensor]) -> np.ndarray:
+    "Return the features of photos, float [photos, features], whose images are changed by `change`."
+    loader = learn.dls.test_dl(photos, num_workers=learn.dls.train.fake_l.num_workers)
     changed = ((change(images.as_subclass(Tensor)),) for images, *_ in loader)
     return head_inputs(learn.model, changed, learn.dls.device, learn.exact)[0].cpu().numpy()
 

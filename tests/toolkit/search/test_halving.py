@@ -75,11 +75,13 @@ def test_photos_held_out_of_a_search_are_training_photos_of_one_fold_and_never_t
     photos = [Path(f"{i}.png") for i in range(20)]
     data = DataSet(Path("data"), dict(zip(photos, "ab" * 10, strict=True)), {Path("v.png"): "a"})
     folds = np.array(list(chain.from_iterable(repeat(i, 5) for i in range(4))))
-    part = held_out(data, folds, seed=0)
+    part, rows = held_out(data, folds, seed=0)
+    assert rows.tolist() == list(range(5, 20))
     assert list(part.valid) == photos[:5]
     assert list(part.train) == photos[5:]
     monkeypatch.setattr(halving, "MOST_PHOTOS", 8)
-    fewer = held_out(data, folds, seed=0)
+    fewer, rows = held_out(data, folds, seed=0)
+    assert [photos[i] for i in rows] == list(fewer.train)
     assert len(fewer.train) + len(fewer.valid) == 8
     assert set(fewer.valid) <= set(photos[:5])
     assert set(fewer.train) <= set(photos[5:])
