@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 ALPHA = 0.05  # level of the one-sided test that mirroring harms
-FAMILIAR = 0.85  # share of the accuracy that features of photos like those of pretraining keep on enlarged photos
+FAMILIAR = 0.75  # share of the accuracy that features of photos like those of pretraining keep on enlarged photos
 
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 "fit(features, labels) returns a function from features to log-probabilities, float [photos, classes]."

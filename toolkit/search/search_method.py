@@ -31,7 +31,7 @@ FOLDS = 4
 MOST = 4000  # training photos at most that a search looks at
 VIEWED = 1000  # training photos at most whose mirror images are judged
 ENLARGED = 400  # and those that are enlarged
-PART = 0.6  # of the width and height of a photo, its centre, is enlarged to the whole
+PART = 0.5  # of the width and height of a photo, its centre, is enlarged to the whole
 L2 = 0.01  # penalty of the classifier that judges them
 
 

@@ -30,9 +30,9 @@ def test_of_many_photos_as_many_are_drawn_as_a_search_looks_at_each_with_its_own
 
 def test_the_enlarged_part_of_an_image_is_its_centre():
     images = torch.zeros(1, 3, 20, 20)
-    images[..., 4:16, 4:16] = 1  # 0.6 of the width and height
+    images[..., 5:15, 5:15] = 1  # half of the width and height
     assert torch.equal(search_method._enlarged(images), torch.ones(1, 3, 20, 20))
-    images[..., 3, :] = 5
+    images[..., 4, :] = 5
     assert torch.equal(search_method._enlarged(images), torch.ones(1, 3, 20, 20))
 
 
