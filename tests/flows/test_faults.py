@@ -359,7 +359,7 @@ IN_A_STEP, IN_VALIDATION = (
         (IN_A_STEP, RAPID | {"mixup": 0.4, "cutmix": 1.0}),
         (IN_A_STEP, RAPID | {"average": "last"}),
         (IN_A_STEP, RAPID | {"average": "ema"}),
-        ((11, 40), RAPID | {"probe": True}),  # 10 forward passes for the features of the probe, then validation
+        ((1, 40), RAPID | {"probe": True}),  # in validation: the learner was made with the probe's features
     ],
 )
 def test_a_run_stopped_in_a_step_or_in_validation_goes_on_from_there_with_the_same_bits(

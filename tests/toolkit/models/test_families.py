@@ -76,7 +76,8 @@ def weights_for(arch, folder):
 
 def learner(photos, arch, weights):
     given = {"image_size": SIZES[arch], "device": "cpu", "workers": 0, "precision": "fp32", "bs": 8, "epochs": 2}
-    learn = rapid.learner(photos, arch=arch, weights=str(weights), **given)
+    gentle = {"layer_decay": 0.8, "batch_norm": "fixed", "lr": 6e-4, "crop_area": 0.25, "mirror": "yes"}
+    learn = rapid.learner(photos, arch=arch, weights=str(weights), **given, **gentle)
     learn.remove_cbs([learn.progress])
     return learn
 
