@@ -10,7 +10,7 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, k: int = 5, seed: int 
     the largest groups first, in an order drawn by `seed`, each into the fold that has fewest photos of its classes,
     then fewest photos. A class with fewer groups than folds is missing from some. Were all photos of a class in one
     fold, as those of one group must be, none would be left to train on: their groups are then held out in no fold, and
-    `folds != fold` always has them.
+    `folds != fold` always has them. There are fewer than k folds then if one loses all of its photos.
     scikit-learn's StratifiedGroupKFold spreads them as evenly, and takes a thousandth of a second for each group.
     Raises ValueError for fewer than two folds, or more than there are groups.
     """
@@ -21,7 +21,9 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, k: int = 5, seed: int 
         raise ValueError(f"{k} folds of {len(sizes)} groups of photos: it takes 2 or more, and as many groups")
     folds = _spread(labels, groups, k, np.lexsort((np.random.default_rng(seed).permutation(len(sizes)), -sizes)))
     in_one = [name for name in np.unique(labels) if len(np.unique(folds[labels == name])) == 1]
-    return np.where(np.isin(groups, groups[np.isin(labels, in_one)]), -1, folds)
+    folds = np.where(np.isin(groups, groups[np.isin(labels, in_one)]), -1, folds)
+    _, numbers = np.unique(np.append(folds, -1), return_inverse=True)
+    return (numbers[:-1] - 1).astype(np.int64)  # without numbers that no photo has left
 
 
 def _spread(labels: np.ndarray, groups: np.ndarray, k: int, order: np.ndarray) -> np.ndarray:

@@ -27,7 +27,10 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> 
     """Return `held_out_probabilities` by the strongest of STRENGTHS whose mean log loss is within ENOUGH of the lowest.
 
     features, labels, folds and the result are those of `held_out_probabilities`. A weaker penalty doubts more labels.
+    If no photo can be held out (all folds are -1), nothing is known of any.
     """
+    if (folds < 0).all():
+        return np.full((len(labels), int(labels.max()) + 1), np.nan, np.float32)
     found = [held_out_probabilities(features, labels, folds, l2) for l2 in STRENGTHS]
     losses = [-np.nanmean(np.log(each[np.arange(len(labels)), labels] + 1e-9)) for each in found]
     return next(each for each, loss in zip(found, losses, strict=True) if loss <= ENOUGH * min(losses))

@@ -45,9 +45,18 @@ def mirroring_harms(plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray)
 def is_familiar(plain: np.ndarray, enlarged: np.ndarray, labels: np.ndarray) -> bool:
     """Return True if the classifier is right on nearly as many enlarged photos as on photos as they are.
 
-    plain, enlarged: log-probabilities of `out_of_fold`. A network that was trained on photos of things knows a thing at
-    any size. What it knows only at one size it does not know as a thing, and has to learn anew.
+    plain, enlarged: log-probabilities of `out_of_fold`. Accuracy is the mean recall of the classes, above that of
+    chance, so that a large class does not hide the others. A network that was trained on photos of things knows a thing
+    at any size. What it knows only at one size it does not know as a thing, and has to learn anew.
     """
     judged = ~np.isnan(plain[:, 0])
-    right, still = ((part[judged].argmax(1) == labels[judged]).sum() for part in (plain, enlarged))
-    return bool(still >= FAMILIAR * right)
+    if not judged.any():
+        return True
+    right, still = (_above_chance(part[judged].argmax(1), labels[judged]) for part in (plain, enlarged))
+    return still >= FAMILIAR * right
+
+
+def _above_chance(predicted: np.ndarray, labels: np.ndarray) -> float:
+    "Return the mean recall of the classes less that of guessing."
+    classes = np.unique(labels)
+    return float(np.mean([(predicted[labels == each] == each).mean() for each in classes])) - 1 / len(classes)

@@ -159,9 +159,21 @@ class LinearProbe(Callback):
     def __init__(self):
         self.found: dict[str, Any] | None = None  # what `linear_probe` returned
         self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned before the fit
-        self.features: Known | None = None  # of the training photos, if they were computed before
+        self.features: Known | None = None  # of the training photos, if they were computed before; see `know`
+        self.of: tuple[int, list[int]] | None = None  # the data set and the versions of the weights of `features`
         self.probing = False  # this epoch is the probe
         self.doubts: list[Doubt] | None = None  # about the training photos, from the probe's features
+
+    def know(self, features: Known) -> None:
+        "Keep the features of the training photos for the probe."
+        self.features, self.of = features, self._body()
+
+    def known(self) -> Known | None:
+        "Return the kept features if photos and weights are those that they were computed from, else None."
+        return self.features if self.features and self.of == self._body() else None
+
+    def _body(self) -> tuple[int, list[int]]:
+        return id(self.dls.data), [weight._version for weight in self.model.parameters()]
 
     def count_epochs(self) -> None:
         "The epoch that the probe takes, or took in the run being resumed, is not one of training."
@@ -192,7 +204,7 @@ class LinearProbe(Callback):
     def probed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "Return what `linear_probe` returns, with the `doubts` about the photos, and the head that it made."
         photos, seen = self.dls.data.train, {} if len(self.dls.data.train) <= self.most_doubted else None
-        found = linear_probe(self.learn, seen, self.features)
+        found = linear_probe(self.learn, seen, self.known())
         if seen:
             labelled = [Labelled(self.dls.data.relative(photo), "train", label) for photo, label in photos.items()]
             found["doubts"] = find_doubts(labelled, **seen, seed=self.learn.options.seed)

@@ -41,16 +41,19 @@ class Tried:
         }
 
 
-def successive_halving(methods: Sequence[Method], run: Run, seconds: float) -> tuple[Method, list[Tried]]:
+def successive_halving(methods: Sequence[Method], run: Run, seconds: float, epoch: float) -> tuple[Method, list[Tried]]:
     """Return the best of `methods` and all short runs. The first method stays unless another is clearly better.
 
     run(method, epochs) trains for that number of epochs and returns the cross-entropy of each held-out photo, float
-    [photos]. As many methods are compared as fit into `seconds`, by the time that the first one takes; all train for
-    RUNGS[0] epochs, the better half of them (and the first) for RUNGS[1]. The best of these wins if its mean loss is
-    lower than the first method's by more than the standard error of the paired difference.
+    [photos]. epoch: seconds that an epoch is expected to take. Nothing is run if two methods do not fit into `seconds`.
+    As many are compared as fit, by the time that the first one then takes; all train for RUNGS[0] epochs, the better
+    half of them (and the first) for RUNGS[1]. The best of these wins if its mean loss is lower than the first method's
+    by more than the standard error of the paired difference.
     Source: https://arxiv.org/abs/1502.07943 (successive halving); Breiman et al., Classification and Regression Trees,
     1984 (the one-standard-error rule)
     """
+    if _affordable(len(methods), epoch, seconds) < 2:
+        return methods[0], []
     tried = [_timed(run, methods[0], RUNGS[0])]
     count = _affordable(len(methods), tried[0].seconds / RUNGS[0], seconds)
     if count < 2:
@@ -104,11 +107,12 @@ def short_run(build: Callable[[Method, DataSet], Learner], data: DataSet, known:
     def run(method: Method, epochs: int) -> np.ndarray:
         set_seed(seed)
         learn = build(method, data)
-        learn.probe.features, learn.probe.most_doubted = known, 0
+        learn.probe.know(known)
+        learn.probe.most_doubted = 0
         with learn.no_bar(), learn.no_logging():
             learn.fit(1 + epochs)  # the first is the probe
             probabilities, labels = learn.get_preds()
         right = probabilities[torch.arange(len(labels)), labels.long()]
-        return -right.clamp_min(1e-7).log().double().numpy()
+        return -right.nan_to_num(0).clamp_min(1e-7).log().double().numpy()  # weights that are not finite: the worst
 
     return run

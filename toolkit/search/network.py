@@ -128,6 +128,6 @@ class Comparison:
     def hand_over(self, learn: Learner, chosen: Compared) -> None:
         "Give the learner of the chosen network its features, for its linear probe, and the record for recipe.json."
         if probe := learn.callback(LinearProbe):
-            probe.features = self.features[chosen.name]
+            probe.know(self.features[chosen.name])
         networks = [asdict(each) for each in self.compared]
         learn.searched = {"networks": networks, "left_out": self.found.left_out, "chosen": chosen.name}

@@ -33,7 +33,10 @@ def folds_of(features: Tensor, labels: Tensor, thumbnails: np.ndarray) -> np.nda
     most = min(len(np.unique(together)), int(np.bincount(classes).max()))
     if most < 2:
         raise ValueError(f"--arch auto: {len(labels)} training photos are too few to hold some out; give a name")
-    return grouped_folds(classes, together, min(FOLDS, most))
+    folds = grouped_folds(classes, together, min(FOLDS, most))
+    if folds.max() < 1:
+        raise ValueError("--arch auto: too few training photos that differ can be held out; give a name")
+    return folds
 
 
 def judged(features: Tensor, labels: Tensor, folds: np.ndarray) -> tuple[float, float]:

@@ -75,7 +75,7 @@ def default_epochs(photos: int, pretrained: bool = True, familiar: bool = True) 
     """
     if not pretrained:
         return round(min(100, max(10, 700 / math.sqrt(photos))))
-    return round(min(20, max(3, 200 / math.sqrt(photos))) if familiar else min(8, max(3, 250 / math.sqrt(photos))))
+    return round(min(20, max(3, 200 / math.sqrt(photos))) if familiar else min(7, max(3, 250 / math.sqrt(photos))))
 
 
 def default_settings(
@@ -170,7 +170,7 @@ def epochs_within(
     epochs, smaller = (int(left / (train + valid)), size) if fixed else epochs_and_size(left, train, valid, size)
     if epochs < 1:
         need = (spent + train + valid) / 60
-        raise ValueError(f"--minutes {minutes:g}: one epoch with what comes before it takes {need:.1f}; give as much")
+        raise ValueError(f"--minutes {minutes:g}: one epoch with what comes before it takes {need:.2g}; give as much")
     most = ""
     if epochs > MOST - len(probe):
         epochs, smaller, most = MOST - len(probe), size, ", the most that are planned"

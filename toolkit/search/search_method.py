@@ -31,6 +31,7 @@ FOLDS = 4
 MOST = 4000  # training photos at most that a search looks at
 VIEWED = 1000  # training photos at most whose mirror images are judged
 ENLARGED = 400  # and those that are enlarged
+TRAINING = 3  # ratio of the time of training on a photo to that of a forward pass
 PART = 0.5  # of the width and height of a photo, its centre, is enlarged to the whole
 L2 = 0.01  # penalty of the classifier that judges them
 
@@ -59,16 +60,21 @@ def search_method(
     state, begun, seed = random_state(), perf_counter(), learn.options.seed
 
     def search() -> tuple[Method, bool, bool, list[dict]]:
-        learn.probe.features = known = learn.probe.features or features_of(learn)
+        known = learn.probe.known() or features_of(learn)
+        learn.probe.know(known)
         data, known = _drawn(learn.dls.data, known, seed)
         folds = _folds(known, seed)
-        mirror, familiar = _by_features(learn, list(data.train), known, folds)
+        mirror, familiar, each = _by_features(learn, list(data.train), known, folds)
         changes = {} if "mirror" in given else {"mirror": mirror}
         usual, other = (replace(methods[kind], **changes) for kind in (familiar, not familiar))
         seconds = SHARE * 60 * minutes - (perf_counter() - begun) if minutes else 0.0
         part, rows = held_out(data, folds, seed)
+        if not part.valid:
+            print("too few training photos that differ can be held out: the method is not chosen by them", flush=True)
+            return usual, familiar, mirror, []
         run = short_run(build, part, _rows(known, rows), seed)
-        method, runs = _by_runs(run, candidates(usual, other, given), seconds)
+        epoch = each * (TRAINING * len(part.train) + 2 * len(part.valid))  # weights and their average are validated
+        method, runs = _by_runs(run, candidates(usual, other, given), seconds, epoch)
         return method, familiar, mirror, runs
 
     try:
@@ -123,17 +129,20 @@ def _folds(known: Known, seed: int) -> np.ndarray:
     return grouped_folds(labels.cpu().numpy(), together, most, seed) if most > 1 else np.full(len(labels), -1)
 
 
-def _by_features(learn: Learner, photos: list[Path], known: Known, folds: np.ndarray) -> tuple[bool, bool]:
-    "Return True if mirrored photos may be trained on, and True if the photos are like those of pretraining."
+def _by_features(learn: Learner, photos: list[Path], known: Known, folds: np.ndarray) -> tuple[bool, bool, float]:
+    """Return True if mirrored photos may be trained on, True if the photos are like those of pretraining, and the
+    seconds that reading a photo and a forward pass took.
+    """
     features, labels = (part.cpu().numpy() for part in known[:2])
     order = np.random.default_rng(learn.options.seed).permutation(len(labels))
     few, many = np.sort(order[:ENLARGED]), np.sort(order[:VIEWED])
-    enlarged, mirrored = features.copy(), features.copy()
+    enlarged, mirrored, begun = features.copy(), features.copy(), perf_counter()
     enlarged[few] = _viewed(learn, [photos[i] for i in few], _enlarged)
     mirrored[many] = _viewed(learn, [photos[i] for i in many], lambda images: images.flip(-1))
+    each = (perf_counter() - begun) / (len(few) + len(many))
     plain, enlarged, mirrored = out_of_fold(_classifier, features, labels, folds, [features, enlarged, mirrored])
     harms = mirroring_harms(plain[many], mirrored[many], labels[many])
-    return not harms, is_familiar(plain[few], enlarged[few], labels[few])
+    return not harms, is_familiar(plain[few], enlarged[few], labels[few]), each
 
 
 def _viewed(learn: Learner, photos: list[Path], change: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -151,11 +160,11 @@ def _enlarged(images: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(centre, size=(side, side), mode="bilinear", antialias=True)
 
 
-def _by_runs(run: Run, methods: list[Method], seconds: float) -> tuple[Method, list[dict]]:
-    "Return the best of `methods` by short runs of at most `seconds`, and a row for each run."
-    if seconds <= 0 or len(methods) < 2:
+def _by_runs(run: Run, methods: list[Method], seconds: float, epoch: float) -> tuple[Method, list[dict]]:
+    "Return the best of `methods` by short runs that fit into `seconds`, and a row for each run."
+    method, tried = successive_halving(methods, run, seconds, epoch)
+    if not tried:
         return methods[0], []
-    method, tried = successive_halving(methods, run, seconds)
     rows = [one.row() for one in tried]
     print(*_table(rows), sep="\n", flush=True)
     return method, rows

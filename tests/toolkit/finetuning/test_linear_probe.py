@@ -186,14 +186,14 @@ def test_a_second_fit_in_a_notebook_probes_no_more(learn):
 def test_known_features_are_not_computed_again_but_for_a_schedule_of_fastais_own(learn, monkeypatch):
     "fine_tune and fit_one_cycle may have trained the body since."
     learn.add_cb(LinearProbe())
-    learn.probe.features = network_probe.features_of(learn)
+    learn.probe.know(network_probe.features_of(learn))
     with learn.no_logging():
         learn.fit_one_cycle(1)
         assert learn.probe.features is None
     again = digits.learner(learn.dls.data.path, device="cpu")
     again.remove_cbs([again.progress])
     again.add_cb(LinearProbe())
-    again.probe.features = network_probe.features_of(again)
+    again.probe.know(network_probe.features_of(again))
     monkeypatch.setattr("toolkit.finetuning.linear_probe.features_of", None)
     with again.no_logging():
         again.fit(1)
