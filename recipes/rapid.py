@@ -69,10 +69,10 @@ def learner(
     given |= {"batch_norm": batch_norm, "crop_area": crop_area, "mirror": mirror}
     settings = rapid_settings(options, given, len(dataset.train), model)
 
-    def build(method: Method, data: DataSet, model: nn.Module | None = None) -> Learner:
+    def build(method: Method, data: DataSet, computing: Options, model: nn.Module | None = None) -> Learner:
         "A learner on photos of `data`, by default of another model with the pretrained weights."
         model = model or make_model(options, dataset.classes, dropout=0.2)
-        used = replace(settings.options, lr=method.lr)
+        used = replace(computing, lr=method.lr)
         dls = make_dataloaders(
             used,
             data,
@@ -81,7 +81,7 @@ def learner(
             normalize=normalization_of(model),
             classes=dataset.classes,
         )
-        cbs = [AccumulateGradients(options.accum), OneCycle(), ProgressiveResizing(settings.own["train_sizes"])]
+        cbs = [AccumulateGradients(used.accum), OneCycle(), ProgressiveResizing(settings.own["train_sizes"])]
         cbs += [FrozenBatchNorm()] if method.batch_norm == "fixed" else []
         cbs += [LinearProbe()] if settings.own["probe"] else []
         cbs += [WeightAverage(average, share=0.2)] if average != "none" else []
@@ -89,7 +89,7 @@ def learner(
         loss, splitter = make_loss(options, dataset.counts), layer_groups(method.layer_decay)
         return make_learner(used, dls, model, loss, opt_func=AdamW, cbs=cbs, splitter=splitter)
 
-    learn = build(settings.methods[True], dataset, model)
+    learn = build(settings.methods[True], dataset, settings.options, model)
     learn.own_options = settings.own | settings.methods[True].own_options()
     learn.plan = plan(settings, build, transforms, options.epochs, minutes, train_sizes)
     return learn

@@ -17,7 +17,7 @@ from toolkit.learner.learner import Learner
 from toolkit.models.at_hand import Candidate, Choice, choice_of_networks
 from toolkit.models.catalogue import NETWORKS, by_accuracy
 from toolkit.options import Options
-from toolkit.search.network_probe import features_of, folds_of, judged
+from toolkit.search.network_probe import drawn, features_of, folds_of, judged, rows_of
 from toolkit.search.network_text import Compared, nothing_to_compare, print_compared
 from toolkit.search.network_time import LEAST_EPOCHS, Budget, forward_seconds, training_seconds
 
@@ -102,10 +102,10 @@ class Comparison:
     def _compare(self, candidate: Candidate) -> None:
         start = perf_counter()
         learn = self.learner(candidate.name, candidate.weights)
-        features, labels, thumbnails = features_of(learn)
-        self.folds = folds_of(features, labels, thumbnails) if self.folds is None else self.folds
-        accuracy, error = judged(features, labels, self.folds)
-        self.features[candidate.name] = features, labels, thumbnails
+        self.features[candidate.name] = known = features_of(learn)
+        known = rows_of(known, drawn(len(learn.dls.data.train), self.options.seed))
+        self.folds = folds_of(*known) if self.folds is None else self.folds
+        accuracy, error = judged(*known[:2], self.folds)
         each = forward_seconds(learn)
         self.budget.timed(candidate.network, learn, each)
         epochs = learn.options.epochs if self.budget.seconds is None else LEAST_EPOCHS

@@ -14,6 +14,7 @@ from toolkit.finetuning.linear_probe import STRENGTHS, Known, fit_linear
 from toolkit.learner.learner import Learner
 
 FOLDS = 5
+MOST = 4000  # training photos at most that a search looks at
 
 
 def features_of(learn: Learner) -> Known:
@@ -21,6 +22,18 @@ def features_of(learn: Learner) -> Known:
     small: list[np.ndarray] = []
     features, labels = linear_probe.features_of(learn, small)
     return features, labels, np.concatenate(small)
+
+
+def drawn(photos: int, seed: int) -> np.ndarray:
+    "Return the indices of the photos that a search looks at, int64, in order: all, or MOST drawn by the seed."
+    return np.sort(np.random.default_rng(seed).permutation(photos)[:MOST])
+
+
+def rows_of(known: Known, rows: np.ndarray) -> Known:
+    "Return what is known of the photos with these indices."
+    features, labels, thumbnails = known
+    part = torch.from_numpy(rows).to(features.device)
+    return features[part], labels[part], thumbnails[rows]
 
 
 def folds_of(features: Tensor, labels: Tensor, thumbnails: np.ndarray) -> np.ndarray:

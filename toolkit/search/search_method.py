@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -22,13 +23,13 @@ from toolkit.finetuning.layer_decay import layer_groups
 from toolkit.finetuning.linear_probe import Known, fit_linear
 from toolkit.learner.learner import Learner
 from toolkit.learner.random_state import random_state, set_random_state
+from toolkit.options import Options
 from toolkit.search.halving import Run, held_out, short_run, successive_halving
 from toolkit.search.method import Method, candidates
-from toolkit.search.network_probe import features_of
+from toolkit.search.network_probe import drawn, features_of, rows_of
 
 SHARE = 0.25  # of --minutes, for the search
 FOLDS = 4
-MOST = 4000  # training photos at most that a search looks at
 VIEWED = 1000  # training photos at most whose mirror images are judged
 ENLARGED = 400  # and those that are enlarged
 TRAINING = 3  # ratio of the time of training on a photo to that of a forward pass
@@ -36,7 +37,7 @@ PART = 0.5  # of the width and height of a photo, its centre, is enlarged to the
 L2 = 0.01  # penalty of the classifier that judges them
 
 
-Build = Callable[[Method, DataSet], Learner]
+Build = Callable[[Method, DataSet, Options], Learner]
 Transforms = Callable[[Method], list]
 
 
@@ -50,9 +51,10 @@ def search_method(
 ) -> bool:
     """Set the method that suits the photos of `learn`, a Learner with a linear probe. Return True if it knows them.
 
-    build(method, data) makes another Learner on other photos, with a model of its own. transforms(method): the training
-    transforms. methods: for photos like those of pretraining (True), and for others (False); `is_familiar` tells.
-    given: names of options that the user gave. Mirroring is left out if `mirroring_harms`. With `minutes`, SHARE of
+    build(method, data, computing) makes another Learner on other photos, with a model of its own, by these options.
+    transforms(method): the training transforms. methods: for photos like those of pretraining (True), and for others
+    (False); `is_familiar` tells. given: names of options that the user gave.
+    Mirroring is left out if `mirroring_harms`. With `minutes`, SHARE of
     them is for `successive_halving` of `candidates`, judged on training photos; near-duplicates are all trained on or
     all judged. Validation photos take no part. Rank 0 of several searches for all. The random number generators are
     left as they were, and the probe has the features.
@@ -72,7 +74,8 @@ def search_method(
         if not part.valid:
             print("too few training photos that differ can be held out: the method is not chosen by them", flush=True)
             return usual, familiar, mirror, []
-        run = short_run(build, part, _rows(known, rows), seed)
+        options = replace(learn.options, compile=False)  # which would take longer than a short run
+        run = short_run(partial(build, computing=options), part, rows_of(known, rows), seed)
         epoch = each * (TRAINING * len(part.train) + 2 * len(part.valid))  # weights and their average are validated
         method, runs = _by_runs(run, candidates(usual, other, given), seconds, epoch)
         return method, familiar, mirror, runs
@@ -108,17 +111,8 @@ def set_method(learn: Learner, method: Method, transforms: list) -> None:
 
 def _drawn(data: DataSet, known: Known, seed: int) -> tuple[DataSet, Known]:
     "Return at most MOST training photos, drawn by the seed, and what is known of them."
-    if len(data.train) <= MOST:
-        return data, known
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:MOST])
-    photos = list(data.train.items())
-    return DataSet(data.path, dict(photos[i] for i in chosen), {}), _rows(known, chosen)
-
-
-def _rows(known: Known, rows: np.ndarray) -> Known:
-    features, labels, thumbnails = known
-    part = torch.from_numpy(rows).to(features.device)
-    return features[part], labels[part], thumbnails[rows]
+    chosen, photos = drawn(len(data.train), seed), list(data.train.items())
+    return DataSet(data.path, dict(photos[i] for i in chosen), {}), rows_of(known, chosen)
 
 
 def _folds(known: Known, seed: int) -> np.ndarray:

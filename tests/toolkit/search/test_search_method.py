@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from toolkit.data.dataset import DataSet
-from toolkit.search import search_method
+from toolkit.search import network_probe, search_method
 
 
 def made(photos):
@@ -18,8 +18,10 @@ def made(photos):
 
 def test_of_many_photos_as_many_are_drawn_as_a_search_looks_at_each_with_its_own_features(monkeypatch):
     data, known = made(20)
-    assert search_method._drawn(data, known, 0) == (data, known)
-    monkeypatch.setattr(search_method, "MOST", 6)
+    same, (features, labels, thumbnails) = search_method._drawn(data, known, 0)
+    assert list(same.train) == list(data.train)
+    assert features[:, 0].tolist() == thumbnails.tolist() == list(range(20))
+    monkeypatch.setattr(network_probe, "MOST", 6)
     drawn, (features, labels, thumbnails) = search_method._drawn(data, known, 0)
     indices = [list(data.train).index(photo) for photo in drawn.train]
     assert len(set(indices)) == 6
