@@ -84,15 +84,19 @@ def search_method(
         method, familiar, mirror, runs = ranks.from_first(search)
     finally:
         set_random_state(state)
+    _print_choice(method, familiar, mirror)
+    set_method(learn, method, transforms(method))
+    learn.searched = dict(learn.searched) | ({"runs": runs} if runs else {})
+    return familiar
+
+
+def _print_choice(method: Method, familiar: bool, mirror: bool) -> None:
     mirrored = "may be trained on" if mirror else "are other things"
     print(
         f"by the probe's features: photos {'' if familiar else 'un'}like those of pretraining, mirrored ones {mirrored}"
         f"\n{method}",
         flush=True,
     )
-    set_method(learn, method, transforms(method))
-    learn.searched = dict(learn.searched) | ({"runs": runs} if runs else {})
-    return familiar
 
 
 def set_method(learn: Learner, method: Method, transforms: list) -> None:
