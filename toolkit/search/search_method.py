@@ -18,9 +18,10 @@ from toolkit.features.duplicates import groups, near_duplicates
 from toolkit.features.extract import head_inputs
 from toolkit.features.folds import grouped_folds
 from toolkit.features.views import is_familiar, mirroring_harms, out_of_fold
+from toolkit.finetuning.fit_linear import fit_linear
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import layer_groups
-from toolkit.finetuning.linear_probe import Known, fit_linear
+from toolkit.finetuning.linear_probe import Known
 from toolkit.learner.learner import Learner
 from toolkit.learner.random_state import random_state, set_random_state
 from toolkit.options import Options
