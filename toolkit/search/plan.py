@@ -25,6 +25,7 @@ SMALLEST = 7 / 8  # of the image size: the smallest training squares that are pl
 MOST = 1000  # largest planned number of epochs: ten times the default for random weights and few photos
 FIRST_LAYER = 0.02  # ratio of the first layer's learning rate to the head's, for familiar photos
 GENTLE = 0.6  # of the usual learning rate, for familiar photos
+FEW = 3  # epochs with the probe: in fewer training epochs than 3 all layers do not recover from learning anew
 METHOD = frozenset(each.name for each in fields(Method))  # names of searched options
 
 
@@ -120,6 +121,8 @@ def plan(
         if learn.lr_curve is not None:  # --lr auto
             methods = {kind: replace(method, lr=learn.options.lr) for kind, method in methods.items()}
             given |= {"lr"}
+        if epochs is not None and epochs <= FEW:
+            methods = {kind: methods[True] for kind in methods}
         if settings.own["probe"] and not METHOD <= given:
             familiar = search_method(learn, build, transforms, methods, given, minutes)
             planned = epochs or default_epochs(len(learn.dls.data.train), familiar=familiar) + 1
