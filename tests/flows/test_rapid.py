@@ -328,3 +328,13 @@ def test_unlike_photos_are_trained_thoroughly_but_in_very_few_epochs(photos, wei
         own = rapid.learner(photos, **made, epochs=epochs).own_options
         assert (own["batch_norm"], own["crop_area"]) == (("adapt", 0.6) if thorough else ("fixed", 0.25))
         assert (own["layer_decay"] == 1) == thorough
+
+
+def test_minutes_for_very_few_epochs_take_the_gentle_method(photos, weights, monkeypatch):
+    monkeypatch.setattr("toolkit.search.search_method.is_familiar", lambda *features: False)
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
+    for planned, batch_norm in ((2, "fixed"), (9, "adapt")):
+        monkeypatch.setattr("toolkit.search.plan.epochs_within", lambda *given, planned=planned: (planned, (32,)))
+        learn = rapid.learner(photos, **made, minutes=0.01)
+        assert learn.options.epochs == planned
+        assert learn.own_options["batch_norm"] == batch_norm

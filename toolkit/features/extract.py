@@ -25,18 +25,6 @@ from toolkit.features.duplicates import SIDE
 from toolkit.learner.performance import fast_math, whole_batches
 
 
-def features_of(
-    model: nn.Module,
-    photos: Sequence[Path],
-    preprocess: dict[str, Any],
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-    bs: int = 64,
-) -> np.ndarray:
-    "Return the first part of `features_and_thumbnails`, float32 [photos, features]."
-    return features_and_thumbnails(model, photos, preprocess, device, workers, bs)[0]
-
-
 def features_and_thumbnails(
     model: nn.Module,
     photos: Sequence[Path],

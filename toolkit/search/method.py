@@ -1,7 +1,7 @@
 """The parts of fine-tuning that rapid chooses by the data: rate, layers, batch norm, crops, mirroring."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
@@ -22,6 +22,15 @@ class Method:
 
     def __str__(self) -> str:
         return in_words({"lr": self.lr} | self.own_options())
+
+
+METHOD = frozenset(each.name for each in fields(Method))
+"The names of the searched options."
+
+
+def method_of(values: dict[str, Any]) -> Method:
+    "Return the Method in values of rapid's options."
+    return Method(**{name: values[name] for name in METHOD} | {"mirror": values["mirror"] == "yes"})
 
 
 def in_words(values: dict[str, Any]) -> str:

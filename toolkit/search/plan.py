@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from toolkit.learner.learner import Learner
 from toolkit.models.timm_model import check_size
 from toolkit.options import Options
 from toolkit.search.epoch_time import epoch_seconds
-from toolkit.search.method import Method, in_words
-from toolkit.search.search_method import Build, Transforms, search_method
+from toolkit.search.method import METHOD, Method, in_words, method_of
+from toolkit.search.search_method import Build, Transforms, search_method, set_method
 from toolkit.search.snapshot import restoring_state
 
 SLACK = 1.05  # ratio of an epoch's time to that of its steps: the page, and what a few steps do not show
@@ -26,7 +26,6 @@ MOST = 1000  # largest planned number of epochs: ten times the default for rando
 FIRST_LAYER = 0.02  # ratio of the first layer's learning rate to the head's, for familiar photos
 GENTLE = 0.6  # of the usual learning rate, for familiar photos
 FEW = 3  # epochs with the probe: in fewer training epochs than 3 all layers do not recover from learning anew
-METHOD = frozenset(each.name for each in fields(Method))  # names of searched options
 
 
 class Settings(NamedTuple):
@@ -62,11 +61,6 @@ def rapid_settings(options: Options, given: dict[str, Any], photos: int, model: 
     used = replace(options, **{name: final[name] for name in ("bs", "epochs", "lr")})
     own = {name: final[name] for name in ("train_sizes", "probe")}
     return Settings(used, own, {True: method_of(final), False: method_of(others)}, frozenset(stays) & METHOD)
-
-
-def method_of(values: dict[str, Any]) -> Method:
-    "Return the Method in values of rapid's options."
-    return Method(**{name: values[name] for name in METHOD} | {"mirror": values["mirror"] == "yes"})
 
 
 def default_epochs(photos: int, pretrained: bool = True, familiar: bool = True) -> int:
@@ -129,6 +123,10 @@ def plan(
             learn.options = replace(learn.options, epochs=planned)
         if minutes is not None:
             fit_budget(minutes, train_sizes, perf_counter() - begun)(learn)
+            if learn.options.epochs <= FEW and settings.own["probe"] and not METHOD <= given:
+                gentle = replace(methods[True], mirror=learn.own_options["mirror"] == "yes")
+                print(f"few epochs: {gentle}", flush=True)
+                set_method(learn, gentle, transforms(gentle))
 
     return set_plan
 

@@ -8,7 +8,7 @@ import torch
 from toolkit.data.photo import read_photo
 from toolkit.data.preprocess import for_size, prepare
 from toolkit.features.duplicates import SIDE
-from toolkit.features.extract import features_and_thumbnails, features_of, linear_heads
+from toolkit.features.extract import features_and_thumbnails, linear_heads
 from toolkit.models.timm_model import create_model
 
 
@@ -43,15 +43,15 @@ def test_features_are_timms_before_the_classifier_of_photos_prepared_as_for_vali
     grey = prepared.mean(3)
     small = np.stack([cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for each in grey])
     assert thumbnails == pytest.approx(small, abs=1)
-    assert features_of(model, photos, preprocess, bs=5) == pytest.approx(features, abs=1e-4)
+    assert features_and_thumbnails(model, photos, preprocess, bs=5)[0] == pytest.approx(features, abs=1e-4)
 
 
 def test_no_photos_an_unreadable_one_and_another_classifier_are_refused(model, photos, tmp_path):
     with pytest.raises(ValueError, match="no photos to compute features of: give one or more"):
-        features_of(model, [], for_size(64))
+        features_and_thumbnails(model, [], for_size(64))[0]
     (tmp_path / "broken.jpg").write_bytes(b"not a photo")
     with pytest.raises(ValueError, match=r"broken\.jpg"):
-        features_of(model, [*photos, tmp_path / "broken.jpg"], for_size(64))
+        features_and_thumbnails(model, [*photos, tmp_path / "broken.jpg"], for_size(64))[0]
 
     class Odd(torch.nn.Module):
         def get_classifier(self):
