@@ -53,14 +53,13 @@ def learner(
     batch_norm: Literal["auto", "adapt", "fixed"] = "auto",  # batch norms take these photos' statistics or keep theirs
     crop_area: float | None = None,  # smallest share of a photo's area in a training crop (default: by the data)
     mirror: Literal["auto", "yes", "no"] = "auto",  # mirror half of the training photos; auto: by the probe's features
-    average: Literal["none", "ema", "last"] = "ema",  # average of the weights; each epoch the better of both is used
+    average: Literal["none", "ema", "last"] = "ema",  # average of the weights; it is validated and kept in their place
     mixup: float = 0.0,  # alpha of fastai's MixUp; 0 is none
     cutmix: float = 0.0,  # alpha of fastai's CutMix; 0 is none
 ) -> Learner:
     """Fit a linear classifier to the frozen body's features, then train the body too, for a few epochs.
 
-    The first epoch is the probe. The others follow one cycle. After each epoch the weights or their average are used,
-    whichever is more accurate. Epochs, batch size and method are chosen by `rapid_settings`, `search_method` and, with
+    The first epoch is the probe. The others follow one cycle. An average of the weights is validated and kept. Epochs, batch size and method are chosen by `rapid_settings`, `search_method` and, with
     --minutes, short runs on training photos. They are printed unless they are given.
     """
     dataset = open_dataset(options)

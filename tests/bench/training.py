@@ -3,6 +3,7 @@
     python tests/bench/training.py epoch             # files to weights, 2 workers, speed defaults: at least 1.5
     python tests/bench/training.py steps             # a loop with the same tricks, step by step: at least 0.97
     python tests/bench/training.py kept              # steps with memory kept from one to the next over steps without
+    python tests/bench/training.py waiting           # passes whose OpenMP threads wait asleep, over torch's own way
     python tests/bench/training.py memory            # peak of each in a process of its own
     python tests/bench/training.py gpu               # resnet152 at 224, as tests/bench/gpu.py says
 
@@ -11,12 +12,15 @@ The two sides are timed in turn, round by round; the figure is the median of the
 memory runs in a process of its own.
 """
 
+import os
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
@@ -31,6 +35,7 @@ import overhead  # noqa: E402
 from apart import Apart  # noqa: E402
 
 from recipes import hw1  # noqa: E402
+from toolkit.finetuning.linear_probe import features_of  # noqa: E402
 from toolkit.learner.device import DTYPES, peak_memory, pick_precision  # noqa: E402
 from toolkit.learner.performance import retaining_freed_memory  # noqa: E402
 from toolkit.models.timm_model import create_model  # noqa: E402
@@ -141,6 +146,28 @@ def kept():
         in_turn(ten_steps(arch, size, retaining_freed_memory), Apart(ten_steps, arch, size, nullcontext), 5)
 
 
+def our_pass(data, arch, size):
+    "The validation forward pass over the training photos, as of a linear probe."
+    learn = hw1.learner(data, arch=arch, weights="none", bs=BS, image_size=size, workers=WORKERS, device="cpu")
+    return partial(features_of, learn)
+
+
+def waiting():
+    for name, make in (("features", our_pass), ("an epoch", our_epoch)):
+        print(f"{name} of mobilenetv2_100 at {SIZE} px, {WORKERS} workers, asleep over torch's: ", end="", flush=True)
+        in_turn(apart_with({"OMP_WAIT_POLICY": "PASSIVE"}, make), apart_with({}, make), 5)
+
+
+def apart_with(policy, make):
+    "A side in a process with this policy of OpenMP, which is read when torch is imported, or with torch's own."
+    with patch.dict(os.environ):
+        os.environ.pop("OMP_WAIT_POLICY", None)
+        os.environ |= policy
+        side = Apart(make, DATA, "mobilenetv2_100", SIZE)
+        side.process.submit(int).result()  # starts the process
+    return side
+
+
 def memory():
     peaks = {}
     for side in ("ours", "plain"):
@@ -159,15 +186,15 @@ def peak(side):
 if __name__ == "__main__":
     if "--help" in sys.argv:
         sys.exit(print(__doc__))
-    wanted = sys.argv[1:] or ["epoch", "steps", "kept", "memory", "gpu"]
+    wanted = sys.argv[1:] or ["epoch", "steps", "kept", "waiting", "memory", "gpu"]
     if wanted[0] == "peak":
         peak(wanted[1])
     for name in wanted if wanted[0] != "peak" else ():
-        if name in ("epoch", "memory") and not DATA.is_dir():
+        if name in ("epoch", "waiting", "memory") and not DATA.is_dir():
             print(f"{name} skipped: {DATA.name} is not beside the project")
         elif name == "steps":
             overhead.steps()
         elif name == "gpu":
             gpu.main()
         else:
-            {"epoch": epoch, "kept": kept, "memory": memory}[name]()
+            {"epoch": epoch, "kept": kept, "waiting": waiting, "memory": memory}[name]()

@@ -1,11 +1,12 @@
 """Labels that a linear probe contradicts, which never saw the photo or one nearly the same."""
 
-import warnings
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+
+from toolkit.features.fit_linear import classifier
+from toolkit.features.views import out_of_fold as log_probabilities
 
 STRENGTHS = (0.1, 0.01)  # of the L2 penalty: strong ones, so that wrong labels are not learned by heart
 ENOUGH = 1.1  # times the lowest log loss
@@ -44,17 +45,8 @@ def held_out_probabilities(features: np.ndarray, labels: np.ndarray, folds: np.n
     and deviation 1 of all together, with the penalty l2 / 2 * sum(weight ** 2) beside the mean loss.
     Returns float32 [photos, classes]; NaN for photos of fold -1, which no classifier leaves out.
     """
-    scaled = ((features - features.mean(0)) / max(float(features.std()), 1e-12)).astype(np.float32)
-    found = np.full((len(labels), int(labels.max()) + 1), np.nan, np.float32)
-    for fold in range(int(folds.max()) + 1):
-        train, held_out = folds != fold, folds == fold
-        model = LogisticRegression(C=1 / (train.sum() * l2), max_iter=STEPS, tol=1e-3)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # STEPS are enough for the probabilities
-            model.fit(scaled[train], labels[train])
-        found[held_out] = 0
-        found[np.ix_(held_out, model.classes_)] = model.predict_proba(scaled[held_out])
-    return found
+    fit = partial(classifier, classes=int(labels.max()) + 1, l2=l2, steps=STEPS)
+    return np.exp(log_probabilities(fit, features, labels, folds, [features])[0]).astype(np.float32)
 
 
 def suspected_labels(probabilities: np.ndarray, labels: np.ndarray) -> Suspects:

@@ -17,7 +17,7 @@ from toolkit import ranks
 from toolkit.features import extract
 from toolkit.features.doubts import Doubt
 from toolkit.features.find_doubts import Labelled, find_doubts
-from toolkit.finetuning.fit_linear import fit_linear
+from toolkit.features.fit_linear import fit_linear
 from toolkit.learner.learner import Learner
 from toolkit.learner.mixup_cutmix import own_loss
 

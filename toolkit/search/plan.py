@@ -70,7 +70,7 @@ def default_epochs(photos: int, pretrained: bool = True, familiar: bool = True) 
     """
     if not pretrained:
         return round(min(100, max(10, 700 / math.sqrt(photos))))
-    return round(min(20, max(3, 200 / math.sqrt(photos))) if familiar else min(7, max(3, 250 / math.sqrt(photos))))
+    return round(min(6, max(3, 200 / math.sqrt(photos))) if familiar else min(7, max(3, 250 / math.sqrt(photos))))
 
 
 def default_settings(

@@ -1,6 +1,6 @@
 """The choice of a `Method` for a data set: mirroring by features, the rest by short runs if there is time for them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,9 @@ from toolkit.data.dataset import DataSet
 from toolkit.data.transforms import Augment
 from toolkit.features.duplicates import groups, near_duplicates
 from toolkit.features.extract import head_inputs
+from toolkit.features.fit_linear import classifier
 from toolkit.features.folds import grouped_folds
 from toolkit.features.views import is_familiar, mirroring_harms, out_of_fold
-from toolkit.finetuning.fit_linear import fit_linear
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import layer_groups
 from toolkit.finetuning.linear_probe import Known
@@ -31,8 +31,7 @@ from toolkit.search.network_probe import drawn, features_of, rows_of
 
 SHARE = 0.25  # of --minutes, for the search
 FOLDS = 4
-VIEWED = 1000  # training photos at most whose mirror images are judged
-ENLARGED = 400  # and those that are enlarged
+VIEWED = 500  # training photos at most whose mirror images and enlarged centres are judged
 TRAINING = 3  # ratio of the time of training on a photo to that of a forward pass
 PART = 0.5  # of the width and height of a photo, its centre, is enlarged to the whole
 L2 = 0.01  # penalty of the classifier that judges them
@@ -77,7 +76,7 @@ def search_method(
             return usual, familiar, mirror, []
         options = replace(learn.options, compile=False)  # which would take longer than a short run
         run = short_run(partial(build, computing=options), part, rows_of(known, rows), seed)
-        epoch = each * (TRAINING * len(part.train) + 2 * len(part.valid))  # weights and their average are validated
+        epoch = each * (TRAINING * len(part.train) + len(part.valid))
         method, runs = _by_runs(run, candidates(usual, other, given), seconds, epoch)
         return method, familiar, mirror, runs
 
@@ -133,22 +132,29 @@ def _by_features(learn: Learner, photos: list[Path], known: Known, folds: np.nda
     seconds that reading a photo and a forward pass took.
     """
     features, labels = (part.cpu().numpy() for part in known[:2])
-    order = np.random.default_rng(learn.options.seed).permutation(len(labels))
-    few, many = np.sort(order[:ENLARGED]), np.sort(order[:VIEWED])
-    enlarged, mirrored, begun = features.copy(), features.copy(), perf_counter()
-    enlarged[few] = _viewed(learn, [photos[i] for i in few], _enlarged)
-    mirrored[many] = _viewed(learn, [photos[i] for i in many], lambda images: images.flip(-1))
-    each = (perf_counter() - begun) / (len(few) + len(many))
-    plain, enlarged, mirrored = out_of_fold(_classifier, features, labels, folds, [features, enlarged, mirrored])
-    harms = mirroring_harms(plain[many], mirrored[many], labels[many])
-    return not harms, is_familiar(plain[few], enlarged[few], labels[few]), each
+    few = np.sort(np.random.default_rng(learn.options.seed).permutation(len(labels))[:VIEWED])
+    changes, begun = (_enlarged, lambda images: images.flip(-1)), perf_counter()
+    views = [features]
+    for changed in _viewed(learn, [photos[i] for i in few], changes):
+        views.append(features.copy())
+        views[-1][few] = changed
+    each = (perf_counter() - begun) / (len(few) * len(changes))
+    fit = partial(classifier, classes=int(labels.max()) + 1, l2=L2)
+    plain, enlarged, mirrored = (part[few] for part in out_of_fold(fit, features, labels, folds, views))
+    return not mirroring_harms(plain, mirrored, labels[few]), is_familiar(plain, enlarged, labels[few]), each
 
 
-def _viewed(learn: Learner, photos: list[Path], change: Callable[[Tensor], Tensor]) -> np.ndarray:
-    "Return the features of photos, float [photos, features], whose images are changed by `change`."
+def _viewed(learn: Learner, photos: list[Path], changes: Sequence[Callable[[Tensor], Tensor]]) -> list[np.ndarray]:
+    "Return the features of photos, float [photos, features], whose images are changed by each of `changes`."
     loader = learn.dls.test_dl(photos, num_workers=learn.dls.train.fake_l.num_workers)
-    changed = ((change(images.as_subclass(Tensor)),) for images, *_ in loader)
-    return head_inputs(learn.model, changed, learn.dls.device, learn.exact)[0].cpu().numpy()
+    changed = (
+        (change(images.as_subclass(Tensor)), torch.full((len(images),), number))
+        for images, *_ in loader
+        for number, change in enumerate(changes)
+    )
+    features, numbers = head_inputs(learn.model, changed, learn.dls.device, learn.exact)
+    features, numbers = features.cpu().numpy(), torch.cat([each for (each,) in numbers]).numpy()
+    return [features[numbers == number] for number in range(len(changes))]
 
 
 def _enlarged(images: Tensor) -> Tensor:
@@ -167,20 +173,6 @@ def _by_runs(run: Run, methods: list[Method], seconds: float, epoch: float) -> t
     rows = [one.row() for one in tried]
     print(*_table(rows), sep="\n", flush=True)
     return method, rows
-
-
-def _classifier(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    "Fit a linear classifier, and return its function from features to log-probabilities."
-    mean, deviation = features.mean(0), max(features.std(), 1e-12)
-    inputs, targets = torch.from_numpy((features - mean) / deviation), torch.from_numpy(labels)
-    zero = inputs.new_zeros(int(labels.max()) + 1, inputs.shape[1]), inputs.new_zeros(int(labels.max()) + 1)
-    weight, bias, _ = fit_linear(inputs, targets, torch.nn.functional.cross_entropy, L2, zero)
-
-    def predict(others: np.ndarray) -> np.ndarray:
-        logits: Tensor = torch.from_numpy((others - mean) / deviation) @ weight.T + bias
-        return logits.log_softmax(1).numpy()
-
-    return predict
 
 
 def _table(runs: list[dict]) -> list[str]:

@@ -130,7 +130,7 @@ class Checkpoint(Callback):
     def _write_best(self) -> None:
         if ranks.rank() == 0:
             average = self.learn.callback(WeightAverage)
-            model = average.better if average else self.model
+            model = average.validated if average else self.model
             weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
 

@@ -1,4 +1,4 @@
-"""Averaged weights against numpy's arithmetic, which of the two counts, and that training goes on as without them."""
+"""Averaged weights against numpy's arithmetic, what counts and is kept, and that training goes on as without them."""
 
 import csv
 
@@ -11,6 +11,15 @@ from recipes import digits
 from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.training.begin import begin
 from toolkit.training.fit import fit
+
+
+class FunctionCallback(Callback):
+    "Calls a function at one event, after WeightAverage."
+
+    order = 60
+
+    def __init__(self, function, event):
+        setattr(self, event, lambda: function(self.learn))
 
 
 class Seen(Callback):
@@ -76,21 +85,19 @@ def test_training_goes_on_as_without_an_average(folder):
         assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("spoilt", ["average", "weights"])
-def test_a_fit_in_a_notebook_leaves_what_it_reported(folder, spoilt):
+class Spoil(Callback):
+    "Ruin the weights in the last epoch, after its training."
+
+    order = 48  # before WeightAverage
+
+    def before_validate(self):
+        if self.epoch == self.n_epoch - 1:
+            with torch.no_grad():
+                self.model.get_classifier().weight.zero_()
+
+
+def test_a_fit_in_a_notebook_leaves_what_it_reported(folder):
     "The last epoch's figures are those of what is left, by `validate` and by predictions."
-
-    class Spoil(Callback):
-        "Ruin one of the two in the last epoch, after its training."
-
-        order = 48
-
-        def before_validate(self):
-            if self.epoch == self.n_epoch - 1:
-                model = self.average.averaged.module if spoilt == "average" else self.model
-                with torch.no_grad():
-                    model.get_classifier().weight.zero_()
-
     learn = learner(folder, WeightAverage("ema", share=0.1), Spoil(), bs=64)
     with learn.no_logging():
         learn.fit(2)
@@ -99,11 +106,10 @@ def test_a_fit_in_a_notebook_leaves_what_it_reported(folder, spoilt):
     probabilities, labels = learn.get_preds()
     assert float((probabilities.argmax(1) == labels).float().mean()) == pytest.approx(accuracy)
     assert float(-probabilities.log().gather(1, labels[:, None]).mean()) == pytest.approx(loss, rel=1e-4)
-    average = learn.average.averaged.module.state_dict()
     learn.remove_cb(learn.spoil)
     assert list(learn.validate()) == pytest.approx([loss, accuracy], rel=1e-4)
-    left = learn.model.state_dict()
-    assert all(torch.equal(left[name], average[name]) for name in left) == (spoilt == "weights")
+    average, left = learn.average.averaged.module.state_dict(), learn.model.state_dict()
+    assert all(torch.equal(left[name], average[name]) for name in left)
 
 
 def test_an_interrupted_fit_leaves_the_weights_it_was_training(folder):
@@ -120,27 +126,33 @@ def test_an_interrupted_fit_leaves_the_weights_it_was_training(folder):
     assert np.array_equal(first(learn.model), learn.seen.weights[-1])
 
 
-@pytest.mark.parametrize("worse", ["average", "weights"])
-def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp_path, worse):
-    class Spoil(Callback):
-        order = 48  # before WeightAverage
+@pytest.mark.parametrize("event", ["before_validate", "after_pred"])
+def test_a_fit_that_ends_in_validation_leaves_the_weights_it_was_training(folder, event):
+    def end(learn):
+        if not learn.training and learn.epoch == 1:
+            raise KeyboardInterrupt
 
-        def before_validate(self):
-            if self.epoch < 2:
-                return
-            model = self.average.averaged.module if worse == "average" else self.model
-            with torch.no_grad():
-                model.get_classifier().weight.zero_()
+    learn = learner(folder, WeightAverage("ema", share=1.0), Seen(), FunctionCallback(end, event))
+    model = learn.model
+    with learn.no_logging(), pytest.raises(KeyboardInterrupt):
+        learn.fit(3)
+    assert learn.model is model
+    assert np.array_equal(first(learn.model), learn.seen.weights[-1])
+    with learn.no_logging():
+        learn.remove_cb(learn.cbs[-1])
+        learn.fit(1)
+    assert learn.model is model
 
+
+def test_the_average_counts_in_figures_and_in_what_is_kept(folder, tmp_path):
     learn = learner(folder, WeightAverage("ema", share=0.1), Spoil(), bs=64)
     run = begin(tmp_path / "run", learn)
-    fit(learn, run, 3)  # the third epoch is the best, whichever of the two is spoilt in it
+    fit(learn, run, 3)
     assert [row["epoch"] for row in _by_accuracy(run)][-1] == "3"
     kept = learn.model.state_dict()
     assert kept["fc.weight"].abs().sum() > 0
-    other = learn.average.averaged.module.state_dict()
-    name = next(iter(kept))
-    assert torch.equal(kept[name], other[name]) == (worse == "weights")
+    average = learn.average.averaged.module.state_dict()
+    assert all(torch.equal(kept[name], average[name]) for name in kept)
     loss, accuracy = learn.validate()
     *_, row = csv.DictReader(run.path("history.csv").open())
     assert float(row["accuracy"]) == pytest.approx(float(accuracy))
@@ -148,7 +160,7 @@ def test_the_better_of_the_two_counts_in_figures_and_in_what_is_kept(folder, tmp
 
 
 def test_before_its_window_an_average_is_neither_validated_nor_kept(folder):
-    "Until then it is the network as the fit found it, which wins where nothing is learned."
+    "Until then it is the network as the fit found it."
 
     class Kept(Callback):
         order = 90
@@ -157,11 +169,11 @@ def test_before_its_window_an_average_is_neither_validated_nor_kept(folder):
             self.own = []
 
         def after_epoch(self):
-            self.own.append(self.average.better is self.model)
+            self.own.append(self.average.validated is self.model)
 
     learn = learner(folder, WeightAverage("last", share=0.5), Kept())
     with learn.no_logging():
-        learn.fit(4, lr=0.0)  # the average is never worse
+        learn.fit(4)
     assert learn.kept.own == [True, True, False, False]
 
 
