@@ -59,8 +59,9 @@ def learner(
 ) -> Learner:
     """Fit a linear classifier to the frozen body's features, then train the body too, for a few epochs.
 
-    The first epoch is the probe. The others follow one cycle. An average of the weights is validated and kept. Epochs, batch size and method are chosen by `rapid_settings`, `search_method` and, with
-    --minutes, short runs on training photos. They are printed unless they are given.
+    The first epoch is the probe. The others follow one cycle. An average of the weights is validated and kept. Epochs,
+    batch size and method are chosen by `rapid_settings`, `search_method` and, with --minutes, short runs on training
+    photos. They are printed unless they are given.
     """
     dataset = open_dataset(options)
     model = make_model(options, dataset.classes, dropout=0.2)

@@ -1,14 +1,54 @@
-"""Tests of a data set by the features of changed photos: mirrored ones and enlarged ones."""
+"""The features of changed photos, mirrored and enlarged, and what they say of a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit.features.extract import head_inputs
 
 ALPHA = 0.05  # level of the one-sided test that mirroring harms
 FAMILIAR = 0.75  # share of the accuracy that features of photos like those of pretraining keep on enlarged photos
+PART = 0.5  # of the width and height of a photo, its centre, is enlarged to the whole
 
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 "fit(features, labels) returns a function from features to log-probabilities, float [photos, classes]."
+
+
+def mirrored(images: Tensor) -> Tensor:
+    "Return the mirror image of each image; images: [batch, 3, height, width]."
+    return images.flip(-1)
+
+
+def enlarged(images: Tensor) -> Tensor:
+    "Return the centre of each square image, PART of its width and height, at the size of the whole."
+    side = images.shape[-1]
+    edge = round(side * (1 - PART) / 2)
+    centre = images[..., edge : side - edge, edge : side - edge]
+    return F.interpolate(centre, size=(side, side), mode="bilinear", antialias=True)
+
+
+def changed_features(
+    model: nn.Module,
+    batches: Iterable[tuple],
+    changes: Sequence[Callable[[Tensor], Tensor]],
+    device: torch.device,
+    exact: bool,
+) -> list[np.ndarray]:
+    """Return for each of `changes` the features of the images that it changed, float32 [images, features].
+
+    batches: (images, ...), each read once. For the other parameters see `toolkit.features.extract.head_inputs`.
+    """
+    changed = (
+        (change(images.as_subclass(Tensor)), torch.full((len(images),), number))
+        for images, *_ in batches
+        for number, change in enumerate(changes)
+    )
+    features, numbers = head_inputs(model, changed, device, exact)
+    features, number = features.cpu().numpy(), torch.cat([each for (each,) in numbers]).numpy()
+    return [features[number == each] for each in range(len(changes))]
 
 
 def out_of_fold(

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from toolkit.features.duplicates import groups, near_duplicates
+from toolkit.features.fit_linear import fit_linear
 from toolkit.features.folds import grouped_folds
 from toolkit.finetuning import linear_probe
-from toolkit.features.fit_linear import fit_linear
 from toolkit.finetuning.linear_probe import STRENGTHS, Known
 from toolkit.learner.learner import Learner
 

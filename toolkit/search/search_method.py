@@ -1,24 +1,21 @@
 """The choice of a `Method` for a data set: mirroring by features, the rest by short runs if there is time for them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from toolkit import ranks
 from toolkit.data.augmentation import Augmentation
 from toolkit.data.dataset import DataSet
 from toolkit.data.transforms import Augment
 from toolkit.features.duplicates import groups, near_duplicates
-from toolkit.features.extract import head_inputs
 from toolkit.features.fit_linear import classifier
 from toolkit.features.folds import grouped_folds
-from toolkit.features.views import is_familiar, mirroring_harms, out_of_fold
+from toolkit.features.views import changed_features, enlarged, is_familiar, mirrored, mirroring_harms, out_of_fold
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.layer_decay import layer_groups
 from toolkit.finetuning.linear_probe import Known
@@ -33,7 +30,6 @@ SHARE = 0.25  # of --minutes, for the search
 FOLDS = 4
 VIEWED = 500  # training photos at most whose mirror images and enlarged centres are judged
 TRAINING = 3  # ratio of the time of training on a photo to that of a forward pass
-PART = 0.5  # of the width and height of a photo, its centre, is enlarged to the whole
 L2 = 0.01  # penalty of the classifier that judges them
 
 
@@ -54,10 +50,10 @@ def search_method(
     build(method, data, computing) makes another Learner on other photos, with a model of its own, by these options.
     transforms(method): the training transforms. methods: for photos like those of pretraining (True), and for others
     (False); `is_familiar` tells. given: names of options that the user gave.
-    Mirroring is left out if `mirroring_harms`. With `minutes`, SHARE of
-    them is for `successive_halving` of `candidates`, judged on training photos; near-duplicates are all trained on or
-    all judged. Validation photos take no part. Rank 0 of several searches for all. The random number generators are
-    left as they were, and the probe has the features.
+    Mirroring is left out if `mirroring_harms`. With `minutes`, SHARE of them is for `successive_halving` of
+    `candidates`, judged on training photos; near-duplicates are all trained on or all judged. Validation photos take no
+    part. Rank 0 of several searches for all. The random number generators are left as they were, and the probe has the
+    features.
     """
     state, begun, seed = random_state(), perf_counter(), learn.options.seed
 
@@ -133,36 +129,15 @@ def _by_features(learn: Learner, photos: list[Path], known: Known, folds: np.nda
     """
     features, labels = (part.cpu().numpy() for part in known[:2])
     few = np.sort(np.random.default_rng(learn.options.seed).permutation(len(labels))[:VIEWED])
-    changes, begun = (_enlarged, lambda images: images.flip(-1)), perf_counter()
-    views = [features]
-    for changed in _viewed(learn, [photos[i] for i in few], changes):
+    workers, begun, views = learn.dls.train.fake_l.num_workers, perf_counter(), [features]
+    loader = learn.dls.test_dl([photos[i] for i in few], num_workers=workers)
+    for changed in changed_features(learn.model, loader, (enlarged, mirrored), learn.dls.device, learn.exact):
         views.append(features.copy())
         views[-1][few] = changed
-    each = (perf_counter() - begun) / (len(few) * len(changes))
+    each = (perf_counter() - begun) / (2 * len(few))
     fit = partial(classifier, classes=int(labels.max()) + 1, l2=L2)
-    plain, enlarged, mirrored = (part[few] for part in out_of_fold(fit, features, labels, folds, views))
-    return not mirroring_harms(plain, mirrored, labels[few]), is_familiar(plain, enlarged, labels[few]), each
-
-
-def _viewed(learn: Learner, photos: list[Path], changes: Sequence[Callable[[Tensor], Tensor]]) -> list[np.ndarray]:
-    "Return the features of photos, float [photos, features], whose images are changed by each of `changes`."
-    loader = learn.dls.test_dl(photos, num_workers=learn.dls.train.fake_l.num_workers)
-    changed = (
-        (change(images.as_subclass(Tensor)), torch.full((len(images),), number))
-        for images, *_ in loader
-        for number, change in enumerate(changes)
-    )
-    features, numbers = head_inputs(learn.model, changed, learn.dls.device, learn.exact)
-    features, numbers = features.cpu().numpy(), torch.cat([each for (each,) in numbers]).numpy()
-    return [features[numbers == number] for number in range(len(changes))]
-
-
-def _enlarged(images: Tensor) -> Tensor:
-    "Return the centre of each image, PART of its width and height, at the size of the whole."
-    side = images.shape[-1]
-    edge = round(side * (1 - PART) / 2)
-    centre = images[..., edge : side - edge, edge : side - edge]
-    return torch.nn.functional.interpolate(centre, size=(side, side), mode="bilinear", antialias=True)
+    plain, centre, mirror = (part[few] for part in out_of_fold(fit, features, labels, folds, views))
+    return not mirroring_harms(plain, mirror, labels[few]), is_familiar(plain, centre, labels[few]), each
 
 
 def _by_runs(run: Run, methods: list[Method], seconds: float, epoch: float) -> tuple[Method, list[dict]]:

@@ -1,10 +1,13 @@
 """What features of mirrored and enlarged photos tell, on features whose answer is known."""
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
-from toolkit.features.views import is_familiar, mirroring_harms, out_of_fold
+from toolkit.features.views import changed_features, enlarged, is_familiar, mirrored, mirroring_harms, out_of_fold
+from toolkit.models.timm_model import create_model
 
 
 def logistic(features, labels):
@@ -61,3 +64,35 @@ def test_a_large_class_does_not_hide_that_small_ones_are_unknown_if_they_are_enl
     assert (always_0.argmax(1) == labels).mean() == 0.9
     assert is_familiar(plain, plain, labels)
     assert not is_familiar(plain, always_0, labels)
+
+
+def test_the_enlarged_part_of_an_image_is_its_centre():
+    images = torch.zeros(1, 3, 20, 20)
+    images[..., 5:15, 5:15] = 1  # half of the width and height
+    assert torch.equal(enlarged(images), torch.ones(1, 3, 20, 20))
+    images[..., 4, :] = 5
+    assert torch.equal(enlarged(images), torch.ones(1, 3, 20, 20))
+
+
+def test_each_change_has_the_features_of_its_images_in_the_order_of_the_photos():
+    "Against timm's own pooled features of images that OpenCV mirrors; the last batch is a short one."
+    torch.manual_seed(0)
+    model, photos = create_model("test_resnet", 3, "none", image_size=32).eval(), torch.randn(5, 3, 32, 32)
+    changes, read = (enlarged, mirrored), []
+
+    def batches():
+        for part in photos.split(2):
+            read.append(len(part))
+            yield part, "a label"
+
+    centre, mirror = changed_features(model, batches(), changes, torch.device("cpu"), exact=True)
+    assert read == [2, 2, 1]
+    turned = [torch.from_numpy(cv2.flip(photo.permute(1, 2, 0).numpy(), 1)).permute(2, 0, 1) for photo in photos]
+    with torch.no_grad():
+        pooled = [
+            model.forward_head(model.forward_features(each), pre_logits=True)
+            for each in (torch.stack(turned), enlarged(photos))
+        ]
+    assert mirror == pytest.approx(pooled[0].numpy(), abs=1e-5)
+    assert centre == pytest.approx(pooled[1].numpy(), abs=1e-5)
+    assert not np.allclose(mirror, centre, atol=1e-3)

@@ -30,14 +30,6 @@ def test_of_many_photos_as_many_are_drawn_as_a_search_looks_at_each_with_its_own
     assert ["ab"[label] for label in labels] == list(drawn.train.values())
 
 
-def test_the_enlarged_part_of_an_image_is_its_centre():
-    images = torch.zeros(1, 3, 20, 20)
-    images[..., 5:15, 5:15] = 1  # half of the width and height
-    assert torch.equal(search_method._enlarged(images), torch.ones(1, 3, 20, 20))
-    images[..., 4, :] = 5
-    assert torch.equal(search_method._enlarged(images), torch.ones(1, 3, 20, 20))
-
-
 def test_folds_keep_copies_together_and_one_photo_is_in_none():
     features = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     features[20:] = features[:20]
