@@ -26,7 +26,7 @@ class WeightAverage(Callback):
     name = "average"  # its key in last.pt
     order = 49  # before Checkpoint, which keeps the model that was trained
     validated: nn.Module | None = None  # the model of this epoch's figures
-    trained: nn.Module | None = None  # while the average is validated
+    trained: nn.Module | None = None  # while the average sees a batch
 
     def __init__(self, kind: str = "ema", share: float = 0.1):
         if kind not in ("ema", "last"):
@@ -68,18 +68,20 @@ class WeightAverage(Callback):
                 torch._foreach_copy_(averaged, trained)
         self.averaged.n_averaged += 1
 
-    def before_validate(self) -> None:
-        if bool(self.averaged.n_averaged > 0):  # else it is the model as the fit found it
+    def before_batch(self) -> None:
+        if not self.training and self._has_started():
             self.trained, self.learn.model = self.model, self.averaged.module
 
+    def after_batch(self) -> None:
+        self._put_back()
+
     def after_validate(self) -> None:
-        self.validated = self.model
-        self._train_on()
+        self.validated = self.averaged.module if self._has_started() else self.model
 
     def after_cancel_fit(self) -> None:
-        self._train_on()
+        self._put_back()
 
-    def _train_on(self) -> None:
+    def _put_back(self) -> None:
         if self.trained is not None:
             self.learn.model, self.trained = self.trained, None
 
@@ -87,6 +89,10 @@ class WeightAverage(Callback):
         if self.validated not in (None, self.model) and not self.learn.in_run:  # a run loads its best
             self.model.load_state_dict(self.validated.state_dict())
         self.validated = None
+
+    def _has_started(self) -> bool:
+        "True if a step has entered the average; before that it is the model as the fit found it."
+        return bool(self.averaged.n_averaged > 0)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

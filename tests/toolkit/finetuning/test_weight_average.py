@@ -177,21 +177,28 @@ def test_before_its_window_an_average_is_neither_validated_nor_kept(folder):
     assert learn.kept.own == [True, True, False, False]
 
 
-@pytest.mark.slow  # one with an average is killed in test_resume.py too
-@pytest.mark.parametrize("kind", ["ema", "last"])
-def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "training"),
+    [
+        ("ema", False),  # while the average is validated
+        pytest.param("ema", True, marks=pytest.mark.slow),  # one with an average is killed in test_resume.py too
+        pytest.param("last", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind, training):
     class Stop(Callback):
         "What Ctrl-C does, in the second epoch."
 
         def after_batch(self):
-            if self.training and self.epoch == 1 and self.iter == 2:
+            if self.training == training and self.epoch == 1 and self.iter == (2 if training else 0):
                 self.learn.checkpoint.stop = True
 
     def go(name, *cbs):
         learn = learner(folder, WeightAverage(kind, share=0.4), *cbs)
         run = begin(tmp_path / name, learn)
         fit(learn, run, 3)
-        return torch.load(run.path("last.pt"), weights_only=True)["callbacks"]["average"]
+        state = torch.load(run.path("last.pt"), weights_only=True)
+        return state["callbacks"]["average"] | {f"trained {name}": weight for name, weight in state["model"].items()}
 
     whole = go("whole")
     with pytest.raises(KeyboardInterrupt):
