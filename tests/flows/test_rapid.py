@@ -66,9 +66,11 @@ def test_what_it_chose_is_told_and_recorded(done, photos):
     count = run.recipe["data"]["train"]
     lines = [line for line in ended.stdout.splitlines() if not line.startswith("checked ")]  # if that took a second
     assert lines[0] == f"{count} photos, pretrained weights: bs 32, probe True, train_sizes 32"
-    assert re.fullmatch(r"by the probe's features: photos (un)?like those of pretraining, mirrored ones .*", lines[1])
+    said = re.fullmatch(r"by the probe's features: photos (un)?like those of pretraining, mirrored ones .*", lines[1])
     decay = round(decay_over(timm.create_model("test_resnet"), 0.02), 3)
-    method = {"lr": 6e-4, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}  # few epochs: the gentle one
+    like = {"lr": 6e-4, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
+    unlike = {"lr": 1e-3, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": 0.6}
+    method = unlike if said[1] else like
     assert lines[2].startswith(", ".join(f"{name} {value:.3g}" for name, value in list(method.items())[:2]))
     expected = {"bs": 32, "probe": True, "epochs": 3, "average": "ema"} | method
     assert {name: options(run)[name] for name in expected} == expected
@@ -321,20 +323,11 @@ def test_a_value_that_is_given_is_not_searched(photos, weights, capsys):
     assert "features" not in capsys.readouterr().out.splitlines()[-2]
 
 
-def test_unlike_photos_are_trained_thoroughly_but_in_very_few_epochs(photos, weights, monkeypatch):
-    monkeypatch.setattr("toolkit.search.search_method.is_familiar", lambda *features: False)
+@pytest.mark.parametrize("like", [True, False])
+def test_photos_unlike_those_of_pretraining_are_trained_thoroughly(photos, weights, monkeypatch, like):
+    monkeypatch.setattr("toolkit.search.search_method.is_familiar", lambda *features: like)
     made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
-    for epochs, thorough in ((None, True), (4, True), (3, False), (2, False)):
+    for epochs in (None, 2):
         own = rapid.learner(photos, **made, epochs=epochs).own_options
-        assert (own["batch_norm"], own["crop_area"]) == (("adapt", 0.6) if thorough else ("fixed", 0.25))
-        assert (own["layer_decay"] == 1) == thorough
-
-
-def test_minutes_for_very_few_epochs_take_the_gentle_method(photos, weights, monkeypatch):
-    monkeypatch.setattr("toolkit.search.search_method.is_familiar", lambda *features: False)
-    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
-    for planned, batch_norm in ((2, "fixed"), (9, "adapt")):
-        monkeypatch.setattr("toolkit.search.plan.epochs_within", lambda *given, planned=planned: (planned, (32,)))
-        learn = rapid.learner(photos, **made, minutes=0.01)
-        assert learn.options.epochs == planned
-        assert learn.own_options["batch_norm"] == batch_norm
+        assert (own["batch_norm"], own["crop_area"]) == (("fixed", 0.25) if like else ("adapt", 0.6))
+        assert (own["layer_decay"] == 1) != like

@@ -17,7 +17,7 @@ from toolkit.models.timm_model import check_size
 from toolkit.options import Options
 from toolkit.search.epoch_time import epoch_seconds
 from toolkit.search.method import METHOD, Method, in_words, method_of
-from toolkit.search.search_method import Build, Transforms, search_method, set_method
+from toolkit.search.search_method import Build, Transforms, search_method
 from toolkit.search.snapshot import restoring_state
 
 SLACK = 1.05  # ratio of an epoch's time to that of its steps: the page, and what a few steps do not show
@@ -25,7 +25,6 @@ SMALLEST = 7 / 8  # of the image size: the smallest training squares that are pl
 MOST = 1000  # largest planned number of epochs: ten times the default for random weights and few photos
 FIRST_LAYER = 0.02  # ratio of the first layer's learning rate to the head's, for familiar photos
 GENTLE = 0.6  # of the usual learning rate, for familiar photos
-FEW = 3  # epochs with the probe: in fewer training epochs than 3 all layers do not recover from learning anew
 
 
 class Settings(NamedTuple):
@@ -115,18 +114,12 @@ def plan(
         if learn.lr_curve is not None:  # --lr auto
             methods = {kind: replace(method, lr=learn.options.lr) for kind, method in methods.items()}
             given |= {"lr"}
-        if epochs is not None and epochs <= FEW:
-            methods = {kind: methods[True] for kind in methods}
         if settings.own["probe"] and not METHOD <= given:
             familiar = search_method(learn, build, transforms, methods, given, minutes)
             planned = epochs or default_epochs(len(learn.dls.data.train), familiar=familiar) + 1
             learn.options = replace(learn.options, epochs=planned)
         if minutes is not None:
             fit_budget(minutes, train_sizes, perf_counter() - begun)(learn)
-            if learn.options.epochs <= FEW and settings.own["probe"] and not METHOD <= given:
-                gentle = replace(methods[True], mirror=learn.own_options["mirror"] == "yes")
-                print(f"few epochs: {gentle}", flush=True)
-                set_method(learn, gentle, transforms(gentle))
 
     return set_plan
 
