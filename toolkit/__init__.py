@@ -6,8 +6,8 @@ import warnings
 from toolkit.commandline.names import started_module
 from toolkit.commandline.startup import while_starting
 
-# OpenMP's threads, torch's on a CPU, wait asleep: spinning, they take the cores from the processes that load photos.
-# Read when torch is imported. A value that is set stays.
+# On a CPU torch computes in OpenMP's threads. Those that wait for work spin by default, and so take the cores from the
+# processes that load photos. PASSIVE lets them sleep. torch reads the variable when it is imported; a set value stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # fastai 2.8.12 calls torch.jit.script when it is imported, which torch >= 2.14 warns about; the user can do nothing.
