@@ -49,6 +49,7 @@ def learner(
     minutes: Annotated[float | None, FREE] = None,  # plan as many epochs as training has time for (default: no budget)
     train_sizes: tuple[int, ...] = (),  # sides of the training squares, smaller ones first (default: by the data)
     probe: bool = True,  # train all layers from the first epoch, without a linear probe
+    frozen: float | None = None,  # share of the layers, from the first on, that are not trained (default: by the data)
     layer_decay: float | None = None,  # ratio of a layer's learning rate to the next one's (default: by the data)
     batch_norm: Literal["auto", "adapt", "fixed"] = "auto",  # batch norms take these photos' statistics or keep theirs
     crop_area: float | None = None,  # smallest share of a photo's area in a training crop (default: by the data)
@@ -65,8 +66,8 @@ def learner(
     """
     dataset = open_dataset(options)
     model = make_model(options, dataset.classes, dropout=0.2)
-    given = {"minutes": minutes, "train_sizes": train_sizes, "probe": probe, "layer_decay": layer_decay}
-    given |= {"batch_norm": batch_norm, "crop_area": crop_area, "mirror": mirror}
+    given = {"minutes": minutes, "train_sizes": train_sizes, "probe": probe, "frozen": frozen}
+    given |= {"layer_decay": layer_decay, "batch_norm": batch_norm, "crop_area": crop_area, "mirror": mirror}
     settings = rapid_settings(options, given, len(dataset.train), model)
 
     def build(method: Method, data: DataSet, computing: Options, model: nn.Module | None = None) -> Learner:
@@ -81,12 +82,11 @@ def learner(
             normalize=normalization_of(model),
             classes=dataset.classes,
         )
-        cbs = [AccumulateGradients(used.accum), OneCycle(), ProgressiveResizing(settings.own["train_sizes"])]
-        cbs += [FrozenBatchNorm()] if method.batch_norm == "fixed" else []
+        cbs = [AccumulateGradients(used.accum), OneCycle(), FrozenBatchNorm(everywhere=method.batch_norm == "fixed")]
+        cbs += [ProgressiveResizing(settings.own["train_sizes"]), *mixup_cutmix(mixup, cutmix)]
         cbs += [LinearProbe()] if settings.own["probe"] else []
         cbs += [WeightAverage(average, share=0.2)] if average != "none" else []
-        cbs += mixup_cutmix(mixup, cutmix)
-        loss, splitter = make_loss(options, dataset.counts), layer_groups(method.layer_decay)
+        loss, splitter = make_loss(options, dataset.counts), layer_groups(method.layer_decay, frozen=method.frozen)
         return make_learner(used, dls, model, loss, opt_func=AdamW, cbs=cbs, splitter=splitter)
 
     learn = build(settings.methods[True], dataset, settings.options, model)

@@ -34,6 +34,7 @@ RANGES: dict[str, Range] = {  # by option: check of a number, accepted numbers i
     "image_size": _whole(1, "1 pixel or more", LARGEST * 224 // 256),
     "train_sizes": _whole(1, "1 pixel or more", LARGEST),
     "layer_decay": (lambda value: 0 < value <= 1, "more than 0, at most 1 (each layer at the same rate)"),
+    "frozen": (lambda value: 0 <= value < 1, "a share of the layers from 0 (none is frozen) to below 1"),
     "crop_area": (lambda value: 0 < value <= 1, "more than 0, at most 1 (the whole photo)"),
     "mixup": _from_0("0 (none) or more"),
     "cutmix": _from_0("0 (none) or more"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,6 @@ from noise import write_noise
 from recipes import rapid
 from toolkit import run as runs
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
-from toolkit.finetuning.layer_decay import decay_over
 from toolkit.options import Options
 from toolkit.search.plan import default_settings, epochs_and_size, fit_budget
 from toolkit.training.begin import begin
@@ -65,15 +65,21 @@ def test_what_it_chose_is_told_and_recorded(done, photos):
     run, ended = done
     count = run.recipe["data"]["train"]
     lines = [line for line in ended.stdout.splitlines() if not line.startswith("checked ")]  # if that took a second
-    assert lines[0] == f"{count} photos, pretrained weights: bs 32, probe True, train_sizes 32"
+    assert lines[0] == f"{count} photos, pretrained weights: bs 16, probe True, train_sizes 32"
     said = re.fullmatch(r"by the probe's features: photos (un)?like those of pretraining, mirrored ones .*", lines[1])
-    decay = round(decay_over(timm.create_model("test_resnet"), 0.02), 3)
-    like = {"lr": 6e-4, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
-    unlike = {"lr": 1e-3, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": 0.6}
+    decay = round(0.1 ** (1 / 3), 3)  # layers: stem, four stages, head; the first two are frozen, the third at 10 %
+    like = {
+        "lr": 6e-4 * math.sqrt(0.5),
+        "frozen": 0.333,
+        "layer_decay": decay,
+        "batch_norm": "fixed",
+        "crop_area": 0.25,
+    }
+    unlike = {"lr": 1e-3 * math.sqrt(0.5), "frozen": 0.333, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
     method = unlike if said[1] else like
-    assert lines[2].startswith(", ".join(f"{name} {value:.3g}" for name, value in list(method.items())[:2]))
-    expected = {"bs": 32, "probe": True, "epochs": 3, "average": "ema"} | method
-    assert {name: options(run)[name] for name in expected} == expected
+    assert lines[2].startswith(", ".join(f"{name} {value:.3g}" for name, value in list(method.items())[:3]))
+    expected = {"bs": 16, "probe": True, "epochs": 3, "average": "ema"} | method
+    assert {name: options(run)[name] for name in expected} == pytest.approx(expected)
     assert [words.split()[0] for words in ended.stdout.splitlines()[-3:]] == ["report", "curves", "model"]
 
 
@@ -113,7 +119,7 @@ def test_batch_norms_keep_their_statistics_only_if_that_is_asked_for(photos, wei
         ({"weights": weights, "batch_norm": "fixed", "probe": False}, True),
         ({"weights": "none"}, False),
     ):
-        assert (rapid.learner(photos, **small, **given).callback(FrozenBatchNorm) is not None) == fixed
+        assert rapid.learner(photos, **small, **given).callback(FrozenBatchNorm).everywhere == fixed
 
 
 def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path, capfd):
@@ -121,10 +127,8 @@ def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp
     ended = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL)
     assert ended.returncode == 0, ended.stderr
     run = runs.load(tmp_path / "run")
-    assert (
-        "photos, random weights: lr 0.0005, layer_decay 1, batch_norm adapt, crop_area 0.25, mirror yes, probe False\n"
-        in ended.stdout
-    )
+    method = "lr 0.0005, frozen 0, layer_decay 1, batch_norm adapt, crop_area 0.25, mirror yes, probe False"
+    assert f"photos, random weights: {method}\n" in ended.stdout
     assert (options(run)["probe"], options(run)["train_sizes"], options(run)["bs"]) == (False, [16, 32], 8)
     assert here("--data", photos, "--out", tmp_path / "run", *given, *SMALL, "--resume", recipe=rapid) == 0
     assert "all 2 epochs are done\n" in capfd.readouterr().out
@@ -266,12 +270,13 @@ def test_a_run_that_is_resumed_keeps_the_epochs_and_sizes_it_was_planned_for(don
 def test_more_photos_are_trained_on_in_larger_batches_for_fewer_epochs():
     model = timm.create_model("test_resnet", num_classes=3)
     few, some, many = (default_settings(count, model, True, True) for count in (100, 10_000, 1_000_000))
-    assert (few["bs"], some["bs"], many["bs"]) == (32, 64, 128)
+    assert (few["bs"], some["bs"], many["bs"]) == (16, 64, 128)
     assert few["epochs"] > some["epochs"] >= many["epochs"] > 1
     assert few["lr"] < some["lr"] < many["lr"]
     scratch = default_settings(10_000, model, False, True)
     assert scratch["epochs"] > some["epochs"]
-    assert (scratch["probe"], scratch["layer_decay"]) == (False, 1.0)
+    assert (scratch["probe"], scratch["frozen"], scratch["layer_decay"]) == (False, 0.0, 1.0)
+    assert default_settings(100, model, False, True)["bs"] == 32
 
 
 def test_what_is_given_is_not_chosen(photos, weights):
@@ -298,11 +303,12 @@ def test_a_search_by_short_runs_is_printed_recorded_and_trains_as_if_its_values_
     searched = rapid.learner(photos, **made, minutes=5)
     told = capsys.readouterr().out
     assert "method, judged on " in told
-    assert f"\nlr {searched.options.lr:.3g}, layer_decay {searched.own_options['layer_decay']:.3g}" in told
+    own = searched.own_options
+    assert f"\nlr {searched.options.lr:.3g}, frozen {own['frozen']:.3g}, layer_decay {own['layer_decay']:.3g}" in told
     rows = searched.searched["runs"]
-    assert [row["epochs"] for row in rows] == [1] * (7 + 4)  # all candidates, then the better half with the first
+    assert [row["epochs"] for row in rows] == [1] * (8 + 4)  # all candidates, then the better half with the first
     assert begin(tmp_path / "run", searched).recipe["searched"] == {"runs": rows}
-    values = {name: searched.own_options[name] for name in ("layer_decay", "batch_norm", "crop_area", "mirror")}
+    values = {name: own[name] for name in ("frozen", "layer_decay", "batch_norm", "crop_area", "mirror")}
     given = rapid.learner(photos, **made, **values, lr=searched.options.lr, epochs=9)
     assert not given.searched
     for learn in (searched, given):
@@ -314,7 +320,7 @@ def test_a_search_by_short_runs_is_printed_recorded_and_trains_as_if_its_values_
 
 def test_a_value_that_is_given_is_not_searched(photos, weights, capsys):
     made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
-    values = {"layer_decay": 0.7, "batch_norm": "fixed", "crop_area": 0.5, "mirror": "no", "lr": 0.01}
+    values = {"frozen": 0.2, "layer_decay": 0.7, "batch_norm": "fixed", "crop_area": 0.5, "mirror": "no", "lr": 0.01}
     learn = rapid.learner(photos, **made, **values, minutes=5)
     assert not learn.searched
     assert (vars(learn.options) | learn.own_options).items() >= values.items()
@@ -329,5 +335,5 @@ def test_photos_unlike_those_of_pretraining_are_trained_thoroughly(photos, weigh
     made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
     for epochs in (None, 2):
         own = rapid.learner(photos, **made, epochs=epochs).own_options
-        assert (own["batch_norm"], own["crop_area"]) == (("fixed", 0.25) if like else ("adapt", 0.6))
+        assert (own["batch_norm"], own["crop_area"]) == ("fixed", 0.25 if like else 0.6)
         assert (own["layer_decay"] == 1) != like

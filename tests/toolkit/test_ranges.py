@@ -34,6 +34,7 @@ def photos(tmp_path_factory):
         ("image_size", [1, 224, 7168], [0, 7169]),  # of 7169 the shorter side would be resized to 8193
         ("train_sizes", [(), [1], (96, 8192)], [(96, 8193), [0]]),
         ("layer_decay", [0.1, 1], [0, 1.01, math.nan]),
+        ("frozen", [0, 0.5, None], [-0.1, 1, math.nan]),
         ("mixup", [0, 0.4], [-0.1, math.inf, math.nan]),
         ("cutmix", [0, 1], [-0.1, math.inf, math.nan]),
         ("workers", [0, 8, "auto"], [-1]),

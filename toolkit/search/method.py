@@ -10,6 +10,7 @@ class Method:
     "The searched values of rapid's options, by their names."
 
     lr: float  # highest learning rate, of the head
+    frozen: float  # share of the layers, from the first one on, that are not trained
     layer_decay: float  # ratio of a layer's learning rate to the next one's; 1: all layers learn at one rate
     batch_norm: str  # adapt: batch norms take the statistics of these photos; fixed: they keep those of pretraining
     crop_area: float  # smallest share of a photo's area in a training crop
@@ -52,7 +53,8 @@ def candidates(usual: Method, other: Method, given: Collection[str]) -> list[Met
         {"crop_area": other.crop_area},
         {"lr": usual.lr / 2},
         {"mirror": not usual.mirror},
-        {"batch_norm": other.batch_norm},
+        {"frozen": 0.0},
+        {"batch_norm": "adapt" if usual.batch_norm == "fixed" else "fixed"},
     ]
     varied = [replace(usual, **changed) for changed in variants if not changed.keys() & set(given)]
     return list(dict.fromkeys([usual, replace(other, mirror=usual.mirror), *varied]))

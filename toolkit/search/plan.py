@@ -23,7 +23,9 @@ from toolkit.search.snapshot import restoring_state
 SLACK = 1.05  # ratio of an epoch's time to that of its steps: the page, and what a few steps do not show
 SMALLEST = 7 / 8  # of the image size: the smallest training squares that are planned for one more epoch
 MOST = 1000  # largest planned number of epochs: ten times the default for random weights and few photos
-FIRST_LAYER = 0.02  # ratio of the first layer's learning rate to the head's, for familiar photos
+FROZEN = round(1 / 3, 3)  # share of a pretrained network's layers that are not trained, from the first one on
+FIRST_LAYER = 0.1  # ratio of the first trained layer's learning rate to the head's, for familiar photos
+FEW = 2000  # photos; batches are small below it
 GENTLE = 0.6  # of the usual learning rate, for familiar photos
 
 
@@ -69,7 +71,7 @@ def default_epochs(photos: int, pretrained: bool = True, familiar: bool = True) 
     """
     if not pretrained:
         return round(min(100, max(10, 700 / math.sqrt(photos))))
-    return round(min(6, max(3, 200 / math.sqrt(photos))) if familiar else min(7, max(3, 250 / math.sqrt(photos))))
+    return round(min(6, max(3, 100 / math.sqrt(photos))) if familiar else min(7, max(3, 250 / math.sqrt(photos))))
 
 
 def default_settings(
@@ -78,18 +80,21 @@ def default_settings(
     """Return the defaults of bs, epochs, probe and of each value of `Method`, as rapid's options take them.
 
     The first epoch is the linear probe. Random weights have no features to probe.
-    Familiar photos need little: early layers learn slowly or not at all, batch norms keep their statistics. Of others
-    all layers learn anew, from crops that show most of the photo.
-    bs: the given batch size, if any. The learning rate grows with the square root of the batch size.
+    The first layers of a pretrained network stay as they are, and batch norms keep their statistics. Of the others all
+    learn at one rate, from crops that show most of the photo. Familiar photos need little: early layers learn slowly.
+    bs: the given batch size, if any. Few photos are trained on in small batches, which makes more steps of an epoch.
+    The learning rate grows with the square root of the batch size.
     """
-    bs = bs or (32 if photos < 4000 else 64 if photos < 40000 else 128)
+    few = pretrained and photos < FEW
+    bs = bs or (16 if few else 32 if photos < 4000 else 64 if photos < 40000 else 128)
     lr, probe = 1e-3 * math.sqrt(bs / 32), probe and pretrained
-    if pretrained and familiar:
-        decay = round(decay_over(model, FIRST_LAYER), 3)
-        method = {"lr": GENTLE * lr, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
+    if not pretrained:
+        method = {"lr": lr, "frozen": 0.0, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": 0.25}
+    elif familiar:
+        decay = round(decay_over(model, FIRST_LAYER, FROZEN), 3)
+        method = {"lr": GENTLE * lr, "frozen": FROZEN, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
     else:
-        crop = 0.6 if pretrained else 0.25
-        method = {"lr": lr, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": crop}
+        method = {"lr": lr, "frozen": FROZEN, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
     epochs = default_epochs(photos, pretrained, familiar) + probe
     return {"bs": bs, "epochs": epochs} | method | {"mirror": "yes", "probe": probe}
 

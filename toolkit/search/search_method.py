@@ -101,10 +101,8 @@ def set_method(learn: Learner, method: Method, transforms: list) -> None:
     dls.augment = Augmentation.of(transforms)
     augment = next(step for step in dls.train.after_item if isinstance(step, Augment))
     augment.transform = dls.augment.at(learn.options.image_size)
-    learn.remove_cbs([callback for callback in learn.cbs if isinstance(callback, FrozenBatchNorm)])
-    if method.batch_norm == "fixed":
-        learn.add_cb(FrozenBatchNorm())
-    learn.splitter, learn.lr = layer_groups(method.layer_decay), method.lr
+    learn.callback(FrozenBatchNorm).everywhere = method.batch_norm == "fixed"
+    learn.splitter, learn.lr = layer_groups(method.layer_decay, frozen=method.frozen), method.lr
     learn.options = replace(learn.options, lr=method.lr)
     learn.own_options = dict(learn.own_options) | method.own_options()
 

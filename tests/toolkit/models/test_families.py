@@ -4,6 +4,8 @@ The file's weights are random, with batch norms' statistics of random photos. So
 normalisation, size, layers and head are used, not that it learns well.
 """
 
+import math
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -16,7 +18,6 @@ from torch.nn import functional as F
 
 from export.convert.graph import export_graph
 from recipes import rapid
-from toolkit.finetuning.layer_decay import STILL
 from toolkit.finetuning.linear_probe import linear_heads, linear_probe
 from toolkit.learner.performance import layout_for
 from toolkit.models.deployable import Deployable
@@ -76,7 +77,14 @@ def weights_for(arch, folder):
 
 def learner(photos, arch, weights):
     given = {"image_size": SIZES[arch], "device": "cpu", "workers": 0, "precision": "fp32", "bs": 8, "epochs": 2}
-    gentle = {"layer_decay": 0.8, "batch_norm": "fixed", "lr": 6e-4, "crop_area": 0.25, "mirror": "yes"}
+    gentle = {
+        "frozen": 0.0 if weights == "none" else 0.333,
+        "layer_decay": 0.8,
+        "batch_norm": "fixed",
+        "lr": 6e-4,
+        "crop_area": 0.25,
+        "mirror": "yes",
+    }
     learn = rapid.learner(photos, arch=arch, weights=str(weights), **given, **gentle)
     learn.remove_cbs([learn.progress])
     return learn
@@ -103,8 +111,10 @@ def check_layers(learn):
     found = sorted((layers[name], scales.get(id(each), 0.0)) for name, each in learn.model.named_parameters())
     assert len({layer for layer, _ in found}) > 2
     assert [scale for _, scale in found] == sorted(scale for _, scale in found)
+    still = {layer for layer, scale in found if not scale}
+    assert len(still) == math.ceil(0.333 * len({layer for layer, _ in found}))
     for name, each in learn.model.named_parameters():
-        assert each.requires_grad == (scales.get(id(each), 0.0) >= STILL), name
+        assert each.requires_grad == (layers[name] not in still), name
     assert all(scales[id(each)] == 1 for each in linear_heads(learn.model).parameters())
 
 

@@ -12,8 +12,8 @@ from toolkit.search import halving
 from toolkit.search.halving import held_out, successive_halving
 from toolkit.search.method import Method, candidates, in_words
 
-USUAL = Method(lr=1e-3, layer_decay=1.0, batch_norm="adapt", crop_area=0.6, mirror=True)
-OTHER = Method(lr=6e-4, layer_decay=0.8, batch_norm="fixed", crop_area=0.25, mirror=True)
+USUAL = Method(lr=1e-3, frozen=0.3, layer_decay=1.0, batch_norm="adapt", crop_area=0.6, mirror=True)
+OTHER = Method(lr=6e-4, frozen=0.3, layer_decay=0.8, batch_norm="fixed", crop_area=0.25, mirror=True)
 NOISE = np.random.default_rng(0).normal(size=100)
 
 
@@ -57,17 +57,17 @@ def test_the_first_method_stays_if_none_is_better_by_a_standard_error(monkeypatc
 def test_candidates_change_no_value_that_was_given():
     every = candidates(USUAL, OTHER, ())
     assert every[:2] == [USUAL, OTHER]
-    assert len(every) == len(set(every)) == 7
-    for given in ("lr", "batch_norm", "crop_area", "mirror"):
+    assert len(every) == len(set(every)) == 8
+    for given in ("lr", "frozen", "batch_norm", "crop_area", "mirror"):
         same = replace(OTHER, **{given: getattr(USUAL, given)})
         left = candidates(USUAL, same, {given})
         assert {getattr(one, given) for one in left} == {getattr(USUAL, given)}
         assert len(left) < len(every)
-    assert candidates(USUAL, USUAL, {"lr", "layer_decay", "batch_norm", "crop_area", "mirror"}) == [USUAL]
+    assert candidates(USUAL, USUAL, {"lr", "frozen", "layer_decay", "batch_norm", "crop_area", "mirror"}) == [USUAL]
 
 
 def test_a_method_in_words_is_as_its_options_are_spelled():
-    assert str(USUAL) == "lr 0.001, layer_decay 1, batch_norm adapt, crop_area 0.6, mirror yes"
+    assert str(USUAL) == "lr 0.001, frozen 0.3, layer_decay 1, batch_norm adapt, crop_area 0.6, mirror yes"
     assert in_words({"train_sizes": (96, 128), "mirror": "no"}) == "train_sizes 96, 128, mirror no"
 
 
