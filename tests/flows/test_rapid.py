@@ -21,8 +21,10 @@ from recipes import rapid
 from toolkit import run as runs
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.options import Options
-from toolkit.search.plan import default_settings, epochs_and_size, fit_budget
+from toolkit.search.epoch_time import epochs_and_size
+from toolkit.search.plan import default_settings, fit_budget
 from toolkit.training.begin import begin
+from toolkit.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --workers 0".split()
@@ -210,6 +212,31 @@ def test_smaller_squares_are_planned_and_printed_but_do_not_replace_given_ones(p
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--minutes")]
     assert told[0].endswith("; each takes 10.0 s, less in the first half, on squares of 56 pixels")
     assert told[1].endswith("; each takes 10.0 s")
+
+
+@pytest.mark.parametrize("seconds", [0.1, 9.9])
+def test_with_time_for_the_probe_alone_the_probe_is_the_run(photos, weights, seconds, tmp_path, monkeypatch, capsys):
+    learn = rapid.learner(photos, arch="test_resnet", weights=weights, image_size=32, device="cpu", workers=0)
+    monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    monkeypatch.setattr("toolkit.search.plan.perf_counter", lambda: 0.0)
+    before = [weight.clone() for weight in learn.model.parameters()]
+    fit_budget((1.5 + seconds) / 60)(learn)  # validation after the probe takes 1.5 s
+    assert learn.options.epochs == 1
+    assert "the probe alone, which is done after 1.5 s; one more epoch would take 10.0 s" in capsys.readouterr().out
+    fit(learn, begin(tmp_path / "run", learn))
+    changed = [not torch.equal(new, old) for new, old in zip(learn.model.parameters(), before, strict=True)]
+    assert changed == [False] * (len(before) - 2) + [True] * 2  # the classifier alone
+    with pytest.raises(ValueError, match="one epoch with what comes before it takes 0.025; give as much"):
+        fit_budget(1.4 / 60)(learn)
+
+
+def test_without_a_probe_there_is_time_for_an_epoch_or_an_error(photos, monkeypatch):
+    made = {"arch": "test_resnet", "weights": "none", "image_size": 32, "device": "cpu", "workers": 0}
+    learn = rapid.learner(photos, **made)
+    monkeypatch.setattr("toolkit.search.plan.epoch_seconds", lambda learn, batches: (8.0, 1.5))
+    monkeypatch.setattr("toolkit.search.plan.perf_counter", lambda: 0.0)
+    with pytest.raises(ValueError, match="one epoch with what comes before it takes 0.17; give as much"):
+        fit_budget(9.9 / 60)(learn)
 
 
 def test_a_network_of_one_size_only_is_not_given_smaller_squares(photos, monkeypatch):

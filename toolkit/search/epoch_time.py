@@ -1,5 +1,6 @@
-"""Seconds that an epoch of a learner will take, measured on a few batches."""
+"""Seconds that an epoch of a learner will take, measured on a few batches; epochs that fit into a time."""
 
+import math
 from time import perf_counter
 
 import torch
@@ -8,6 +9,8 @@ from fastai.callback.core import Callback, CancelFitException, CancelTrainExcept
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
 from toolkit.search.snapshot import restoring_state
+
+SMALLEST = 7 / 8  # of the image size: the smallest training squares that are planned for one more epoch
 
 
 def seconds_per_epoch(learn: Learner, batches: int = 8, at_most: float = 30.0) -> float:
@@ -113,3 +116,17 @@ class EpochClock(Callback):
         if self.dls.device.type == "cuda":
             torch.cuda.synchronize(self.dls.device)
         return perf_counter()
+
+
+def epochs_and_size(seconds: float, train: float, valid: float, size: int) -> tuple[int, int]:
+    """Return the number of epochs that fit into `seconds`, and the side of the training squares in their first half.
+
+    It is the number that fits at `size` pixels, or one more if squares at most an eighth smaller make time for it.
+    train, valid: seconds of the two parts of an epoch at `size`. The time of training is proportional to the area.
+    """
+    epochs = max(0, int(seconds / (train + valid)))
+    more = epochs + 1
+    half = (more + 1) // 2  # as `toolkit.finetuning.progressive_resizing.ProgressiveResizing` counts
+    area = (seconds - more * valid - (more - half) * train) / (half * train)
+    smaller = 8 * int(size * math.sqrt(max(area, 0)) / 8)
+    return (more, smaller) if smaller >= SMALLEST * size else (epochs, size)

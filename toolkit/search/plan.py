@@ -15,13 +15,12 @@ from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
 from toolkit.models.timm_model import check_size
 from toolkit.options import Options
-from toolkit.search.epoch_time import epoch_seconds
+from toolkit.search.epoch_time import epoch_seconds, epochs_and_size
 from toolkit.search.method import METHOD, Method, in_words, method_of
 from toolkit.search.search_method import Build, Transforms, search_method
 from toolkit.search.snapshot import restoring_state
 
 SLACK = 1.05  # ratio of an epoch's time to that of its steps: the page, and what a few steps do not show
-SMALLEST = 7 / 8  # of the image size: the smallest training squares that are planned for one more epoch
 MOST = 1000  # largest planned number of epochs: ten times the default for random weights and few photos
 FROZEN = round(1 / 3, 3)  # share of a pretrained network's layers that are not trained, from the first one on
 FIRST_LAYER = 0.1  # ratio of the first trained layer's learning rate to the head's, for familiar photos
@@ -154,7 +153,8 @@ def epochs_within(
     A few steps are timed. A linear probe counts as the first epoch. It is computed here, so that its time is known, and
     its epoch uses the result. The sizes are the given ones, else those of `epochs_and_size`.
     The steps after training (evaluation, model.onnx, page, predictions) are not counted.
-    Raises ValueError if there is not even time for one epoch after the probe.
+    If there is no time for an epoch after the probe, the probe is all.
+    Raises ValueError if there is no time for the probe with its validation, or without a probe for one epoch.
     """
     start, probe = perf_counter(), [learn.probe] if learn.callback(LinearProbe) else []
     with restoring_state(learn):
@@ -167,9 +167,13 @@ def epochs_within(
     size, left = learn.dls.preprocess["crop"], 60 * minutes - spent
     fixed = train_sizes or learn.model.pretrained_cfg["fixed_input_size"]
     epochs, smaller = (int(left / (train + valid)), size) if fixed else epochs_and_size(left, train, valid, size)
-    if epochs < 1:
-        need = (spent + train + valid) / 60
+    if left < 0 or epochs + len(probe) < 1:
+        need = (spent + (0 if probe else train + valid)) / 60
         raise ValueError(f"--minutes {minutes:g}: one epoch with what comes before it takes {need:.2g}; give as much")
+    if epochs < 1:
+        more = f"one more epoch would take {train + valid:.1f} s"
+        print(f"--minutes {minutes:g}: the probe alone, which is done after {spent:.1f} s; {more}", flush=True)
+        return 1, tuple(train_sizes) or (size,)
     most = ""
     if epochs > MOST - len(probe):
         epochs, smaller, most = MOST - len(probe), size, ", the most that are planned"
@@ -180,17 +184,3 @@ def epochs_within(
         flush=True,
     )
     return epochs + len(probe), tuple(train_sizes) or tuple(sorted({smaller, size}))
-
-
-def epochs_and_size(seconds: float, train: float, valid: float, size: int) -> tuple[int, int]:
-    """Return the number of epochs that fit into `seconds`, and the side of the training squares in their first half.
-
-    It is the number that fits at `size` pixels, or one more if squares at most an eighth smaller make time for it.
-    train, valid: seconds of the two parts of an epoch at `size`. The time of training is proportional to the area.
-    """
-    epochs = max(0, int(seconds / (train + valid)))
-    more = epochs + 1
-    half = (more + 1) // 2  # as `toolkit.finetuning.progressive_resizing.ProgressiveResizing` counts
-    area = (seconds - more * valid - (more - half) * train) / (half * train)
-    smaller = 8 * int(size * math.sqrt(max(area, 0)) / 8)
-    return (more, smaller) if smaller >= SMALLEST * size else (epochs, size)
