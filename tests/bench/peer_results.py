@@ -144,11 +144,16 @@ def draw(found: dict[str, Runs], target: Path) -> None:
         FigureCanvasAgg(figure).print_figure(beside, dpi=130, format="png")
 
 
+def bar(values: np.ndarray) -> list[list[float]]:
+    "How far the least and the greatest value are from the mean. Rounding may put the mean of equal values beside them."
+    return [[max(values.mean() - values.min(), 0.0)], [max(values.max() - values.mean(), 0.0)]]
+
+
 def points(axes, of_method: list[dict], colour: str, label: str) -> None:
     "A method's mean with its bars, and a small point a seed."
     seconds = np.array([run["seconds"] for run in of_method])
     accuracy = np.array([100 * run["right"]["test"].mean() for run in of_method])
-    bars = [[[each.mean() - each.min()], [each.max() - each.mean()]] for each in (seconds, accuracy)]
+    bars = [bar(each) for each in (seconds, accuracy)]
     place = seconds.mean(), accuracy.mean()
     axes.errorbar(*place, xerr=bars[0], yerr=bars[1], fmt="o", color=colour, capsize=3, label=label)
     axes.plot(seconds, accuracy, ".", color=colour, alpha=0.4, markersize=4)

@@ -79,6 +79,13 @@ def test_the_last_step_counts_labelled_test_photos_and_compares_pairs(data, tmp_
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_bar_of_equal_values_has_no_length():
+    equal = np.full(3, 100 * (np.arange(270) < 5).mean())
+    assert equal.mean() > equal.max()  # by rounding
+    assert peer_results.bar(equal) == [[pytest.approx(0.0, abs=1e-12)], [0.0]]
+    assert peer_results.bar(np.array([1.0, 2.0, 6.0])) == [[2.0], [3.0]]
+
+
 def test_both_libraries_get_every_tensor_of_the_file_but_the_classifier(tmp_path):
     torch.manual_seed(0)
     given = timm.create_model("test_resnet", num_classes=1000).state_dict()
