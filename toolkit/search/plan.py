@@ -79,10 +79,11 @@ def default_settings(
     """Return the defaults of bs, epochs, probe and of each value of `Method`, as rapid's options take them.
 
     The first epoch is the linear probe. Random weights have no features to probe.
-    The first layers of a pretrained network stay as they are, and batch norms keep their statistics. Of the others all
-    learn at one rate, from crops that show most of the photo. Familiar photos need little: early layers learn slowly.
-    bs: the given batch size, if any. Few photos are trained on in small batches, which makes more steps of an epoch.
-    The learning rate grows with the square root of the batch size.
+    The first layers of a pretrained network stay as they are, and its batch norms keep their statistics. Familiar photos
+    need little: the first layers that are trained learn slower. For others all of them learn at one rate, from crops
+    that show most of the photo.
+    bs: the given batch size, if any. Few photos are trained on in small batches, so that an epoch has more steps. The
+    learning rate grows with the square root of the batch size.
     """
     few = pretrained and photos < FEW
     bs = bs or (16 if few else 32 if photos < 4000 else 64 if photos < 40000 else 128)
