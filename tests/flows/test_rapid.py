@@ -22,7 +22,9 @@ from toolkit import run as runs
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.options import Options
 from toolkit.search.epoch_time import epochs_and_size
+from toolkit.search.method import Method
 from toolkit.search.plan import default_settings, fit_budget
+from toolkit.search.search_method import set_method
 from toolkit.training.begin import begin
 from toolkit.training.fit import fit
 
@@ -364,3 +366,19 @@ def test_photos_unlike_those_of_pretraining_are_trained_thoroughly(photos, weigh
         own = rapid.learner(photos, **made, epochs=epochs).own_options
         assert (own["batch_norm"], own["crop_area"]) == ("fixed", 0.25 if like else 0.6)
         assert (own["layer_decay"] == 1) != like
+
+
+@pytest.mark.parametrize(("batch_norm", "frozen"), [("adapt", 0.0), ("adapt", 0.3), ("fixed", 0.3)])
+def test_the_method_that_is_chosen_is_what_trains(photos, weights, batch_norm, frozen):
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
+    learn = rapid.learner(photos, **made)
+    method = Method(lr=0.01, frozen=frozen, layer_decay=1.0, batch_norm=batch_norm, crop_area=0.5, mirror=False)
+    set_method(learn, method, rapid.transforms(method))
+    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+    with learn.no_logging():
+        learn.fit(2)
+    changed = {name for name, tensor in learn.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    statistics = {name for name in changed if "running" in name}
+    trained = {name.partition(".")[0] for name in changed}
+    assert trained == {"layer2", "layer3", "layer4", "fc"} | ({"conv1", "bn1", "layer1"} if not frozen else set())
+    assert bool(statistics) == (batch_norm == "adapt")

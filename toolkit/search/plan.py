@@ -79,9 +79,9 @@ def default_settings(
     """Return the defaults of bs, epochs, probe and of each value of `Method`, as rapid's options take them.
 
     The first epoch is the linear probe. Random weights have no features to probe.
-    The first layers of a pretrained network stay as they are, and its batch norms keep their statistics. Familiar photos
-    need little: the first layers that are trained learn slower. For others all of them learn at one rate, from crops
-    that show most of the photo.
+    The first layers of a pretrained network stay as they are, and its batch norms keep their statistics. Familiar
+    photos need little: the first layers that are trained learn slower. For others all of them learn at one rate, from
+    crops that show most of the photo.
     bs: the given batch size, if any. Few photos are trained on in small batches, so that an epoch has more steps. The
     learning rate grows with the square root of the batch size.
     """
