@@ -16,6 +16,7 @@ import torch
 from here import here
 from noise import write_noise
 
+from recipes import hw1, rapid
 from toolkit import ranks
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,12 +36,12 @@ def words(photos, out, *arguments):
     return [str(word) for word in ("--data", photos, "--out", out, *FIXED, *arguments)]
 
 
-def alone(photos, out, *arguments):
+def alone(photos, out, *arguments, recipe=hw1):
     "A run on one process: this one."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert here(*words(photos, out, *arguments)) == 0
+        assert here(*words(photos, out, *arguments), recipe=recipe) == 0
     finally:
         torch.set_num_threads(threads)
         gc.collect()  # a run holds its folder as long as it lives
@@ -263,8 +264,7 @@ def test_a_probe_and_averaged_weights_are_those_of_one_process(photos, tmp_path)
     weights = timm.create_model("test_convnext", num_classes=3).state_dict()
     torch.save(weights, tmp_path / "weights.pth")
     given = ["--weights", tmp_path / "weights.pth", *BATCHES, "--layer_decay", "0.8"]
-    status, _, stderr = launched(1, photos, tmp_path / "one", *given, recipe="recipes.rapid")
-    assert status == 0, stderr
+    alone(photos, tmp_path / "one", *given, recipe=rapid)
     status, _, stderr = launched(2, photos, tmp_path / "two", *given, recipe="recipes.rapid")
     assert status == 0, stderr
     assert_same_training(tmp_path / "two", tmp_path / "one")
