@@ -142,7 +142,7 @@ def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp
     ("given", "told"),
     [
         (["--epochs", 3, "--minutes", 5], "--epochs 3 and --minutes 5: give one of them"),
-        (["--minutes", "0.0001"], "--minutes 0.0001: one epoch with what comes before it takes "),
+        (["--minutes", "0.0001"], "--minutes 0.0001: the linear probe with what comes before it takes "),
         (["--layer_decay", 2], "--layer_decay 2.0: give more than 0, at most 1"),
         (["--mixup", -1], "--mixup -1.0: give 0 (none) or more"),
         (["--train_sizes", 0], "--train_sizes 0: give 1 pixel or more"),
@@ -228,7 +228,7 @@ def test_with_time_for_the_probe_alone_the_probe_is_the_run(photos, weights, sec
     fit(learn, begin(tmp_path / "run", learn))
     changed = [not torch.equal(new, old) for new, old in zip(learn.model.parameters(), before, strict=True)]
     assert changed == [False] * (len(before) - 2) + [True] * 2  # the classifier alone
-    with pytest.raises(ValueError, match="one epoch with what comes before it takes 0.025; give as much"):
+    with pytest.raises(ValueError, match="the linear probe with what comes before it takes 0.025; give as much"):
         fit_budget(1.4 / 60)(learn)
 
 
