@@ -170,7 +170,9 @@ def epochs_within(
     epochs, smaller = (int(left / (train + valid)), size) if fixed else epochs_and_size(left, train, valid, size)
     if left < 0 or epochs + len(probe) < 1:
         first, need = ("the linear probe", spent) if probe else ("one epoch", spent + train + valid)
-        raise ValueError(f"--minutes {minutes:g}: {first} with what comes before it takes {need / 60:.2g}; give as much")
+        raise ValueError(
+            f"--minutes {minutes:g}: {first} with what comes before it takes {need / 60:.2g}; give as much"
+        )
     if epochs < 1:
         more = f"one more epoch would take {train + valid:.1f} s"
         print(f"--minutes {minutes:g}: the probe alone, which is done after {spent:.1f} s; {more}", flush=True)
