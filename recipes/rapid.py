@@ -28,6 +28,7 @@ from toolkit.data.dataset import DataSet
 from toolkit.data.preprocess import resize_center_crop
 from toolkit.data.readable import open_dataset
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
+from toolkit.finetuning.head_temperature import HeadTemperature
 from toolkit.finetuning.layer_decay import layer_groups
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
@@ -84,7 +85,7 @@ def learner(
         )
         cbs = [AccumulateGradients(used.accum), OneCycle(), FrozenBatchNorm(everywhere=method.batch_norm == "fixed")]
         cbs += [ProgressiveResizing(settings.own["train_sizes"]), *mixup_cutmix(mixup, cutmix)]
-        cbs += [LinearProbe()] if settings.own["probe"] else []
+        cbs += [LinearProbe(), HeadTemperature()] if settings.own["probe"] else []
         cbs += [WeightAverage(average, share=0.2)] if average != "none" else []
         loss, splitter = make_loss(options, dataset.counts), layer_groups(method.layer_decay, frozen=method.frozen)
         return make_learner(used, dls, model, loss, opt_func=AdamW, cbs=cbs, splitter=splitter)
