@@ -45,8 +45,11 @@ def recipe(**defaults: Any) -> Callable[[Callable[..., "Learner"]], Callable[...
     return decorate
 
 
-def make(recipe: Recipe, options: Options, own: dict[str, Any]) -> "Learner":
-    "Return the Learner of a recipe: build it, search the values that are `auto`, plan epochs if the recipe plans them."
+def make(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path | None = None) -> "Learner":
+    """Return the Learner of a recipe: build it, search the values that are `auto`, plan its epochs if the recipe does.
+
+    folder: of the run to come, if it is to be one.
+    """
     from fastai.torch_core import set_seed
 
     from toolkit.learner.device import resolved
@@ -59,6 +62,7 @@ def make(recipe: Recipe, options: Options, own: dict[str, Any]) -> "Learner":
     learn = best_network(recipe.build, start, own) if start.arch == "auto" else recipe.build(start, **own)
     learn.own_options = own | dict(learn.own_options)
     learn.recipe, learn.command, learn.free = recipe.name, recipe.command, recipe.free
+    learn.folder = folder
     search_auto(learn, options)
     if learn.plan:
         learn.plan(learn)
@@ -124,7 +128,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
 
     options, own = recipe.resumed(folder, options, own)
     trackers = trackers_and_places(options, folder)
-    learn = make(recipe, options, own)
+    learn = make(recipe, options, own, folder)
     run = begin(folder, learn)
     if finished(run, learn.options.epochs):
         return learn, run

@@ -45,7 +45,7 @@ SEEDS, EPOCHS = int(SETTINGS("SEEDS", 3)), int(SETTINGS("EPOCHS", 0)) or None
 METHODS = SETTINGS("METHODS", "hw1,fastai,timm,rapid,rapid:1/4").split(",")
 ARCH = SETTINGS("ARCH", "mobilenetv2_100")
 WEIGHTS = SETTINGS("WEIGHTS", str(ROOT.parent / "shared" / "weights" / "mobilenetv2_100.pth"))
-POLICY = "OMP_WAIT_POLICY"  # which the toolkit sets; the others' processes do without, as their users' do
+POLICY = "GOMP_SPINCOUNT"  # which the toolkit sets; the others' processes do without, as their users' do
 OUT, SIZE = Path(SETTINGS("OUT", "runs/peers")), 128
 
 
@@ -137,9 +137,9 @@ def done(target: Path, spec: dict) -> bool:
 def one(spec: dict, log: Path, valid: list[Path], test: list[Path]) -> dict:
     "A run in a process of its own. What it says, and the traceback if it fails, go to the file `log`."
     log.parent.mkdir(parents=True, exist_ok=True)
-    policy = os.environ[POLICY]
+    policy = os.environ.get(POLICY)
     if spec["method"] in ("fastai", "timm"):
-        del os.environ[POLICY]
+        os.environ.pop(POLICY, None)
     side = Apart(peer_methods.prepared, spec, log)
     try:
         return {**side(valid, test), "cores": os.cpu_count(), "versions": versions(), "git": git_revision()}
@@ -149,7 +149,8 @@ def one(spec: dict, log: Path, valid: list[Path], test: list[Path]) -> dict:
         raise
     finally:
         side.end()
-        os.environ[POLICY] = policy
+        if policy is not None:
+            os.environ[POLICY] = policy
 
 
 def tell(run: dict, counts: list[int]) -> None:

@@ -3,7 +3,7 @@
     python tests/bench/training.py epoch             # files to weights, 2 workers, speed defaults: at least 1.5
     python tests/bench/training.py steps             # a loop with the same tricks, step by step: at least 0.97
     python tests/bench/training.py kept              # steps with memory kept from one to the next over steps without
-    python tests/bench/training.py waiting           # passes whose OpenMP threads wait asleep, over torch's own way
+    python tests/bench/training.py waiting           # OpenMP's threads: awake for a moment or asleep, over torch's own way
     python tests/bench/training.py memory            # peak of each in a process of its own
     python tests/bench/training.py gpu               # resnet152 at 224, as tests/bench/gpu.py says
 
@@ -34,7 +34,8 @@ import gpu  # noqa: E402
 import overhead  # noqa: E402
 from apart import Apart  # noqa: E402
 
-from recipes import hw1  # noqa: E402
+from recipes import hw1, rapid  # noqa: E402
+from toolkit import SPINS  # noqa: E402
 from toolkit.finetuning.linear_probe import features_of  # noqa: E402
 from toolkit.learner.device import DTYPES, peak_memory, pick_precision  # noqa: E402
 from toolkit.learner.performance import retaining_freed_memory  # noqa: E402
@@ -152,17 +153,35 @@ def our_pass(data, arch, size):
     return partial(features_of, learn)
 
 
+def small_steps(data, arch, size):
+    "An epoch of rapid after the probe: batches of 16, the first third of the network frozen."
+    kept = {"frozen": 1 / 3, "batch_norm": "fixed", "probe": False}
+    learn = rapid.learner(
+        data, arch=arch, weights="none", bs=16, lr=1e-6, image_size=size, workers=WORKERS, device="cpu", **kept
+    )  # fmt: skip
+
+    def run():
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+
+    return run
+
+
 def waiting():
-    for name, make in (("features", our_pass), ("an epoch", our_epoch)):
-        print(f"{name} of mobilenetv2_100 at {SIZE} px, {WORKERS} workers, asleep over torch's: ", end="", flush=True)
-        in_turn(apart_with({"OMP_WAIT_POLICY": "PASSIVE"}, make), apart_with({}, make), 5)
+    ways = {f"awake for {SPINS} turns": {"GOMP_SPINCOUNT": SPINS}, "asleep": {"OMP_WAIT_POLICY": "PASSIVE"}}
+    for work, make in (("features", our_pass), ("an epoch of hw1", our_epoch), ("an epoch of rapid", small_steps)):
+        for name, policy in ways.items():
+            print(f"{work}, mobilenetv2_100 at {SIZE} px, {WORKERS} workers, {name} over torch's: ", end="", flush=True)
+            in_turn(apart_with(policy, make), apart_with({}, make), 5)
 
 
 def apart_with(policy, make):
     "A side in a process with this policy of OpenMP, which is read when torch is imported, or with torch's own."
+    own = {"GOMP_SPINCOUNT": "300000"}  # libgomp's, by its documentation; the toolkit would set another
     with patch.dict(os.environ):
-        os.environ.pop("OMP_WAIT_POLICY", None)
-        os.environ |= policy
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            os.environ.pop(name, None)
+        os.environ |= policy or own
         side = Apart(make, DATA, "mobilenetv2_100", SIZE)
         side.process.submit(int).result()  # starts the process
     return side

@@ -21,6 +21,7 @@ from recipes import rapid
 from toolkit import run as runs
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.options import Options
+from toolkit.search import halving
 from toolkit.search.epoch_time import epochs_and_size
 from toolkit.search.method import Method
 from toolkit.search.plan import default_settings, fit_budget
@@ -345,6 +346,43 @@ def test_a_search_by_short_runs_is_printed_recorded_and_trains_as_if_its_values_
         learn.fit(2)
     pairs = zip(searched.model.parameters(), given.model.parameters(), strict=True)
     assert all(torch.equal(mine, others) for mine, others in pairs)
+
+
+def test_a_search_that_is_interrupted_goes_on_with_resume(photos, weights, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("toolkit.search.halving.RUNGS", (1, 2))
+    words = ["--data", photos, "--weights", weights, *SMALL, "--minutes", 5, "--out"]
+    real, left = halving.short_run, [3]
+
+    def interrupted(*arguments):
+        def run(method, epochs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return real(*arguments)(method, epochs)
+
+        return run
+
+    def few(learn, *rest):  # epochs: the budget has time for many
+        return 2, (32,)
+
+    monkeypatch.setattr("toolkit.search.plan.epochs_within", few)
+    monkeypatch.setattr("toolkit.search.search_method.short_run", interrupted)
+    assert here(*words, tmp_path / "run", recipe=rapid) == 130
+    assert f"after 3 short runs; to go on, give the same options with --out {tmp_path / 'run'} --resume" in (
+        capfd.readouterr().err
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["search.json"]
+    assert here(*words, tmp_path / "run", recipe=rapid) == 2
+    assert "--resume" in capfd.readouterr().err
+    left[0] = 99
+    assert here(*words, tmp_path / "run", "--resume", recipe=rapid) == 0
+    assert left[0] == 99 - (8 + 4 - 3)
+    assert not (tmp_path / "run" / "search.json").exists()
+    assert here(*words, tmp_path / "whole", recipe=rapid) == 0
+    broken, whole = (runs.load(tmp_path / name) for name in ("run", "whole"))
+    kept = [[row["method"], row["epochs"], row["loss"]] for row in broken.recipe["searched"]["runs"]]
+    assert kept == [[row["method"], row["epochs"], row["loss"]] for row in whole.recipe["searched"]["runs"]]
+    assert broken.path("best.safetensors").read_bytes() == whole.path("best.safetensors").read_bytes()
 
 
 def test_a_value_that_is_given_is_not_searched(photos, weights, capsys):

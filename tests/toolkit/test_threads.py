@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from toolkit import SPINS
 from toolkit.threads import in_order, threads
 
 
@@ -63,14 +64,18 @@ def test_without_threads_a_call_is_made_by_the_caller():
         assert submit(threading.get_ident).result() != threading.get_ident()
 
 
-@pytest.mark.parametrize(("given", "asleep"), [({}, True), ({"OMP_WAIT_POLICY": "ACTIVE"}, False)])
-def test_torch_s_openmp_threads_wait_asleep_unless_told_otherwise(given, asleep):
+GIVEN = [({}, SPINS), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"), ({"GOMP_SPINCOUNT": "77"}, "77")]
+
+
+@pytest.mark.parametrize(("given", "expected"), GIVEN)
+def test_torch_s_openmp_threads_wait_awake_for_a_moment_unless_told_otherwise(given, expected):
     "By the number of turns that libgomp, which torch loads on Linux, says a waiting thread spins for."
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    mine = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in mine}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | given
     words = [sys.executable, "-c", "import toolkit, torch"]
     said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stderr
     turns = re.findall(r"GOMP_SPINCOUNT = '(\w+)'", said)
     if not turns:
         pytest.skip("torch's OpenMP here is not libgomp")
-    assert (turns[0] == "0") == asleep
+    assert turns[0] == expected

@@ -54,6 +54,7 @@ class Learner(FastaiLearner):
     free: frozenset[str] = FREE_NAMES  # options that may change when the run is resumed
     recipe: str = "own"  # the recipe's name
     command: Sequence[str] = ()  # what starts the recipe's command, such as python -m recipes.hw1
+    folder: Path | None = None  # of the run to come, where a search keeps what it has done
     plan: Callable[["Learner"], None] | None = None  # called once after `auto` was searched; it may change the epochs
     precision: str = "fp32"  # of the forward pass
     exact: bool = False  # computes to the bit what a plain loop does

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from fastai.torch_core import set_seed
 
 from toolkit.data.dataset import DataSet
+from toolkit.files import read_json, write_json
 from toolkit.finetuning.linear_probe import Known
 from toolkit.learner.learner import Learner
 from toolkit.search.method import Method
 
 RUNGS = (2, 4)  # training epochs of the runs: all methods for the first number, the better half for the second
+KEPT = "search.json"  # in the run's folder, until the run begins: the short runs of a search
 MOST_PHOTOS = 640  # training photos in a search, with those that it is judged by
 
 Run = Callable[[Method, int], np.ndarray]
@@ -41,11 +44,61 @@ class Tried:
         }
 
 
-def successive_halving(methods: Sequence[Method], run: Run, seconds: float, epoch: float) -> tuple[Method, list[Tried]]:
-    """Return the best of `methods` and all short runs. The first method stays unless another is clearly better.
+class ShortRuns:
+    """Short runs of methods. Each is written to a file when it is done, and is not repeated.
 
     run(method, epochs) trains for that number of epochs and returns the cross-entropy of each held-out photo, float
-    [photos]. epoch: seconds that an epoch is expected to take. Nothing is run if two methods do not fit into `seconds`.
+    [photos]. file: None keeps them in memory alone. of: what their results depend on, by name; runs in the file that
+    are of other values are dropped, which is printed.
+    Raises ValueError for a file that is not JSON, OSError if it can't be written.
+    """
+
+    def __init__(self, run: Run, file: Path | None = None, of: Mapping[str, str] | None = None):
+        self.run, self.file, self.of = run, file, dict(of or {})
+        self.done = self._read() if file and file.is_file() else []
+
+    def __call__(self, method: Method, epochs: int) -> Tried:
+        "Return the short run of a method, which takes place unless it is known."
+        known = (one for one in self.done if (one.method, one.epochs) == (method, epochs))
+        return next(known, None) or self._take(method, epochs)
+
+    def _take(self, method: Method, epochs: int) -> Tried:
+        begun = time.perf_counter()
+        try:
+            losses = self.run(method, epochs)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._interrupted()) from None
+        self.done.append(Tried(method, epochs, losses, time.perf_counter() - begun))
+        if self.file:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            runs = [asdict(one) | {"losses": one.losses.tolist()} for one in self.done]
+            write_json(self.file, {"of": self.of, "runs": runs})
+        return self.done[-1]
+
+    def _interrupted(self) -> str:
+        if not (self.file and self.done):
+            return "interrupted in the search of a method"
+        kept = f"interrupted in the search of a method, after {len(self.done)} short runs"
+        return f"{kept}; to go on, give the same options with --out {self.file.parent} --resume"
+
+    def _read(self) -> list[Tried]:
+        content = read_json(self.file)
+        before = content.get("of", {}) if isinstance(content, dict) else {}
+        if other := [name for name, value in self.of.items() if before.get(name) != value]:
+            print(f"{self.file} is of another {', '.join(other)}: the search begins anew", flush=True)
+            return []
+        print(f"{len(content['runs'])} short runs are known from {self.file}", flush=True)
+        runs = [one | {"method": Method(**one["method"]), "losses": np.array(one["losses"])} for one in content["runs"]]
+        return [Tried(**one) for one in runs]
+
+
+def successive_halving(
+    methods: Sequence[Method], run: Callable[[Method, int], Tried], seconds: float, epoch: float
+) -> tuple[Method, list[Tried]]:
+    """Return the best of `methods` and all short runs. The first method stays unless another is clearly better.
+
+    run(method, epochs): see `ShortRuns`. epoch: seconds that an epoch is expected to take. Nothing is run if two
+    methods do not fit into `seconds`.
     As many are compared as fit, by the time that the first one then takes; all train for RUNGS[0] epochs, the better
     half of them (and the first) for RUNGS[1]. The best of these wins if its mean loss is lower than the first method's
     by more than the standard error of the paired difference.
@@ -54,21 +107,15 @@ def successive_halving(methods: Sequence[Method], run: Run, seconds: float, epoc
     """
     if _affordable(len(methods), epoch, seconds) < 2:
         return methods[0], []
-    tried = [_timed(run, methods[0], RUNGS[0])]
+    tried = [run(methods[0], RUNGS[0])]
     count = _affordable(len(methods), tried[0].seconds / RUNGS[0], seconds)
     if count < 2:
         return methods[0], tried
-    tried += [_timed(run, method, RUNGS[0]) for method in methods[1:count]]
+    tried += [run(method, RUNGS[0]) for method in methods[1:count]]
     others = sorted(tried[1:], key=lambda one: one.losses.mean())
     finalists = [methods[0], *(one.method for one in others[: math.ceil(count / 2) - 1 or 1])]
-    finals = [_timed(run, method, RUNGS[1]) for method in finalists]
+    finals = [run(method, RUNGS[1]) for method in finalists]
     return _clearly_best(finals), tried + finals
-
-
-def _timed(run: Run, method: Method, epochs: int) -> Tried:
-    begun = time.perf_counter()
-    losses = run(method, epochs)
-    return Tried(method, epochs, losses, time.perf_counter() - begun)
 
 
 def _affordable(methods: int, epoch: float, seconds: float) -> int:

@@ -22,7 +22,7 @@ from toolkit.finetuning.linear_probe import Known
 from toolkit.learner.learner import Learner
 from toolkit.learner.random_state import random_state, set_random_state
 from toolkit.options import Options
-from toolkit.search.halving import Run, held_out, short_run, successive_halving
+from toolkit.search.halving import KEPT, ShortRuns, held_out, short_run, successive_halving
 from toolkit.search.method import Method, candidates
 from toolkit.search.network_probe import drawn, features_of, rows_of
 
@@ -72,8 +72,9 @@ def search_method(
             return usual, familiar, mirror, []
         options = replace(learn.options, compile=False)  # which would take longer than a short run
         run = short_run(partial(build, computing=options), part, rows_of(known, rows), seed)
+        kept = ShortRuns(run, learn.folder and learn.folder / KEPT, _depends_on(learn))
         epoch = each * (TRAINING * len(part.train) + len(part.valid))
-        method, runs = _by_runs(run, candidates(usual, other, given), seconds, epoch)
+        method, runs = _by_runs(kept, candidates(usual, other, given), seconds, epoch)
         return method, familiar, mirror, runs
 
     try:
@@ -84,6 +85,13 @@ def search_method(
     set_method(learn, method, transforms(method))
     learn.searched = dict(learn.searched) | ({"runs": runs} if runs else {})
     return familiar
+
+
+def _depends_on(learn: Learner) -> dict[str, str]:
+    "Return what the result of a short run depends on, beside its method."
+    options = vars(learn.options) | learn.own_options
+    used = {name: str(value) for name, value in options.items() if name not in learn.free}
+    return used | {"data": learn.dls.data.fingerprint, "device": str(learn.dls.device), "precision": learn.precision}
 
 
 def _print_choice(method: Method, familiar: bool, mirror: bool) -> None:
@@ -138,7 +146,7 @@ def _by_features(learn: Learner, photos: list[Path], known: Known, folds: np.nda
     return not mirroring_harms(plain, mirror, labels[few]), is_familiar(plain, centre, labels[few]), each
 
 
-def _by_runs(run: Run, methods: list[Method], seconds: float, epoch: float) -> tuple[Method, list[dict]]:
+def _by_runs(run: ShortRuns, methods: list[Method], seconds: float, epoch: float) -> tuple[Method, list[dict]]:
     "Return the best of `methods` by short runs that fit into `seconds`, and a row for each run."
     method, tried = successive_halving(methods, run, seconds, epoch)
     if not tried:

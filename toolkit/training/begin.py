@@ -14,6 +14,7 @@ from toolkit.models.losses import ClassificationLoss
 from toolkit.options import Options
 from toolkit.run import Run, git_revision, lock, same_recipe, versions
 from toolkit.schema import recipe_fault
+from toolkit.search.halving import KEPT
 
 
 def begin(folder: str | Path, learn: Learner) -> Run:
@@ -44,6 +45,7 @@ def begin(folder: str | Path, learn: Learner) -> Run:
     if learn.lr_curve is not None:
         write_curve(learn.lr_curve, run)
     write_json(run.path("recipe.json"), recipe)
+    run.path(KEPT).unlink(missing_ok=True)
     print_summary(folder, recipe)
     return Run(folder, run.held)
 

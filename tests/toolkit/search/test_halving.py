@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.data.dataset import DataSet
 from toolkit.search import halving
-from toolkit.search.halving import held_out, successive_halving
+from toolkit.search.halving import ShortRuns, held_out, successive_halving
 from toolkit.search.method import Method, candidates, in_words
 
 USUAL = Method(lr=1e-3, frozen=0.3, layer_decay=1.0, batch_norm="adapt", crop_area=0.6, mirror=True)
@@ -30,7 +30,7 @@ def compared(losses, seconds, monkeypatch, spread=0.1):
         return losses[int(method.lr)] + spread * NOISE * (1 + method.lr)
 
     methods = [replace(USUAL, lr=float(i)) for i in range(len(losses))]
-    best, tried = successive_halving(methods, run, seconds, epoch=1.0)
+    best, tried = successive_halving(methods, ShortRuns(run), seconds, epoch=1.0)
     return best.lr, [(one.method.lr, one.epochs) for one in tried]
 
 
@@ -52,6 +52,36 @@ def test_the_first_method_stays_if_none_is_better_by_a_standard_error(monkeypatc
     assert compared([1.0, 0.995], 1e9, monkeypatch)[0] == 0
     assert compared([1.0, 0.95], 1e9, monkeypatch)[0] == 1
     assert compared([1.0, 1.2], 1e9, monkeypatch)[0] == 0
+
+
+def test_a_search_that_was_interrupted_goes_on_and_ends_as_if_it_was_not(monkeypatch, tmp_path, capsys):
+    now, taken, losses, file = [0.0], [], [1.0, 0.9, 0.5, 0.8], tmp_path / "run" / "search.json"
+    monkeypatch.setattr(halving.time, "perf_counter", lambda: now[0])
+    methods = [replace(USUAL, lr=float(i)) for i in range(4)]
+
+    def run(method, epochs):
+        now[0] += epochs
+        if len(taken) == 3 and now[1:] == []:
+            now.append("interrupted")
+            raise KeyboardInterrupt
+        taken.append((method.lr, epochs))
+        return losses[int(method.lr)] + NOISE / 3
+
+    with pytest.raises(KeyboardInterrupt, match=rf"after 3 short runs; .* --out {file.parent} --resume"):
+        successive_halving(methods, ShortRuns(run, file, {"seed": "1"}), 1e9, 1.0)
+    assert taken == [(0, 2), (1, 2), (2, 2)]
+    best, tried = successive_halving(methods, ShortRuns(run, file, {"seed": "1"}), 1e9, 1.0)
+    assert taken == [(0, 2), (1, 2), (2, 2), (3, 2), (0, 4), (2, 4)]
+    assert f"3 short runs are known from {file}" in capsys.readouterr().out
+    unbroken, others = successive_halving(methods, ShortRuns(run), 1e9, 1.0)
+    assert (best, [one.row() for one in tried]) == (unbroken, [one.row() for one in others])
+    assert all((one.losses == other.losses).all() for one, other in zip(tried, others, strict=True))
+
+    ShortRuns(run, file, {"seed": "2"})
+    assert f"{file} is of another seed: the search begins anew" in capsys.readouterr().out
+    file.write_text("{")
+    with pytest.raises(ValueError, match=str(file)):
+        ShortRuns(run, file, {"seed": "1"})
 
 
 def test_candidates_change_no_value_that_was_given():
