@@ -3,7 +3,7 @@
     python tests/bench/training.py epoch             # files to weights, 2 workers, speed defaults: at least 1.5
     python tests/bench/training.py steps             # a loop with the same tricks, step by step: at least 0.97
     python tests/bench/training.py kept              # steps with memory kept from one to the next over steps without
-    python tests/bench/training.py waiting           # OpenMP's threads: awake for a moment or asleep, over torch's own way
+    python tests/bench/training.py waiting           # OpenMP's threads: awake for a moment, or asleep
     python tests/bench/training.py memory            # peak of each in a process of its own
     python tests/bench/training.py gpu               # resnet152 at 224, as tests/bench/gpu.py says
 
