@@ -20,6 +20,7 @@ from noise import write_noise
 from recipes import rapid
 from toolkit import run as runs
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
+from toolkit.finetuning.head_temperature import FACTORS, HeadTemperature
 from toolkit.options import Options
 from toolkit.search import halving
 from toolkit.search.epoch_time import epochs_and_size
@@ -404,6 +405,16 @@ def test_photos_unlike_those_of_pretraining_are_trained_thoroughly(photos, weigh
         own = rapid.learner(photos, **made, epochs=epochs).own_options
         assert (own["batch_norm"], own["crop_area"]) == ("fixed", 0.25 if like else 0.6)
         assert (own["layer_decay"] == 1) != like
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_the_probed_head_is_scaled_before_training_and_a_new_one_is_not(photos, weights, probe):
+    made = {"arch": "test_resnet", "weights": weights, "image_size": 32, "device": "cpu", "workers": 0}
+    learn = rapid.learner(photos, **made, probe=probe, epochs=2)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2)
+    scaled = learn.callback(HeadTemperature)
+    assert scaled.factor in FACTORS if probe else scaled is None
 
 
 @pytest.mark.parametrize(("batch_norm", "frozen"), [("adapt", 0.0), ("adapt", 0.3), ("fixed", 0.3)])
