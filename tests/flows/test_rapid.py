@@ -369,7 +369,7 @@ def test_a_search_that_is_interrupted_goes_on_with_resume(photos, weights, tmp_p
     monkeypatch.setattr("toolkit.search.plan.epochs_within", few)
     monkeypatch.setattr("toolkit.search.search_method.short_run", interrupted)
     assert here(*words, tmp_path / "run", recipe=rapid) == 130
-    assert f"after 3 short runs; to go on, give the same options with --out {tmp_path / 'run'} --resume" in (
+    assert f"(short runs kept: 3); to go on, give the same options with --out {tmp_path / 'run'} --resume" in (
         capfd.readouterr().err
     )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["search.json"]

@@ -78,7 +78,7 @@ class ShortRuns:
     def _interrupted(self) -> str:
         if not (self.file and self.done):
             return "interrupted in the search of a method"
-        kept = f"interrupted in the search of a method, after {len(self.done)} short runs"
+        kept = f"interrupted in the search of a method (short runs kept: {len(self.done)})"
         return f"{kept}; to go on, give the same options with --out {self.file.parent} --resume"
 
     def _read(self) -> list[Tried]:
@@ -87,7 +87,7 @@ class ShortRuns:
         if other := [name for name, value in self.of.items() if before.get(name) != value]:
             print(f"{self.file} is of another {', '.join(other)}: the search begins anew", flush=True)
             return []
-        print(f"{len(content['runs'])} short runs are known from {self.file}", flush=True)
+        print(f"short runs known from {self.file}: {len(content['runs'])}", flush=True)
         runs = [one | {"method": Method(**one["method"]), "losses": np.array(one["losses"])} for one in content["runs"]]
         return [Tried(**one) for one in runs]
 

@@ -67,12 +67,12 @@ def test_a_search_that_was_interrupted_goes_on_and_ends_as_if_it_was_not(monkeyp
         taken.append((method.lr, epochs))
         return losses[int(method.lr)] + NOISE / 3
 
-    with pytest.raises(KeyboardInterrupt, match=rf"after 3 short runs; .* --out {file.parent} --resume"):
+    with pytest.raises(KeyboardInterrupt, match=rf"kept: 3\); .* --out {file.parent} --resume"):
         successive_halving(methods, ShortRuns(run, file, {"seed": "1"}), 1e9, 1.0)
     assert taken == [(0, 2), (1, 2), (2, 2)]
     best, tried = successive_halving(methods, ShortRuns(run, file, {"seed": "1"}), 1e9, 1.0)
     assert taken == [(0, 2), (1, 2), (2, 2), (3, 2), (0, 4), (2, 4)]
-    assert f"3 short runs are known from {file}" in capsys.readouterr().out
+    assert f"short runs known from {file}: 3" in capsys.readouterr().out
     unbroken, others = successive_halving(methods, ShortRuns(run), 1e9, 1.0)
     assert (best, [one.row() for one in tried]) == (unbroken, [one.row() for one in others])
     assert all((one.losses == other.losses).all() for one, other in zip(tried, others, strict=True))
