@@ -27,6 +27,7 @@ RANGES: dict[str, Range] = {  # by option: check of a number, accepted numbers i
     "smoothing": (lambda value: 0 <= value < 1, "a number from 0 (cross-entropy) to below 1; 0.1 is usual"),
     "fetch": _whole(0, "0 (none) or more networks"),
     "epochs": _whole(1, "1 or more"),
+    "patience": _whole(1, "1 or more epochs without a better one"),
     "minutes": (lambda value: 0 < value <= MANY, f"a number above 0, at most {MANY:,}"),
     "lr": _from_0("a number from 0 up, or auto"),
     "bs": _whole(1, "1 or more photos a batch"),

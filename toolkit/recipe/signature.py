@@ -55,8 +55,8 @@ class Recipe:
         """Return the options with the values recorded by the run in `folder`, if any, for the options left open.
 
         Thus nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or
-        empty and may not change in a resumed run, or if it is --epochs and None. --accum follows from --bs auto,
-        --weights from --arch auto.
+        empty and may not change in a resumed run, or if it is None and --epochs or --patience. --accum follows from
+        --bs auto, --weights from --arch auto.
         """
         if not (folder / "recipe.json").is_file():
             return options, own
@@ -79,7 +79,7 @@ class Recipe:
             return name != "device"
         if name in ("gamma", "smoothing"):
             return False  # None is the loss's default
-        return value in (None, ()) and (name not in self.free or name == "epochs")
+        return value in (None, ()) and (name not in self.free or name in ("epochs", "patience"))
 
     def _same_step(self, options: Options, recorded: dict[str, Any]) -> bool:
         "True if an optimiser step has as many photos by these options as in the recorded run."
