@@ -44,6 +44,8 @@ class Options:
     best: Figure = "accuracy"  # validation figure that chooses the epoch whose weights are kept
     patience: Annotated[int | None, FREE] = None  # end training after as many epochs without a better one (default: no)
 
+    promise: Annotated[float | None, FREE] = None  # precision that model.onnx keeps, by unsure answers (default: none)
+
     # Computing
     workers: Annotated[int | Auto | None, FREE] = None  # data-loading processes; auto: measured (default: one a core)
     device: Annotated[str, FREE] = "auto"  # auto, cuda or cpu

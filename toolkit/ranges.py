@@ -29,6 +29,7 @@ RANGES: dict[str, Range] = {  # by option: check of a number, accepted numbers i
     "epochs": _whole(1, "1 or more"),
     "patience": _whole(1, "1 or more epochs without a better one"),
     "minutes": (lambda value: 0 < value <= MANY, f"a number above 0, at most {MANY:,}"),
+    "promise": (lambda value: 0 <= value <= 1, "a precision up to 1, such as 0.98, or 0 for none"),
     "lr": _from_0("a number from 0 up, or auto"),
     "bs": _whole(1, "1 or more photos a batch"),
     "accum": _whole(1, "1 or more batches to an optimiser step"),

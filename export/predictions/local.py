@@ -20,6 +20,7 @@ from export.predictions.options import PredictOptions
 from export.predictions.output_files import clear_leftovers
 from export.predictions.request import Request, checked_columns, checked_request, settings_of, texts_of
 from export.predictions.resume import continue_run, file_size, finished, record, resumable, start_run
+from export.predictions.unsure import is_unsure, threshold_of, unsure_line
 from export.reading.readers import Readers, worthwhile
 from export.runtime.batch_size import checked_bs
 from export.runtime.profiler import Stopwatch, Watch, unwatched
@@ -46,7 +47,7 @@ def predict_here(
         readers = None if options.resume else _readers(request, processes, len(photos), closing)
         threads, given = _threads(len(photos), request.bs, request.workers), options.features is not None
         classifier = opened_model(models, request.device, request.bs, threads, options.tta, given)
-        columns = checked_columns(classifier.card.classes, request, options)
+        columns = checked_columns(classifier.card, request, options)
         closing.enter_context(journal.held(partial))
         clear_leftovers(out, request.features)
         settings = settings_of(classifier, request, options)
@@ -70,8 +71,12 @@ def predict_here(
             if options.zip:
                 formats.write_zip(out)
             record(out, table_settings, photos)
+        sure = threshold_of(classifier.card, options.answer_all, options.fallback) is None
+        unsure = 0 if sure else sum(is_unsure(row.labels) for row in journal.rows(partial))
         partial.unlink()
     _print_summary(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
+    if not sure:
+        print(unsure_line(classifier.card, unsure, len(photos) - len(unread)))
     if options.profile:
         _print_profile(watch, classifier, len(photos) - done, request.workers, readers is not None)
     return unread

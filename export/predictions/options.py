@@ -24,7 +24,8 @@ class PredictOptions:
     bs: int | Literal["auto"] = "auto"  # batch size; auto chooses by model and free memory, and prints its choice
     workers: int | None = None  # threads (with a GPU: processes) that read photos; one per core unless given
     probabilities: bool = False  # add the confidence and one column per class
-    fallback: str = ""  # pred_label of a photo that can't be read
+    fallback: str = ""  # pred_label of a photo that can't be read or is unsure (default: empty; unsure)
+    answer_all: bool = False  # label unsure photos too, if the model has a promised precision
     resume: bool = False  # continue a run that was killed; the file is the same as without the kill
     top: int = 0  # add the N most likely classes, each with its confidence
     tta: Annotated[str, {"choices": TTA}] = "none"  # flip: mean of a photo and its mirror image, at twice the time
