@@ -16,7 +16,7 @@ from export.convert.features import OF, add_features
 from export.convert.graph import export_graph, write_metadata
 from export.convert.mixed_precision import lower
 from export.convert.model_file import checked_out, writing
-from export.parity.certificate import PRECISIONS, faults, for_search, table
+from export.parity.certificate import PRECISIONS, brief, faults, for_search, table
 from export.parity.measure import measured
 from export.parity.reference import Reference, training_reference, validation_reference
 from export.runtime.providers import DEVICES, choose_device
@@ -35,31 +35,16 @@ def to_onnx(
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # device that the file is verified on
     images: int = 1000,  # validation photos at most, to verify and calibrate on; training photos to search layers on
     calibrate: bool = True,  # fit a temperature on them, so that probabilities match how often the model is right
+    details: bool = True,  # print the whole certificate, not one line of it
     features: bool = False,  # add an output `features`, the input of the linear classifier: for search and clustering
     promise: float | None = None,  # precision to keep by unsure answers; 0: none (default: as the run was told)
 ) -> Path:
-    """Export a run as one verified model.onnx, and print its certificate.
+    """Export a run as one verified model.onnx.
 
     Returns its path. Raises FileNotFoundError if run, weights or photos are missing, and ValueError if the file does
     not give what the run's own weights give, with the differences, if the model has no linear classifier whose input
     are the features, or if the promise can't be kept; no file is written then.
     """
-    out, certificate, fitted = exported(run, out, precision, device, images, calibrate, features, promise)
-    print(f"{table(certificate)}\n{temperature_line(fitted)}\nmodel {out}", flush=True)
-    return out
-
-
-def exported(
-    run: Path,
-    out: Path | None = None,
-    precision: str = "fp32",
-    device: str = "auto",
-    images: int = 1000,
-    calibrate: bool = True,
-    features: bool = False,
-    promise: float | None = None,
-) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    "Do what `to_onnx` says without printing it; return the file, its certificate and its calibration."
     trained = load(run)
     promise = checked_promise(trained.recipe["options"].get("promise") if promise is None else promise)
     out, device = checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
@@ -74,7 +59,10 @@ def exported(
             certificate = _certified(reference, beside, device, precision, kept, promise)
         found = certificate.pop("promise", None)
         write_metadata(beside, {"precision": precision, "verification": certificate, "promise": found})
-    return out, certificate | ({"unsure": found} if found else {}), fitted
+    certificate |= {"unsure": found} if found else {}
+    print(f"{table(certificate)}\n{temperature_line(fitted)}" if details else brief(certificate), flush=True)
+    print(f"model {out}", flush=True)
+    return out
 
 
 def checked_promise(promise: float | None) -> float:

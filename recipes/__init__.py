@@ -120,8 +120,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
 
     The run of a fold also predicts the photos that it holds out; if it has finished, nothing is done again.
     """
-    from export.parity.certificate import brief
-    from export.to_onnx import exported
+    from export.to_onnx import to_onnx
     from toolkit.loggers.log import logged
     from toolkit.pages.run_page import write_report
     from toolkit.training.begin import begin
@@ -138,8 +137,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
     with logged(learn, run, trackers):
         fit(learn, run)
         evaluate(learn, run)
-        model, certificate, _ = exported(run.folder, device=learn.dls.device.type)
-        print(f"{brief(certificate)}\nmodel {model}", flush=True)
+        to_onnx(run.folder, device=learn.dls.device.type, details=False)
         write_report(run)
         if learn.dls.data.held_out:
             evaluate_held_out(learn, run)

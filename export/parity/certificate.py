@@ -127,7 +127,7 @@ def _unsure_lines(certificate: dict[str, Any]) -> list[str]:
 
 
 def unsure_text(found: dict[str, Any]) -> str:
-    "What `toolkit.evaluation.selective` found at a threshold, in words."
+    "Words for the figures of `toolkit.evaluation.selective` at a threshold."
     unsure = found["images"] - found["answered"]
     left = f"{unsure} of {found['images']} photos, with a confidence below {found['threshold']:.4g}"
     if not found["answered"]:

@@ -31,8 +31,8 @@ def measured(
     difference of the photos that differ most), budget. If the logits are those of other files, `torch_accuracy` is
     their accuracy, compared_with says which files, and the budget is that of float32: both compute the same. If file
     and reference have features: feature_difference (the largest over the photos of |file - torch| / |torch|, Euclidean
-    lengths) and feature_cosine (the smallest). promise: what `toolkit.evaluation.selective.promised` finds for it, if
-    it is given; None if it can't be kept. unsure: what `judged` finds at the threshold that the file has, if any.
+    lengths) and feature_cosine (the smallest). promise, if it is given: what `selective.promised` finds for it; else
+    unsure, if the file has a threshold: what `selective.judged` finds at it.
     """
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:

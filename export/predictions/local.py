@@ -20,9 +20,11 @@ from export.predictions.options import PredictOptions
 from export.predictions.output_files import clear_leftovers
 from export.predictions.request import Request, checked_columns, checked_request, settings_of, texts_of
 from export.predictions.resume import continue_run, file_size, finished, record, resumable, start_run
+from export.predictions.sort import check_sort, check_sorted, sort_photos
 from export.predictions.unsure import is_unsure, threshold_of, unsure_line
 from export.reading.readers import Readers, worthwhile
 from export.runtime.batch_size import checked_bs
+from export.runtime.metadata import Card
 from export.runtime.profiler import Stopwatch, Watch, unwatched
 from export.runtime.progress import print_line, with_bar
 from export.session import Classifier
@@ -48,12 +50,13 @@ def predict_here(
         threads, given = _threads(len(photos), request.bs, request.workers), options.features is not None
         classifier = opened_model(models, request.device, request.bs, threads, options.tta, given)
         columns = checked_columns(classifier.card, request, options)
+        check_sort(options.sort, images, classifier.card.classes, options.resume)
         closing.enter_context(journal.held(partial))
         clear_leftovers(out, request.features)
         settings = settings_of(classifier, request, options)
         table_settings = settings | {"--fallback": options.fallback, "--format": request.kind}
         if options.resume and out.exists() and not partial.exists():
-            return _finished(request, table_settings, options.zip)
+            return _finished(request, table_settings, options)
         begin = continue_run if options.resume and partial.exists() else start_run
         photos, done = begin(partial, settings, photos)
         if checked_bs(options.bs) == "auto":
@@ -71,12 +74,10 @@ def predict_here(
             if options.zip:
                 formats.write_zip(out)
             record(out, table_settings, photos)
-        sure = threshold_of(classifier.card, options.answer_all, options.fallback) is None
-        unsure = 0 if sure else sum(is_unsure(row.labels) for row in journal.rows(partial))
+        lines = list(_after_the_table(classifier.card, options, partial, photos))
         partial.unlink()
     _print_summary(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
-    if not sure:
-        print(unsure_line(classifier.card, unsure, len(photos) - len(unread)))
+    print(*lines, sep="\n", end="\n" if lines else "")
     if options.profile:
         _print_profile(watch, classifier, len(photos) - done, request.workers, readers is not None)
     return unread
@@ -101,13 +102,25 @@ def _readers(request: Request, processes: bool | None, photos: int, closing: con
     return closing.enter_context(contextlib.closing(Readers(max(request.workers, 1))))
 
 
-def _finished(request: Request, settings: dict, zipped: bool) -> Unread:
+def _after_the_table(card: Card, options: PredictOptions, partial: Path, photos: Named) -> Iterator[str]:
+    "With --sort, sort the photos; yield the lines on them and on unsure answers."
+    if options.sort:
+        count = sort_photos(Path(options.sort), journal.rows(partial), photos, options.sort_as)
+        yield f"sorted {count} photos into {options.sort}; `python -m export.unsort {options.sort}` undoes it"
+    if threshold_of(card, options.answer_all, options.fallback) is not None:
+        unsure = [is_unsure(row.labels) for row in journal.rows(partial) if row.reason is None]
+        yield unsure_line(card, sum(unsure), len(unsure))
+
+
+def _finished(request: Request, settings: dict, options: PredictOptions) -> Unread:
     "The photos that a finished run could not read. Its zip is written if it is asked for only now."
     unread = finished(request.out, request.kind, settings, request.photos)
     if request.features:
         check_finished(request.features, len(request.photos))
-    if zipped:
+    if options.zip:
         formats.write_zip(request.out)
+    if options.sort:
+        check_sorted(Path(options.sort))
     return unread
 
 
