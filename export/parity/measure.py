@@ -42,9 +42,8 @@ def measured(
     temperature = _temperature(classifier)
     finite = np.all([np.isfinite(each).all(1) for each in (logits, probabilities, *features)], axis=0)
     logits, probabilities = np.nan_to_num(logits), np.nan_to_num(probabilities)
-    names = np.array(classifier.card.classes)[logits.argmax(1)]
+    names, confidence = np.array(classifier.card.classes)[logits.argmax(1)], np.minimum(probabilities.max(1), 1)
     right = names == np.array(reference.labels)
-    confidence = np.minimum(probabilities.max(1), 1)
     certificate = {
         "precision": precision,
         "kept": kept,

@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-
 from export.ensemble import Ensemble, of_one_size, opened_model
 from export.predictions import formats, journal
 from export.predictions.columns import Columns
@@ -29,6 +27,7 @@ from export.runtime.profiler import Stopwatch, Watch, unwatched
 from export.runtime.progress import print_line, with_bar
 from export.session import Classifier
 from toolkit.machine import cores
+from toolkit.threads import opencv_in_one_thread
 
 
 def predict_here(
@@ -57,10 +56,7 @@ def predict_here(
         table_settings = settings | {"--fallback": options.fallback, "--format": request.kind}
         if options.resume and out.exists() and not partial.exists():
             return _finished(request, table_settings, options)
-        begin = continue_run if options.resume and partial.exists() else start_run
-        photos, done = begin(partial, settings, photos)
-        if checked_bs(options.bs) == "auto":
-            print_line(f"bs auto: {classifier.bs}")
+        photos, done = _begun(request, settings, options)
         if options.resume:
             readers = _readers(request, processes, len(photos) - done, closing)
         readers = readers if of_one_size(classifier) else None
@@ -81,6 +77,15 @@ def predict_here(
     if options.profile:
         _print_profile(watch, classifier, len(photos) - done, request.workers, readers is not None)
     return unread
+
+
+def _begun(request: Request, settings: dict, options: PredictOptions) -> tuple[Named, int]:
+    "The photos of the run, which begins or goes on, and how many of them have their row."
+    begin = continue_run if options.resume and request.partial.exists() else start_run
+    photos, done = begin(request.partial, settings, request.photos)
+    if checked_bs(options.bs) == "auto":
+        print_line(f"bs auto: {settings['--bs']}")
+    return photos, done
 
 
 def _threads(photos: int, bs: int | str, workers: int) -> int | None:
@@ -159,19 +164,8 @@ def _with_features(
 def _all_rows(partial: Path, new_rows: Iterator[Row], done: int, total: int, bs: int) -> Iterator[Iterator[Row]]:
     "Every row: first the `done` ones of the journal, then the new ones, each appended to the journal first."
     appended = journal.extended(partial, with_bar(new_rows, done, total), bs)
-    with contextlib.closing(new_rows), contextlib.closing(appended), _opencv_in_one_thread():
+    with contextlib.closing(new_rows), contextlib.closing(appended), opencv_in_one_thread():
         yield itertools.chain(journal.rows(partial), appended)
-
-
-@contextlib.contextmanager
-def _opencv_in_one_thread() -> Iterator[None]:
-    "OpenCV starts no threads of its own in the block: the threads that decode already use every core."
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _with_errors_file(out: Path, photos: Named, rows: Iterator[Row], unread: Unread) -> Iterator[Row]:
