@@ -149,7 +149,9 @@ def _distinct(preprocesses: list[dict]) -> list[dict]:
 
 
 def _alike(one: dict, other: dict) -> bool:
-    return all(one[name] == other[name] for name in one if name not in ("mean", "std"))
+    names = one.keys() | other.keys()  # a padded photo shows the mean
+    names -= {"std"} if "pad" in (one.get("fit"), other.get("fit")) else {"mean", "std"}
+    return all(one.get(name) == other.get(name) for name in names)
 
 
 def of_one_size(model: Classifier | Ensemble) -> bool:

@@ -51,7 +51,7 @@ def timm_model(run: Run) -> "nn.Module":
         "mean": tuple(preprocess["mean"]),
         "std": tuple(preprocess["std"]),
         "interpolation": "bilinear",
-        "crop_mode": "center",
+        "crop_mode": {"pad": "border", "squash": "squash"}.get(preprocess.get("fit"), "center"),
         "crop_pct": crop_share(preprocess["crop"], preprocess["resize"]),
     }
     # these facts are about the weights that timm offers under this name, not about ours

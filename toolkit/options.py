@@ -41,6 +41,7 @@ class Options:
     bs: int | Auto | None = None  # batch size, or auto: the largest that fits in memory
     accum: int = 1  # batches accumulated for an optimiser step
     image_size: int = 224  # side of the square that the network sees, in pixels
+    fit: Literal["crop", "pad", "squash"] = "crop"  # centre of a photo, or all of it: padded, or squashed to a square
     best: Figure = "accuracy"  # validation figure that chooses the epoch whose weights are kept
     patience: Annotated[int | None, FREE] = None  # end training after as many epochs without a better one (default: no)
 

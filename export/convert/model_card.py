@@ -7,6 +7,7 @@ import re
 from pathlib import PureWindowsPath
 from typing import Any
 
+from toolkit.data.preprocess import padding
 from toolkit.evaluation.formatting import optimism_note
 
 MARK = "<!-- Written by export.hub. Without this line it leaves the folder alone. -->"
@@ -121,12 +122,23 @@ def _is_number(value: Any) -> bool:
 
 
 def _use(recipe: dict[str, Any], has_onnx: bool) -> str:
-    text = TIMM + (ONNX if has_onnx else "")
-    crop, resize = (recipe["preprocess"][key] for key in ("crop", "resize"))
+    crop, resize, fit = (recipe["preprocess"].get(key) for key in ("crop", "resize", "fit"))
+    text = TIMM + (ONNX.replace("FITTED", FITTED[fit].format(colour=padding(recipe["preprocess"]))) if has_onnx else "")
+    shown = {"pad": "the longer side becomes that, on a square of the mean colour", "squash": "both sides become that"}
     return (
-        text + f"\n\nPhotos are seen at {crop} pixels: the shorter side becomes {resize}, then the centre is cut out."
+        text
+        + f"\n\nPhotos are seen at {crop} pixels: "
+        + shown.get(fit, f"the shorter side becomes {resize}, then the centre is cut out.")
     )
 
+
+FITTED = {  # the lines that make the square, by the key `fit`
+    None: """photo = photo.resize([resize * side // min(photo.size) for side in photo.size], Image.Resampling.BILINEAR)
+x, y = (round((side - crop) / 2) for side in photo.size)
+pixels = np.asarray(photo.crop((x, y, x + crop, y + crop)))""",
+    "pad": "pixels = np.asarray(ImageOps.pad(photo, (crop, crop), Image.Resampling.BILINEAR, {colour}))",
+    "squash": "pixels = np.asarray(photo.resize((crop, crop), Image.Resampling.BILINEAR))",
+}
 
 TIMM = """## Use
 
@@ -161,9 +173,7 @@ card = {key: json.loads(text) for key, text in session.get_modelmeta().custom_me
 resize, crop = card["preprocess"]["resize"], card["preprocess"]["crop"]
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
 photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
-photo = photo.resize([resize * side // min(photo.size) for side in photo.size], Image.Resampling.BILINEAR)
-x, y = (round((side - crop) / 2) for side in photo.size)
-pixels = np.asarray(photo.crop((x, y, x + crop, y + crop)))
+FITTED
 probabilities = session.run(["probabilities"], {"image": pixels[None]})[0][0]
 print(card["classes"][probabilities.argmax()])
 ```"""

@@ -14,7 +14,7 @@ from toolkit.data.augmentation import Augmentation, check_output
 from toolkit.data.cache import TRAINED, PhotoCache, open_cache
 from toolkit.data.dataset import DataSet
 from toolkit.data.photo_loader import PhotoLoader
-from toolkit.data.preprocess import preprocessing
+from toolkit.data.preprocess import fitted, preprocessing
 from toolkit.data.transforms import (
     SOURCES,
     Augment,
@@ -55,13 +55,13 @@ def make_dataloaders(
     equally often. An epoch then repeats photos of rare classes and lacks some of the others. If --cache reduces no
     photo (`reduced_to` is None), training is the same to the bit as without it.
     options: device and workers are resolved (`toolkit.learner.device.resolved`). train: albumentations transforms.
-    valid: `toolkit.data.preprocess.resize_center_crop`. normalize: mean and std, RGB; empty for ImageNet's. classes:
-    names in index order (default: those of the training photos).
+    valid: `toolkit.data.preprocess.resize_center_crop`; --fit may put the whole photo in its place. normalize: mean and
+    std, RGB; empty for ImageNet's. classes: names in index order (default: those of the training photos).
     Source: https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.WeightedRandomSampler
     """
     check_choices({"sampler": options.sampler})
     check_ranges({"bs": options.bs, "workers": options.workers})
-    preprocess = preprocessing(valid, **normalize)
+    preprocess = preprocessing(fitted(valid, options.fit), **normalize)
     augment = train if isinstance(train, Augmentation) else Augmentation.of(train)
     check_output(transform := augment.at(options.image_size), options.image_size)
     cache = options.cache and open_cache(options.cache, data, preprocess, options.workers or None)
@@ -75,7 +75,7 @@ def make_dataloaders(
         drop_last=False,
         num_workers=options.workers,
         pin_memory=options.device.startswith("cuda"),
-        after_item=[Augment(transform, state), ResizeCenterCrop(preprocess)],
+        after_item=[Augment(transform, state, preprocess), ResizeCenterCrop(preprocess)],
         after_batch=[IntToFloatTensor(), _normalization(preprocess)],
     )
     loader._n_inp, loader._types = (

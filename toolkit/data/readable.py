@@ -5,13 +5,14 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastcore.xdg import xdg_cache_home
 
 from toolkit import ranks
-from toolkit.data.checks.decode import decode_all, decode_with_progress
+from toolkit.data.checks.decode import DecodeResult, decode_all, decode_with_progress
 from toolkit.data.checks.findings import checked_photos, counted, printable, same_content
 from toolkit.data.checks.without import without_listed
 from toolkit.data.dataset import DataSet, find_data
@@ -74,7 +75,7 @@ def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None =
     outcome = _outcome(data, workers)
     if outcome["warnings"]:
         print(f"warning: {', '.join(outcome['warnings'])}: `{_command(data)}` lists them", file=sys.stderr)
-    reasons = outcome["unreadable"]
+    data, reasons = replace(data, squareness=outcome["squareness"]), outcome["unreadable"]
     unread = {path: reasons[name] for path in (*data.train, *data.valid) if (name := data.relative(path)) in reasons}
     if not unread:
         return data
@@ -96,7 +97,8 @@ def _command(data: DataSet) -> str:
 
 @ranks.first_here()
 def _outcome(data: DataSet, workers: int | None) -> dict[str, Any]:
-    """The faults of the photos to train and validate on: {"unreadable": {file: reason}, "warnings": [text]}.
+    """The faults of the photos to train and validate on: {"unreadable": {file: reason}, "warnings": [text],
+    "squareness": of `squareness`}.
 
     Photos that could be read are remembered. Those that could not are tried again: the cause may lie outside the file.
     """
@@ -111,9 +113,16 @@ def _outcome(data: DataSet, workers: int | None) -> dict[str, Any]:
     outcome = {
         "unreadable": {photo.file: photo.result.reason for photo in photos if photo.result.reason},
         "warnings": [finding.text for finding in same_content(photos) if finding.state == "wrong"],
+        "squareness": squareness([photo.result for photo in photos]),
     }
     _remember(file, outcome)
     return outcome
+
+
+def squareness(results: list[DecodeResult]) -> float:
+    "The mean over photos of their shorter side divided by the longer: the share of a photo in its central square."
+    shares = [min(each.width, each.height) / max(each.width, each.height) for each in results if each.width]
+    return sum(shares) / len(shares) if shares else 1.0
 
 
 def _still_unreadable(data: DataSet, outcome: dict[str, Any], workers: int | None) -> bool:
@@ -137,7 +146,7 @@ def _remembered(file: Path | None) -> dict[str, Any] | None:
         outcome = json.loads(file.read_bytes()) if file else None
     except (OSError, ValueError):
         return None
-    kinds = {"unreadable": dict, "warnings": list}
+    kinds = {"unreadable": dict, "warnings": list, "squareness": float}
     whole = isinstance(outcome, dict) and all(isinstance(outcome.get(key), kind) for key, kind in kinds.items())
     return outcome if whole else None
 

@@ -1,4 +1,4 @@
-"""Resize the shorter side and crop the centre, fast: docs/resizing.md has this arithmetic in words.
+"""Resize a photo and cut or fill a square, fast: docs/resizing.md has this arithmetic in words.
 
 Sizes and offsets are those of torchvision's Resize and CenterCrop, to the pixel. On photos, values are within a grey
 level of its antialiased resize of a PIL image, in a fraction of the time.
@@ -18,9 +18,31 @@ def resized_crop(photo: np.ndarray, whole: Pair, resize: int, crop: int) -> np.n
 
     photo: uint8 [height, width, 3]. whole: its height and width before it was reduced to 1/1, 1/2, 1/4 or 1/8.
     """
-    resized = resized_shape(*whole, resize)
+    return center_crop(_resized(photo, whole, resized_shape(*whole, resize), crop), crop)
+
+
+def padded(photo: np.ndarray, whole: Pair, side: int, colour: Sequence[int]) -> np.ndarray:
+    """The whole photo, its longer side `side`, in the centre of a square of a colour: uint8 [side, side, 3].
+
+    photo, whole: as for `resized_crop`. colour: RGB. Sizes and offsets are those of Pillow's ImageOps.pad.
+    """
+    longer = max(whole)
+    resized = tuple(max(round(length / longer * side), 1) for length in whole)
+    square = np.full((side, side, 3), colour, np.uint8)
+    top, left = (round((side - length) / 2) for length in resized)
+    square[top : top + resized[0], left : left + resized[1]] = _resized(photo, whole, resized, side)
+    return square
+
+
+def squashed(photo: np.ndarray, whole: Pair, side: int) -> np.ndarray:
+    "The whole photo with both sides `side`, uint8 [side, side, 3]. photo, whole: as for `resized_crop`."
+    return np.ascontiguousarray(_resized(photo, whole, (side, side), side))
+
+
+def _resized(photo: np.ndarray, whole: Pair, resized: Pair, crop: int) -> np.ndarray:
+    "The centre of the photo resized to `resized`: `crop` of its rows and columns, or all if there are fewer."
     shown = [(max(_offset(length, crop), 0), min(length, crop)) for length in resized]
-    return center_crop(_resized_part(photo, _lengths(photo, whole), resized, *shown), crop)
+    return _resized_part(photo, _lengths(photo, whole), resized, *shown)
 
 
 def center_crop(photo: np.ndarray, size: int) -> np.ndarray:

@@ -14,7 +14,9 @@ from PIL import Image, ImageOps
 from toolkit.data.augment import reseed
 from toolkit.data.cache import PhotoCache
 from toolkit.data.photo import read_photo, read_reduced, to_rgb
-from toolkit.data.preprocess import prepare, smallest_side
+from toolkit.data.preprocess import prepare, smallest_side, square
+
+SQUARE = 4  # sides of the network's square that a whole photo's square has in training, at most
 
 
 class Photo(np.ndarray):
@@ -99,12 +101,18 @@ class Augment(Transform):
 
     split_idx = 0
 
-    def __init__(self, transform: Any, sampler_state: SamplerState):
-        self.transform, self.sampler_state = transform, sampler_state
+    def __init__(self, transform: Any, sampler_state: SamplerState, preprocess: dict[str, Any]):
+        self.transform, self.sampler_state, self.preprocess = transform, sampler_state, preprocess
 
     def encodes(self, photo: Photo) -> TensorImage:
         reseed(self.transform, self.sampler_state.seed, self.sampler_state.epoch, self.sampler_state.sample)
-        return _tensor(self.transform(image=np.asarray(photo))["image"])
+        return _tensor(self.transform(image=self._whole(np.asarray(photo)))["image"])
+
+    def _whole(self, photo: np.ndarray) -> np.ndarray:
+        "The photo as it is; with --fit pad or squash the whole photo as a square, of which the transform takes parts."
+        if "fit" not in self.preprocess:
+            return photo
+        return square(photo, photo.shape[:2], self.preprocess, min(max(photo.shape), SQUARE * self.preprocess["crop"]))
 
 
 class ResizeCenterCrop(Transform):

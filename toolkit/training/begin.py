@@ -7,6 +7,7 @@ from typing import Any
 from toolkit import ranks
 from toolkit.data.augmentation import Augmentation, difference
 from toolkit.data.on_disk.layouts import check_outside_data
+from toolkit.data.preprocess import discarded
 from toolkit.evaluation.results import write_curve
 from toolkit.files import write_json
 from toolkit.learner.learner import Learner
@@ -74,6 +75,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
             "counts": data.counts,
             "left_out": {data.relative(photo): reason for photo, reason in data.left_out.items()},
             "reduced_to": learn.dls.reduced_to,
+            "discarded": discarded(learn.dls.preprocess, data.squareness),
             **({"held_out": [data.relative(photo) for photo in data.held_out]} if data.held_out else {}),
         },
         **({"searched": dict(learn.searched)} if learn.searched else {}),

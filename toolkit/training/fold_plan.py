@@ -15,7 +15,7 @@ from torch import nn
 from toolkit import ranks
 from toolkit.data.dataset import DataSet
 from toolkit.data.on_disk.folds import ABOUT, FOLDS, holds_folds, write_folds
-from toolkit.data.preprocess import preprocessing, resize_center_crop
+from toolkit.data.preprocess import fitted, preprocessing, resize_center_crop
 from toolkit.data.readable import FoldUnknown
 from toolkit.errors import first_few
 from toolkit.features import duplicates
@@ -147,7 +147,8 @@ def near_duplicate_groups(data: DataSet, options: Options) -> tuple[np.ndarray, 
         return same_content(photos), f"only files of the same content are kept together, because {reason}"
     print(f"near-duplicates are looked for among {len(photos)} training photos", flush=True)
     used = resolved(options)
-    preprocess = preprocessing(resize_center_crop(options.image_size), **normalization_of(model))
+    geometry = fitted(resize_center_crop(options.image_size), options.fit)
+    preprocess = preprocessing(geometry, **normalization_of(model))
     seen = features_and_thumbnails(model.to(used.device), photos, preprocess, used.device, used.workers)
     pairs = duplicates.near_duplicates(*seen)
     how = f"near-duplicates, found by the features of {options.arch}, are kept together (pairs: {len(pairs.first)})"
@@ -193,8 +194,6 @@ def print_in_no_fold(data: DataSet, numbers: np.ndarray) -> None:
     "Say which classes have photos that no fold holds out."
     left = [label for label, number in zip(data.train.values(), numbers, strict=True) if number == 0]
     if left:
-        print(
-            f"{len(left)} of them are in no fold, of {first_few(list(dict.fromkeys(left)))}: a fold with all different "
-            "photos of a class would leave none to train on",
-            flush=True,
-        )
+        classes = first_few(list(dict.fromkeys(left)))
+        why = "a fold with all different photos of a class would leave none to train on"
+        print(f"{len(left)} of them are in no fold, of {classes}: {why}", flush=True)
