@@ -86,7 +86,7 @@ def brief(certificate: dict[str, Any]) -> str:
     return (
         f"verified in {certificate['precision']} on {certificate['arithmetic']}: {_source(certificate)}'s label on "
         f"{certificate['agreement']:.2%} of {certificate['images']} photos"
-    ) + "".join(f"\n{line.strip()}" for line in _unsure_lines(certificate))
+    ) + (f"\nunsure: {unsure_text(certificate['unsure'])}" if "unsure" in certificate else "")
 
 
 def table(certificate: dict[str, Any]) -> str:

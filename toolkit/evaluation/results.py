@@ -148,9 +148,27 @@ def read_curve(run: Run) -> Curve | None:
 
 # Exported model
 
+KINDS = {"verification": "certificate", "promise": "promise"}  # of entries of the metadata
+
 
 def read_certificate(run: Run) -> dict:
     "The verification in model.onnx's metadata; empty if there is no file or no verification in it."
+    return _metadata(run, "verification")
+
+
+def read_promise(run: Run) -> dict:
+    "The promised precision in model.onnx's metadata; empty if there is none, or if it is none of ours."
+    found = _metadata(run, "promise")
+    points, counts = found.get("curve"), [found.get(name) for name in ("images", "answered")]
+    numbers = [found.get(name) for name in ("promise", "threshold", "coverage", "precision")]
+    for point in points if isinstance(points, list) else []:
+        numbers += point if isinstance(point, list) and len(point) == 2 else [None]
+    whole = all(type(value) in (int, float) and 0 <= value <= 1 for value in numbers)
+    return found if points and whole and all(type(count) is int for count in counts) else {}
+
+
+def _metadata(run: Run, name: str) -> dict:
+    "The entry `name` of model.onnx's metadata; {model.onnx: fault} if it can't be read."
     if not run.path("model.onnx").exists():
         return {}
     import onnx
@@ -159,9 +177,9 @@ def read_certificate(run: Run) -> dict:
         model = onnx.load(run.path("model.onnx"), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         return {"model.onnx": f"can't be read: {error}"}
-    text = {prop.key: prop.value for prop in model.metadata_props}.get("verification", "{}")
+    text = {prop.key: prop.value for prop in model.metadata_props}.get(name, "{}")
     try:
-        certificate = parse_json(text)
+        found = parse_json(text)
     except ValueError as error:
-        return {"model.onnx": f"its verification is not JSON: {error}"}
-    return certificate if isinstance(certificate, dict) else {"model.onnx": "its verification is no certificate"}
+        return {"model.onnx": f"its {name} is not JSON: {error}"}
+    return found if isinstance(found, dict) else {"model.onnx": f"its {name} is no {KINDS[name]}"}

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from toolkit.evaluation.best_epoch import FROM_CONFUSION
-from toolkit.pages.drawing import BLUE, INK, ORANGE, add_axes, short
+from toolkit.pages.drawing import BLUE, GREY, INK, ORANGE, add_axes, short
+
+NAMED = 40  # classes whose bars have names
 
 CURVES = {  # title: (column, name, colour, style) of each line
     "Loss": [("train_loss", "train", BLUE, "--"), ("valid_loss", "validation", ORANGE, "-")],
@@ -17,10 +19,13 @@ CURVES = {  # title: (column, name, colour, style) of each line
 }
 
 
-def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, ...] = tuple(CURVES)) -> Figure:
+def curves(
+    history: dict[str, np.ndarray], best: int | None, titles: tuple[str, ...] = tuple(CURVES), probe: bool = False
+) -> Figure:
     """Loss, accuracy and learning rate by epoch, with the best epoch marked; one panel for each of `titles`.
 
-    history: columns of history.csv, float [epochs]; best: the number of the best epoch.
+    history: columns of history.csv, float [epochs]; best: the number of the best epoch; probe: the first epoch was a
+    linear probe, and is marked.
     """
     figure = Figure(figsize=(4.0 * len(titles), 2.8), layout="constrained")
     for position, title in enumerate(titles, 1):
@@ -28,11 +33,19 @@ def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, 
         for column, name, colour, style in lines_of(title, history):
             marker = "o" if len(history["epoch"]) < 25 else None
             axes.plot(history["epoch"], history[column], style, color=colour, marker=marker, markersize=3, label=name)
+        if probe:
+            axes.axvspan(0.75, 1.25, color=GREY, alpha=0.25, linewidth=0, label="linear probe")
         if best is not None:
             axes.axvline(best, color=INK, linewidth=1.0, linestyle=":", label=f"best, epoch {best}")
         _scale(axes, title, history)
-        axes.legend(fontsize=9, frameon=False, labelcolor=INK)
+        legend_below(axes)
     return figure
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    "The legend under the axes, where it lies on no curve."
+    place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.22), "ncols": columns}
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK, **place)
 
 
 def lines_of(title: str, history: dict[str, np.ndarray]) -> list[tuple[str, str, str, str]]:
@@ -111,18 +124,42 @@ def reliability(curve: list[dict], title: str, interval: Callable[[int, int], tu
     axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
-    axes.legend(fontsize=9, frameon=False, labelcolor=INK)  # placed where fewest points are
+    legend_below(axes)
     return figure
 
 
-def counts(numbers: list[int]) -> Figure:
-    "Bar chart of training images per class, from the most frequent class to the rarest."
-    figure = Figure(figsize=(4.0, 2.2), layout="constrained")
-    axes = add_axes(figure, 1, 1, "Training images per class", "classes, from frequent to rare")
-    axes.bar(range(1, len(numbers) + 1), sorted(numbers, reverse=True), color=BLUE, width=0.8)
-    axes.set_xlim(0.4, len(numbers) + 0.6)
+def precision_over_coverage(curve: list[list[float]], chosen: tuple[float, float] | None, promise: float) -> Figure:
+    """Precision of the most confident answers by the share of images that get one.
+
+    curve: [coverage, precision] of each point. chosen: the point of the model's threshold, or None. promise: the
+    promised precision, drawn as a line; 0 for none.
+    """
+    figure = Figure(figsize=(4.0, 3.2), layout="constrained")
+    axes = add_axes(figure, 1, 1, "", "images with an answer")
+    axes.set_ylabel("right answers", color=INK, fontsize=10)
+    axes.plot(*zip(*curve, strict=True), "-", color=BLUE, label="most confident answers first")
+    if promise:
+        axes.axhline(promise, color=INK, linewidth=1.0, linestyle=":", label=f"promised {promise:g}")
+    if chosen:
+        axes.plot(*chosen, "o", color=ORANGE, label="with the threshold in model.onnx")
+    axes.set_xlim(0, 1.03)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_major_formatter(PercentFormatter(1))
+    legend_below(axes, columns=1)
+    return figure
+
+
+def counts(numbers: dict[str, int]) -> Figure:
+    "Bars of training images per class, from the most frequent class to the rarest; named for up to NAMED classes."
+    order = sorted(numbers, key=lambda name: -numbers[name])
+    named = len(order) <= NAMED
+    figure = Figure(figsize=(4.0, max(1.4, 0.5 + 0.19 * len(order)) if named else 3.2), layout="constrained")
+    axes = add_axes(figure, 1, 1, "Training images per class", "images")
+    axes.barh(range(len(order)), [numbers[name] for name in order], color=BLUE, height=0.8)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    shown = range(len(order)) if named else [0, len(order) // 2, len(order) - 1]
+    axes.set_yticks(list(shown), [short(order[index], 18) for index in shown], parse_math=False)
     return figure
 
 
@@ -140,5 +177,5 @@ def finder(lrs: list[float], losses: list[float], chosen: float) -> Figure:
     low, first = min(losses), losses[0]
     span = max(first - low, 1e-6)
     axes.set_ylim(low - 0.15 * span, min(max(losses), first + span) + 0.15 * span)
-    axes.legend(fontsize=9, frameon=False, labelcolor=INK)
+    legend_below(axes)
     return figure

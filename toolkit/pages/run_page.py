@@ -15,6 +15,7 @@ from toolkit.evaluation.results import (
     read_certificate,
     read_history,
     read_predictions,
+    read_promise,
     write_confusion,
     write_per_class,
 )
@@ -24,8 +25,16 @@ from toolkit.pages import plots
 from toolkit.pages.doubts_page import doubt_gallery
 from toolkit.pages.drawing import data_uri, png, short, svg
 from toolkit.pages.run_again import command_line
-from toolkit.pages.run_panels import curve_panels, finder_panels, reliability_panels
-from toolkit.pages.run_text import chance_difference, data_warnings, headline, transform_facts
+from toolkit.pages.run_panels import coverage_panel, curve_panels, finder_panels, reliability_panels
+from toolkit.pages.run_text import (
+    chance_difference,
+    data_warnings,
+    duration,
+    headline,
+    probed,
+    transform_facts,
+    verified_sentence,
+)
 from toolkit.run import Run
 
 if TYPE_CHECKING:
@@ -40,7 +49,9 @@ def write_report(run: Run) -> Path:
     history, predictions, figures = read_history(run), read_predictions(run), run.metrics
     if history:
         best = best_epoch(figures, history, chosen_by(run))
-        write_atomic(run.path("curves.png"), png(plots.curves(history, best)))
+        write_atomic(
+            run.path("curves.png"), png(plots.curves(history, best, probe=run.recipe["options"].get("probe") is True))
+        )
     if predictions:
         order = mistakes.similarity_order(predictions.confusion)
         names = [predictions.classes[i] for i in order]
@@ -68,15 +79,20 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         epochs=len(history.get("epoch", ())),
         best=best,
         chosen_by=chosen_by(run),
-        curves=curve_panels(history, best) + finder_panels(run),
+        probed=probed(run.recipe),
+        curves=curve_panels(history, best, probed(run.recipe)) + finder_panels(run),
         matrix=mistakes.confusion_cells(predictions) if predictions else None,
         examples=mistakes.examples(predictions, Path(data["path"])) if predictions else None,
         rows=mistakes.class_rows(predictions, counts or {}) if predictions else [],
         reliability=reliability_panels(figures, predictions),
-        certificate=read_certificate(run),
+        coverage=coverage_panel(promise := read_promise(run), predictions),
+        promise=promise,
+        certificate=(certificate := read_certificate(run)),
+        verified=verified_sentence(certificate),
+        duration=duration(figures),
         doubts=doubt_gallery(read_doubts(run.path(FILE)), Path(data["path"])) if run.path(FILE).is_file() else None,
         warnings=data_warnings(run.recipe, predictions),
-        counts=svg(plots.counts(list(counts.values())), "counts") if counts else None,
+        counts=svg(plots.counts(counts), "counts") if counts else None,
     )
 
 

@@ -5,19 +5,20 @@ import numpy as np
 from toolkit.evaluation.calibration import calibration_error, join_small_bins, reliability_curve
 from toolkit.evaluation.formatting import number, percent
 from toolkit.evaluation.results import Predictions, read_curve
+from toolkit.evaluation.selective import precision_over_coverage
 from toolkit.evaluation.statistics import wilson_interval
 from toolkit.pages import plots
 from toolkit.pages.drawing import svg
 from toolkit.run import Run
 
 
-def curve_panels(history: dict[str, np.ndarray], best: int | None) -> list[dict]:
+def curve_panels(history: dict[str, np.ndarray], best: int | None, probe: bool = False) -> list[dict]:
     "Panels {svg, alt} of loss, accuracy and learning rate by epoch; none before the first epoch."
     if not history:
         return []
     return [
         {
-            "svg": svg(plots.curves(history, best, (title,)), title),
+            "svg": svg(plots.curves(history, best, (title,), probe), title),
             "alt": f"{title} over {len(history['epoch'])} epochs: "
             + "; ".join(
                 f"{name} from {number(history[column][0])} to {number(history[column][-1])}"
@@ -40,6 +41,22 @@ def finder_panels(run: Run) -> list[dict]:
         f"chosen rate {curve.chosen:g}"
     )
     return [{"svg": svg(plots.finder(curve.lrs, curve.losses, curve.chosen), "finder"), "alt": alt}]
+
+
+def coverage_panel(promise: dict | None, predictions: Predictions | None) -> list[dict]:
+    """The panel {svg, alt} of precision over coverage in a list; empty without predictions.
+
+    promise: the one in model.onnx, whose curve is of calibrated confidence; without it that of the predictions is.
+    """
+    if not predictions:
+        return []
+    found = promise or {}
+    curve = found.get("curve") or precision_over_coverage(predictions.confidence, ~predictions.wrong)
+    chosen = (found["coverage"], found["precision"]) if found else None
+    half = min(curve, key=lambda point: abs(point[0] - 0.5))
+    figure = plots.precision_over_coverage(curve, chosen, found.get("promise", 0))
+    alt = f"Precision over coverage: {percent(half[1])} of the most confident {percent(half[0], 0)} are right"
+    return [{"svg": svg(figure, "coverage"), "alt": f"{alt}, {percent(curve[-1][1])} of all"}]
 
 
 def reliability_panels(figures: dict, predictions: Predictions | None) -> list[dict]:

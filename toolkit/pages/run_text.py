@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from toolkit.errors import first_few
-from toolkit.evaluation.formatting import optimism_note, percent
+from toolkit.evaluation.formatting import number, optimism_note, percent
 from toolkit.evaluation.results import Predictions
 from toolkit.evaluation.statistics import macro_f1_interval, wilson_interval
 
@@ -87,6 +87,34 @@ def data_warnings(recipe: dict, predictions: Predictions | None) -> list[str]:
         if absent := [name for name, n in support if not n]:
             warnings.append(f"No validation images, so no recall: {first_few(absent, LISTED)}.")
     return warnings
+
+
+def duration(figures: dict) -> str:
+    "The time of all epochs in words, such as 47 s, 12 min or 3.4 h; empty if it is not known."
+    seconds = figures.get("seconds")
+    if type(seconds) not in (int, float) or not math.isfinite(seconds):
+        return ""
+    if seconds < 99.5:
+        return f"{seconds:.0f}\u00a0s"
+    return f"{seconds / 60:.0f}\u00a0min" if seconds < 5970 else f"{seconds / 3600:.1f}\u00a0h"
+
+
+def probed(recipe: dict) -> bool:
+    "True if the first epoch of a run was a linear probe."
+    return recipe["options"].get("probe") is True
+
+
+def verified_sentence(certificate: dict) -> str:
+    "The certificate of model.onnx in one sentence; empty if it lacks a figure."
+    names = ("agreement", "images", "accuracy", "probability_difference")
+    agreement, images, accuracy, difference = (certificate.get(name) for name in names)
+    if not all(type(value) in (int, float) for value in (agreement, images, accuracy, difference)):
+        return ""
+    return (
+        f"model.onnx is the trained model: on {images} validation images it gives the same class for "
+        f"{percent(agreement, 2)}, its probabilities differ by at most {number(difference)}, and "
+        f"{percent(accuracy, 2)} of its answers are right."
+    )
 
 
 def transform_facts(augment: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from fastai.data.load import DataLoader
 
+from toolkit.evaluation.best_epoch import HISTORY
 from toolkit.evaluation.formatting import optimism_note
 from toolkit.evaluation.results import PREDICTIONS, chosen_by
 from toolkit.evaluation.summary import summary
@@ -30,7 +31,7 @@ def evaluate(learn: Learner, run: Run) -> dict[str, Any]:
     labels = class_indices(learn, data.valid)
     write_csv(run.path("valid_predictions.csv"), PREDICTIONS, prediction_rows(learn, data.valid, probabilities))
     state = read_state(run.path("last.pt"))
-    seconds = [row[-1] for row in state.history]
+    seconds = [row[HISTORY.index("seconds")] for row in state.history]
     found = {
         "best_epoch": state.best.epoch,
         "epochs": state.epoch,

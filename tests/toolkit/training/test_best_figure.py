@@ -96,6 +96,11 @@ def test_the_figure_of_each_epoch_is_scikit_learns(chosen_by_confusion):
         assert next(csv.reader(file))[-1] == best
 
 
+def test_the_seconds_are_those_of_the_epochs(chosen_by_confusion):
+    _, run, _ = chosen_by_confusion
+    assert run.metrics["seconds"] == pytest.approx(read_history(run)["seconds"].sum())
+
+
 def test_the_weights_kept_are_those_of_the_epoch_with_the_best_figure(chosen_by_confusion):
     best, run, seen = chosen_by_confusion
     epoch = int(np.argmax([SKLEARN[best](*answers) for answers in seen.answers[:6]])) + 1
