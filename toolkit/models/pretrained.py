@@ -1,8 +1,6 @@
 """Pretrained weights from the hub or a file, without the classifier, and a run's weights, with it."""
 
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit.errors import reason_of
+from toolkit.hub import check_reachable
 from toolkit.schema import read_recipe
 
 # From the hub
@@ -29,7 +28,8 @@ def hub_options(arch: str) -> dict[str, Any]:
         raise ValueError(f"timm has no pretrained weights for {arch}: give --weights none or a file")
     cached = in_hub_cache(config)  # before the network, which may be down
     if cached is None:
-        _reach_hub(arch, config.hf_hub_id)
+        remedy = f"give --weights FILE (.pth, .safetensors) or none, or bring {config.hf_hub_id}"
+        check_reachable(f"the ImageNet weights of {arch}", remedy)
     return {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": cached}} if cached else {})
 
 
@@ -52,23 +52,6 @@ def in_hub_cache(config: timm.models.PretrainedCfg) -> str | None:
         if isinstance(found, str):
             return found
     return None
-
-
-def _reach_hub(arch: str, repository: str | None) -> None:
-    "Raises ConnectionError at once if the hub is out of reach; huggingface_hub would retry for a minute."
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=20).close()
-    except urllib.error.HTTPError:
-        pass  # an error status is an answer too: the hub is in reach
-    except OSError as error:
-        raise ConnectionError(
-            f"no way to {endpoint} for the ImageNet weights of {arch} ({getattr(error, 'reason', error)}): give "
-            f"--weights FILE (.pth, .safetensors) or none, or bring {repository} into this machine's hub cache "
-            f"({huggingface_hub.constants.HF_HUB_CACHE})"
-        ) from error
 
 
 # From a file
