@@ -54,7 +54,9 @@ def class_names(schema: "pa.Schema", column: str, where: str) -> list[str] | Non
     "The names of the classes that a column's numbers stand for; None if it holds the labels themselves."
     feature = features(schema, where).get(column, {})
     names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    if names is not None and not (isinstance(names, list) and all(map(_is_unicode, names))):
+        raise ValueError(f"{where}: the names of the classes of {column} are damaged: write the file again")
+    return names
 
 
 def holds_photos(kind: "pa.DataType") -> bool:
@@ -81,6 +83,10 @@ def is_text(kind: "pa.DataType") -> bool:
     import pyarrow.types as is_type
 
     return is_type.is_string(kind) or is_type.is_large_string(kind)
+
+
+def _is_unicode(name: Any) -> bool:
+    return isinstance(name, str) and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _declared(declared: dict[str, Any], kind: str) -> list[str]:

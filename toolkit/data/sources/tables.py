@@ -27,7 +27,6 @@ WORDS = {  # of `datasets`, https://huggingface.co/docs/hub/datasets-file-names-
     "test": {"test", "testing", "eval", "evaluation"},
 }
 FOLDERS = {"train": "train/", "valid": "val/", "test": "test/"}
-BUFFER = 2**20  # bytes read at once, so that a row group is not in memory whole
 
 
 Splits = dict[str, list[PhotoTable]]
@@ -133,8 +132,9 @@ def _parquet(path: Path, name: str) -> PhotoTable:
             raise ImportError(f"{path} needs pyarrow: pip install -c constraints.txt -e '.[parquet]'") from error
 
         def batches(columns: list[str]) -> "Iterator[pa.RecordBatch]":
-            with parquet.ParquetFile(path, buffer_size=BUFFER) as file:
-                yield from file.iter_batches(ROWS, columns=columns, use_threads=False)
+            with parquet.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):  # at once, pyarrow 26 keeps each group until the last is read
+                    yield from file.iter_batches(ROWS, row_groups=[group], columns=columns, use_threads=False)
 
         return Opened(parquet.read_schema(path), batches)
 
