@@ -36,7 +36,7 @@ LARGEST = 2**31 - 2**20
 def average_models(
     models: list[Path],  # two model.onnx or more
     out: Path = Path("average.onnx"),  # file to write
-    data: Path | None = None,  # labelled photos to verify on, as of a recipe (default: the validation photos of the files' runs)
+    data: Path | None = None,  # labelled photos, as of --data (default: the validation photos of the files' runs)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # device that the file is verified on
     images: int = 256,  # photos at most, to verify on
 ) -> Path:

@@ -6,8 +6,11 @@ hf://USER/NAME    hf://USER/NAME@REVISION    hf://USER/NAME@refs/convert/parquet
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
+from toolkit import ranks
 from toolkit.errors import reason_of
 from toolkit.hub import check_reachable
 from toolkit.options import data_text
@@ -36,6 +39,7 @@ def address(data: str | Path) -> Address:
     return Address(**found.groupdict())
 
 
+@ranks.first_here()
 def snapshot(data: str | Path, download: bool = True) -> tuple[Path, str]:
     """Return the folder of a data set's files in the hub's cache, and its address with the commit.
 
@@ -96,6 +100,13 @@ def _cached(wanted: Address) -> Path | None:
         return None
 
 
+class Silent(tqdm):
+    "A bar that is not shown, where stderr is no terminal."
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options | {"disable": True})
+
+
 def _snapshot(wanted: Address, local_files_only: bool) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -107,5 +118,6 @@ def _snapshot(wanted: Address, local_files_only: bool) -> Path:
             revision=wanted.revision,
             allow_patterns=patterns,
             local_files_only=local_files_only,
+            tqdm_class=None if sys.stderr and sys.stderr.isatty() else Silent,
         )
     )

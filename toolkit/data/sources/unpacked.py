@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fastcore.xdg import xdg_cache_home
 from filelock import Timeout
+from tqdm import tqdm
 
 from toolkit import ranks
 from toolkit.data.on_disk.photo_files import file_states, photo_names
@@ -37,6 +38,8 @@ class Unpacking:
         self.room = max(disk.free - int(disk.total * KEPT_FREE), 0)
         self.photos = self.bytes = 0
         self.made: set[Path] = set()
+        silent = not (sys.stderr and sys.stderr.isatty())
+        self.bar = tqdm(desc="unpacking", unit=" photos", disable=silent, leave=False)
 
     def expect(self, size: int) -> None:
         "Raise OSError if the disk has no room for `size` bytes of photos."
@@ -63,6 +66,7 @@ class Unpacking:
                 self.expect(self.bytes)
                 file.write(piece)
         self.photos += 1
+        self.bar.update()
 
 
 @ranks.first_here()
@@ -151,6 +155,7 @@ def _write(given: str, folder: Path, write: Callable[[Unpacking], None]) -> None
             error.filename = str(folder.parent)
         raise
     finally:
+        into.bar.close()
         shutil.rmtree(beside, ignore_errors=True)
     print(
         f"{given}: {into.photos:,} photos, {size_text(into.bytes)}, unpacked into {folder}", file=sys.stderr, flush=True

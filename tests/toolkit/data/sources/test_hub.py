@@ -107,6 +107,7 @@ def test_a_data_set_is_fetched_once_and_after_that_needs_no_network(hub, folder,
     done = in_process("hf://me/pets", HF_ENDPOINT=hub, HF_HUB_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[:2] == [expected, f"hf://me/pets@{COMMIT}"]
+    assert done.stderr == ""  # no bars where it is no terminal
     offline = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub}
     count = len(Hub.asked)
     again = in_process("hf://me/pets", **offline)

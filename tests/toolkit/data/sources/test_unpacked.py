@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,9 +29,14 @@ def archive(folder, tmp_path):
     return Path(shutil.make_archive(str(tmp_path / "pets"), "zip", folder))
 
 
-def process(code, *arguments):
+def process(code, *arguments, **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=-1, stderr=-1, text=True
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=-1,
+        stderr=-1,
+        text=True,
+        env=os.environ | environment,
     )
 
 
@@ -97,6 +103,17 @@ def test_processes_at_once_unpack_once(archive, cache):
     assert [one.returncode for one in both] == [0, 0], said
     assert said[0][0] == said[1][0]
     assert sum(stderr.count("unpacked into") for _, stderr in said) == 1
+
+
+def test_the_ranks_of_a_job_unpack_once(archive):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    both = [process(UNPACK, archive, **job, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    said = [one.communicate() for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    assert [stderr.count("unpacked into") for _, stderr in said] == [1, 0]
 
 
 def test_a_cache_that_can_not_be_written_to_is_an_error_that_names_the_way_out(archive, monkeypatch):
