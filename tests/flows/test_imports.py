@@ -14,7 +14,7 @@ PACKAGES = ("recipes", "toolkit", "export")
 
 ORDER = (  # from the bottom; a family imports itself and what stands above its own line here
     "toolkit.ranks toolkit.errors toolkit.machine toolkit.ranges toolkit.threads toolkit.options",
-    "toolkit.commandline toolkit.files toolkit.hub",
+    "toolkit.commandline toolkit.files",
     "toolkit.command",
     "toolkit.data",
     "toolkit.schema",

@@ -44,40 +44,44 @@ def photos(tmp_path_factory):
 SAME = {"arch": "test_resnet", "weights": "none", "image_size": 32, "bs": 16, "workers": 0, "device": "cpu"}
 
 
-def trained(data, out, *more):
-    "The run of hw1's command."
-    assert here("--data", data, "--out", out, "--epochs", 1, *SMALL, *more) == 0
-    return load(out)
-
-
 def begun(data, out, **more):
-    "The run of the same learner, which has not been trained, and the learner."
+    "The run of hw1's learner, which has not been trained, and the learner."
     learn = hw1.learner(data, out=out, epochs=1, precision="fp32", **SAME, **more)
     return begin(out, learn), learn
 
 
-def test_a_run_on_a_zip_is_the_run_on_its_folder_goes_on_is_rebuilt_and_verified(photos, tmp_path, cache, capsys):
+def trained(data, out):
+    "The run of a learner after an epoch."
+    run, learn = begun(data, out)
+    fit(learn, run)
+    evaluate(learn, run)
+    return run
+
+
+def test_a_run_on_a_zip_is_the_run_on_its_folder_goes_on_is_rebuilt_and_verified(photos, tmp_path, cache):
     archive = Path(shutil.make_archive(str(tmp_path / "noise"), "zip", photos.parent, photos.name))
-    packed, (plain, learn) = trained(archive, tmp_path / "zip"), begun(photos, tmp_path / "plain")
-    fit(learn, plain)
-    evaluate(learn, plain)
+    packed, plain = trained(archive, tmp_path / "zip"), trained(photos, tmp_path / "plain")
     for name in ("valid_predictions.csv", "best.safetensors"):
         assert packed.path(name).read_bytes() == plain.path(name).read_bytes()
     data = packed.recipe["data"]
     assert data["fingerprint"] == plain.recipe["data"]["fingerprint"]
     assert packed.recipe["options"]["data"] == data["source"] == str(archive)
     assert "source" not in plain.recipe["data"]
+    del packed  # it holds the lock of its folder
     shutil.rmtree(cache)
-    again = trained(archive.rename(tmp_path / "moved.zip"), tmp_path / "zip", "--epochs", 2, "--resume")
+    moved = archive.rename(tmp_path / "moved.zip")
+    assert here("--data", moved, "--out", tmp_path / "zip", "--epochs", 2, "--resume", *SMALL) == 0
+    again = load(tmp_path / "zip")
     with again.path("history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
-    assert again.recipe["data"]["source"] == str(tmp_path / "moved.zip")
+    with again.path("predictions.csv").open() as file:
+        assert [row["image_name"] for row in csv.DictReader(file)] == ["t0", "t1", "t2"]
+    assert again.recipe["data"]["source"] == str(moved)
     shutil.rmtree(cache)  # what it was unpacked into is made again for the Learner
     assert len(again.learner("cpu").dls.valid_ds) == 12
     shutil.rmtree(cache)
-    certificate = verify(again.path("model.onnx"), tmp_path / "moved.zip", device="cpu")
+    certificate = verify(again.path("model.onnx"), moved, device="cpu")
     assert certificate["images"] == 12  # the run's validation photos alone
-    capsys.readouterr()
 
 
 def test_a_zip_with_other_photos_does_not_resume_the_run(photos, tmp_path):

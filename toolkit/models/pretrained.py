@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from toolkit.data.sources.hub import hub_fault
 from toolkit.errors import reason_of
-from toolkit.hub import check_reachable
 from toolkit.schema import read_recipe
 
 # From the hub
@@ -28,8 +28,7 @@ def hub_options(arch: str) -> dict[str, Any]:
         raise ValueError(f"timm has no pretrained weights for {arch}: give --weights none or a file")
     cached = in_hub_cache(config)  # before the network, which may be down
     if cached is None:
-        remedy = f"give --weights FILE (.pth, .safetensors) or none, or bring {config.hf_hub_id}"
-        check_reachable(f"the ImageNet weights of {arch}", remedy)
+        _reach_hub(arch, config.hf_hub_id)
     return {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": cached}} if cached else {})
 
 
@@ -52,6 +51,16 @@ def in_hub_cache(config: timm.models.PretrainedCfg) -> str | None:
         if isinstance(found, str):
             return found
     return None
+
+
+def _reach_hub(arch: str, repository: str | None) -> None:
+    "Raises ConnectionError at once if the hub is out of reach."
+    if fault := hub_fault():
+        raise ConnectionError(
+            f"no way to {huggingface_hub.constants.ENDPOINT} for the ImageNet weights of {arch} ({fault}): give "
+            f"--weights FILE (.pth, .safetensors) or none, or bring {repository} into this machine's hub cache "
+            f"({huggingface_hub.constants.HF_HUB_CACHE})"
+        )
 
 
 # From a file

@@ -5,6 +5,8 @@ hf://USER/NAME    hf://USER/NAME@REVISION    hf://USER/NAME@refs/convert/parquet
 
 import re
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,6 @@ from tqdm import tqdm
 
 from toolkit import ranks
 from toolkit.errors import reason_of
-from toolkit.hub import check_reachable
 from toolkit.options import data_text
 
 NAME = re.compile(
@@ -62,8 +63,24 @@ def snapshot(data: str | Path, download: bool = True) -> tuple[Path, str]:
     return folder / (wanted.folder or ""), f"hf://{wanted.repository}@{folder.name}{inside}"
 
 
+def hub_fault() -> str | None:
+    "The reason why the hub is out of reach, found at once: huggingface_hub would retry for a minute. None if it is not."
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=20).close()
+    except urllib.error.HTTPError:
+        return None  # an error status is an answer too
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+    return None
+
+
 def _fetched(wanted: Address, given: str) -> Path:
     "The folder of the newest files: from the hub, or without a way to it from the cache."
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -71,14 +88,13 @@ def _fetched(wanted: Address, given: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    try:
-        check_reachable(f"the data set {given}", "give photos on this machine, or bring it")
-    except ConnectionError as error:
+    if fault := hub_fault():
         if (folder := _cached(wanted)) is None:
-            raise
-        print(
-            f"note: {given} is taken from the hub cache, commit {folder.name[:12]}; {error.__cause__}", file=sys.stderr
-        )
+            raise ConnectionError(
+                f"no way to {constants.ENDPOINT} for the data set {given} ({fault}): give photos on this machine, or "
+                f"bring it into this machine's hub cache ({constants.HF_HUB_CACHE})"
+            )
+        print(f"note: {given} is taken from the hub cache, commit {folder.name[:12]}; {fault}", file=sys.stderr)
         return folder
     try:
         return _snapshot(wanted, local_files_only=False)
