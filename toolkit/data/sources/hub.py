@@ -64,7 +64,7 @@ def snapshot(data: str | Path, download: bool = True) -> tuple[Path, str]:
 
 
 def hub_fault() -> str | None:
-    "The reason why the hub is out of reach, found at once: huggingface_hub would retry for a minute. None if it is not."
+    "The reason why the hub is out of reach, or None; it is found at once, where huggingface_hub retries for a minute."
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -81,12 +81,7 @@ def hub_fault() -> str | None:
 def _fetched(wanted: Address, given: str) -> Path:
     "The folder of the newest files: from the hub, or without a way to it from the cache."
     from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     if fault := hub_fault():
         if (folder := _cached(wanted)) is None:
@@ -102,7 +97,9 @@ def _fetched(wanted: Address, given: str) -> Path:
         raise ValueError(
             f"--data {given}: the hub has no such data set, or not for you: see its page, and `hf auth login`"
         ) from error
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+    except Exception as error:  # of the hub, of names and of several network libraries
+        if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError | LocalEntryNotFoundError):
+            raise  # a full disk
         raise ValueError(f"--data {given}: {reason_of(error)}") from error
 
 
