@@ -36,7 +36,7 @@ LARGEST = 2**31 - 2**20
 def average_models(
     models: list[Path],  # two model.onnx or more
     out: Path = Path("average.onnx"),  # file to write
-    data: Path | None = None,  # labelled photos to verify on (default: the validation photos of the files' runs)
+    data: Path | None = None,  # labelled photos, as of --data (default: the validation photos of the files' runs)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # device that the file is verified on
     images: int = 256,  # photos at most, to verify on
 ) -> Path:
@@ -99,8 +99,9 @@ def _precision(models: list[Path]) -> str:
 def _labels(models: list[Path], data: Path | None, classes: Sequence[str]) -> dict[Path, str]:
     "The label of each photo to verify on. Raises FileNotFoundError if there are none, ValueError for another class."
     from toolkit.data.on_disk.layouts import labelled_photos
+    from toolkit.data.sources.source import open_source
 
-    labels = labelled_photos(data) if data else validation_labels(runs_of(models))
+    labels = labelled_photos(open_source(data).path) if data else validation_labels(runs_of(models))
     if not labels:
         raise FileNotFoundError(
             "no photos to verify on: no file lies in its run folder, with validation photos that are as they were; "

@@ -2,8 +2,8 @@
 
     python -m export.verify model.onnx data --device cuda
 
-DATA is any labelled folder or CSV. If it has a validation part, or if the run was trained on it, only the validation
-photos are used.
+DATA is any labelled photos, as a recipe's --data. If it has a validation part, or if the run was trained on it, only
+the validation photos are used.
 """
 
 from pathlib import Path
@@ -16,15 +16,20 @@ from export.parity.reference import Reference, evenly, prepared_all, torch_outpu
 from export.runtime.providers import DEVICES
 from export.session import Classifier
 from toolkit.command import run_script
+from toolkit.data.on_disk.layouts import labelled_photos
+from toolkit.data.sources.source import Columns, open_source, same_source
+from toolkit.options import data_text
 from toolkit.run import Run, load
 
 
 def verify(
     model: Path,  # model.onnx
-    data: Path,  # labelled photos: a folder of class folders, a folder with val/, or a CSV with columns path,label
+    data: Path,  # labelled photos: a folder, a CSV with columns path,label, zip, Parquet, or hf://USER/NAME
     run: Path | None = None,  # run folder to compare with (default: the folder of the model, if that is a run)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the model runs; auto prints its choice
     images: int = 1000,  # photos at most, spread evenly over the classes
+    image_column: str | None = None,  # column of the photos in Parquet files (default: found by its type)
+    label_column: str | None = None,  # column of the labels in Parquet files (default: found by its type)
 ) -> dict[str, Any]:
     """Issue a model's certificate again: on any labelled photos, on any device.
 
@@ -35,8 +40,11 @@ def verify(
     classifier = Classifier(model, device)
     trained = _run_of(classifier, run)
     precision, kept = _claims(classifier)
-    labels = evenly(_labels(data, trained, classifier), images)
-    reference = _reference(labels, trained, classifier, _is_own(data, trained))
+    source = open_source(data, Columns(image_column, label_column))
+    own = trained is not None and same_source(source, trained.recipe["data"])
+    labels = evenly(trained.dataset().valid if own else labelled_photos(source.path), images)
+    _check_labels(data, labels, classifier)
+    reference = _reference(labels, trained, classifier, own)
     certificate = measured(reference, model, classifier.device, precision, kept)
     print(table(certificate))
     if wrong := faults(certificate):
@@ -67,22 +75,14 @@ def _run_of(classifier: Classifier, run: Path | None) -> Run | None:
     return load(run) if run else None
 
 
-def _is_own(data: Path, run: Run | None) -> bool:
-    "True if the run was trained on a part of `data`, and validated on another part."
-    return run is not None and Path(data).resolve() == Path(run.recipe["data"]["path"]).resolve()
-
-
-def _labels(data: Path, run: Run | None, classifier: Classifier) -> dict[Path, str]:
-    "The label of each photo to verify on: the validation photos if the run was trained on `data`."
-    from toolkit.data.on_disk.layouts import labelled_photos
-
-    labels = run.dataset().valid if _is_own(data, run) else labelled_photos(data)
+def _check_labels(data: Path, labels: dict[Path, str], classifier: Classifier) -> None:
+    "Raises ValueError if a photo has a label that is no class of the model."
     unknown = sorted(set(labels.values()) - set(classifier.card.classes))
     if unknown:
         raise ValueError(
-            f"{data} has photos of {unknown[0]!r}, a class that {classifier.model} doesn't know ({len(unknown)} such)"
+            f"{data_text(data)} has photos of {unknown[0]!r}, a class that {classifier.model} doesn't know "
+            f"({len(unknown)} such)"
         )
-    return labels
 
 
 def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier, own: bool) -> Reference:

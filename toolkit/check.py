@@ -18,6 +18,7 @@ from toolkit.commandline.spread import with_keywords
 from toolkit.data.checks.decode import decode_with_progress
 from toolkit.data.checks.findings import STATES, Finding, checked_photos, counted, find_faults, printable, width
 from toolkit.data.dataset import DataSet, find_data
+from toolkit.data.sources.source import Columns
 from toolkit.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -38,19 +39,26 @@ class Report(NamedTuple):
         return not any(finding.state == "wrong" for finding in self.findings)
 
 
-def check(data: str | Path, seed: int = 0, workers: int | None = None, network: dict[str, Any] | None = None) -> Report:
+def check(
+    data: str | Path,
+    seed: int = 0,
+    workers: int | None = None,
+    network: dict[str, Any] | None = None,
+    columns: Columns | None = None,
+) -> Report:
     """Find the faults of the data set at `data`.
 
     network: the arguments of `toolkit.features.network.seen_by`, for a network that looks at the photos as well.
+    columns: of its tables, as for `toolkit.data.sources.source.open_source`.
 
     Raises as `find_data` does, but for a class of one photo, which is a finding; and ValueError for fewer than one
     worker.
     """
     refusals = []
     try:
-        found = find_data(data, seed)
+        found = find_data(data, seed, columns=columns)
     except ValueError as error:  # the rest is checked all the same, if that is possible
-        found = find_data(data, seed, allow_single=True)
+        found = find_data(data, seed, allow_single=True, columns=columns)
         refusals.append(Finding("wrong", "lone", str(error), [], []))
     paths = [*found.train, *found.valid, *found.test.values()]
     photos = checked_photos(found, decode_with_progress(paths, workers))
@@ -71,7 +79,7 @@ def as_json(report: Report) -> str:
     data, held_out = report.data, Counter(report.data.valid.values())
     return json.dumps(
         {
-            "data": str(data.path),
+            "data": data.name,
             "sound": report.sound,
             "photos": {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
             "classes": {name: {"train": data.counts[name], "valid": held_out[name]} for name in data.classes},
@@ -87,7 +95,7 @@ def as_text(report: Report) -> Iterable[str]:
     "The lines for a person."
     data = report.data
     parts = f"{len(data.train)} photos to train on, {len(data.valid)} to validate, {len(data.test)} to predict"
-    yield f"{printable(str(data.path))}: {len(data.classes)} classes, {parts}\n"
+    yield f"{printable(data.name)}: {len(data.classes)} classes, {parts}\n"
     yield from _class_table(data)
     for finding in report.findings:
         yield f"{finding.state:<7}  {finding.text}"
@@ -150,14 +158,16 @@ class NetworkOptions:
 
 @with_keywords(NetworkOptions)
 def main(
-    data: Path,  # folder with train/ and val/, folder of class folders, or CSV with columns path,label
+    data: Path,  # folder of photos, CSV with columns path,label, zip, Parquet, or hf://USER/NAME
     json: bool = False,  # print one JSON object, with every file, for programs
     workers: int | None = None,  # processes that read photos (default: one per core)
     seed: int = 0,  # of the split, if the data does not come split
+    image_column: str | None = None,  # column of the photos in Parquet files (default: found by its type)
+    label_column: str | None = None,  # column of the labels in Parquet files (default: found by its type)
     network: NetworkOptions = NetworkOptions(),  # noqa: B008  frozen
 ) -> Report:
     "Find the faults of a data set. The exit status is 2 if training on it would be unsound."
-    report = check(data, seed, workers, network.checked())
+    report = check(data, seed, workers, network.checked(), Columns(image_column, label_column))
     print(as_json(report) if json else "\n".join(as_text(report)))
     write_doubtful(report, network)
     return report
@@ -174,7 +184,7 @@ def write_doubtful(report: Report, network: NetworkOptions) -> None:
     if network.page:
         from toolkit.pages.doubts_page import write_doubts_page
 
-        write_doubts_page(network.page, report.doubts, report.data.root, str(report.data.path), network.arch)
+        write_doubts_page(network.page, report.doubts, report.data.root, report.data.name, network.arch)
         print(f"page {network.page}", file=sys.stderr)
 
 

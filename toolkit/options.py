@@ -4,6 +4,7 @@ A trailing comment is an option's help. A recipe adds its own defaults and optio
 The ranges of numbers are in toolkit/ranges.py.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -20,7 +21,7 @@ class Options:
     "The values of all shared options of a run."
 
     # Data
-    data: Annotated[Path, FREE] = Path("data")  # folder with train/ and val/, of class folders, or CSV with path,label
+    data: Annotated[Path, FREE] = Path("data")  # folder of photos, CSV with path,label, zip, Parquet, or hf://USER/NAME
 
     # Loss
     loss: Literal["ce", "focal", "smoothing"] = "ce"  # training loss
@@ -56,6 +57,8 @@ class Options:
     seed: int = 0  # of the head's weights, the split, the order and the augmentation
     skip_unreadable: bool = False  # leave out photos that can't be read, instead of refusing the data
     without: Path | None = None  # CSV with a column file: photos left out, as of `check --csv` (default: none)
+    image_column: str | None = None  # column of the photos in Parquet files (default: found by its type)
+    label_column: str | None = None  # column of the labels in Parquet files (default: found by its type)
     cache: Annotated[Path | None, FREE] = None  # folder for decoded photos, for this and later runs (default: none)
 
     # Folds
@@ -118,6 +121,16 @@ def converted(value: Any, annotation: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def is_on_hub(data: str | Path) -> bool:
+    "True if `data` names a data set of the hub, hf://USER/NAME."
+    return data_text(data).startswith("hf://")
+
+
+def data_text(data: str | Path) -> str:
+    "Return `data` as it was given: a Path has one slash less of hf://USER/NAME."
+    return re.sub(r"^hf:/+", "hf://", Path(data).as_posix()) if str(data).startswith("hf:") else str(data)
+
+
 def check_folds(options: Options) -> None:
     "Raises ValueError for --fold or --refit without --folds, for a fold that is not one of them, and for both at once."
     for name in ("fold", "refit"):
@@ -129,12 +142,18 @@ def check_folds(options: Options) -> None:
         raise ValueError(f"--fold {options.fold} trains one fold alone, --refit comes after all: leave one of them out")
 
 
+def missing_data(data: str | Path) -> str:
+    "The message for data that is not there."
+    return (
+        f"--data {data} does not exist: give a folder of photos or a CSV with columns path,label; a zip, Parquet files "
+        "and hf://USER/NAME are taken too"
+    )
+
+
 def check_paths(options: Options) -> None:
     "Raises FileNotFoundError if the data, the list of photos left out or the file of pretrained weights is missing."
-    if not options.data.exists():
-        raise FileNotFoundError(
-            f"--data {options.data} does not exist: give a folder of photos or a CSV with columns path,label"
-        )
+    if not options.data.exists() and not is_on_hub(options.data):
+        raise FileNotFoundError(missing_data(options.data))
     if options.without and not options.without.is_file():
         raise FileNotFoundError(f"--without {options.without}: no such file; it takes a CSV with a column file")
     folder = options.arch == "auto" and Path(options.weights).is_dir()

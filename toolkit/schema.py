@@ -103,6 +103,7 @@ FIELDS = (  # of recipe.json: name, check of its value, accepted values in words
     ("augment", _is_augment, "training transforms, or scale (two numbers up to 1), flip (to 1), degrees (to 180)"),
     ("model.arch", _is_text, "a name"),
     ("data.path", _is_text, "a path"),
+    ("data.source", lambda value: value is None or _is_text(value), "a path or hf://USER/NAME"),
     ("data.fingerprint", _is_text, "a checksum"),
     ("data.left_out", lambda value: value is None or isinstance(value, dict), "the reason by file"),
     ("data.held_out", _are_texts, "a list of files"),

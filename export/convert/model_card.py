@@ -77,8 +77,8 @@ def front_matter(recipe: dict[str, Any], figures: dict[str, Any], name: str) -> 
 
 
 def data_name(recipe: dict[str, Any]) -> str:
-    "The name of the data's folder or CSV, without its path."
-    return last_part(recipe["data"]["path"]) or "photos"
+    "The name of the data's folder, CSV or source, without its path."
+    return last_part(recipe["data"].get("source") or recipe["data"]["path"]) or "photos"
 
 
 def base_model(recipe: dict[str, Any]) -> str | None:

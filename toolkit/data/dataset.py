@@ -10,6 +10,8 @@ from typing import Any
 
 from toolkit.data.on_disk.layouts import class_folders, held_out_photos, read_splits, stratified_split
 from toolkit.data.on_disk.photo_files import find_photos
+from toolkit.data.sources.source import Columns, open_source
+from toolkit.options import missing_data
 
 MOST_CLASSES = 100_000  # ImageNet's largest edition has 21,841
 
@@ -18,13 +20,19 @@ MOST_CLASSES = 100_000  # ImageNet's largest edition has 21,841
 class DataSet:
     "The photos to train on, to validate on and to predict, each with its label, in natural order."
 
-    path: Path  # as it was given: the folder, or the CSV
+    path: Path  # the folder, or the CSV
     train: dict[Path, str]
     valid: dict[Path, str]
     test: dict[str, Path] = field(default_factory=dict)  # by the name that a submission gives it
     left_out: dict[Path, str] = field(default_factory=dict)  # photos that `without` removed, with the reason
     held_out: dict[Path, str] = field(default_factory=dict)  # photos of a fold, which `holding_out` took from `train`
     squareness: float | None = None  # mean of shorter side / longer side over the photos; None if they were not decoded
+    source: str | None = None  # what `path` was unpacked or fetched from: a zip, tables, hf://USER/NAME@COMMIT
+
+    @property
+    def name(self) -> str:
+        "The data set for messages and commands: what it was unpacked from, or its path."
+        return self.source or str(self.path)
 
     @property
     def root(self) -> Path:
@@ -50,8 +58,8 @@ class DataSet:
     def fingerprint(self) -> str:
         "SHA-256 of every file's split, label, path and size: it changes if a photo is added, moved or relabelled."
         digest = hashlib.sha256()
-        labelled = [("train", *pair) for pair in self.train.items()] + [("valid", *pair) for pair in self.valid.items()]
-        labelled += [("held_out", *pair) for pair in self.held_out.items()]
+        parts = {"train": self.train, "valid": self.valid, "held_out": self.held_out}
+        labelled = [(split, *pair) for split, part in parts.items() for pair in part.items()]
         for split, path, label in [*labelled, *(("test", path, "") for path in self.test.values())]:
             line = f"{split}\0{label}\0{self.relative(path)}\0{path.stat().st_size}\n"
             digest.update(line.encode(errors="surrogatepass"))  # a file's name need not be unicode
@@ -79,55 +87,65 @@ class DataSet:
 
     def _complete(self, left: "DataSet") -> "DataSet":
         "Return `left`, a part of this data set. Raises ValueError if it lacks a class, or photos to validate on."
-        empty = [name for name in self.classes if left.classes and name not in left.counts]
-        if empty:
-            raise ValueError(f"no photo of class {empty[0]} is left to train on in {self.path} ({len(empty)} such)")
+        if empty := [name for name in self.classes if left.classes and name not in left.counts]:
+            raise ValueError(f"no photo of class {empty[0]} is left to train on in {self.name} ({len(empty)} such)")
         return _checked(left)
 
 
-def find_data(data: str | Path, seed: int = 0, allow_single: bool = False) -> DataSet:
-    """The data set at `data`, which is one of three:
+def find_data(
+    data: str | Path, seed: int = 0, allow_single: bool = False, columns: Columns | None = None, download: bool = True
+) -> DataSet:
+    """The data set at `data`, which is one of three, or what `open_source` makes one of these:
 
     - a folder with train/ and val/ (or valid/), and perhaps a flat test/;
     - a folder of class folders, of which `seed` draws a fifth of each class for validation;
     - a CSV with columns path, label and perhaps split (train, val or valid, test). Paths are relative to the CSV.
 
     allow_single: accept a class of one photo if a split is drawn, to look at it; it can't be validated.
-    Raises FileNotFoundError if nothing is there, ValueError, with the reason, if it can't be trained on.
+    columns, download: see `open_source`, whose errors are raised too. Raises FileNotFoundError if nothing is there,
+    ValueError, with the reason, if it can't be trained on.
     """
-    root = Path(data)
+    root, source = open_source(data, columns, download)
     if not root.exists():
-        raise FileNotFoundError(
-            f"--data {data} does not exist: give a folder of photos or a CSV with columns path,label"
-        )
+        raise FileNotFoundError(missing_data(data))
     if root.is_file():
-        return _checked(_from_csv(root, seed, allow_single))
-    if (root / "train").is_dir():
-        return _checked(_from_split_folders(root))
-    labels = class_folders(root)
-    if not labels:
-        raise ValueError(f"no photos in class folders below {root}: it takes train/<class>/*, or <class>/*")
-    return _checked(DataSet(root, *stratified_split(labels, seed, allow_single)))
+        found = _from_csv(root, seed, allow_single)
+    elif (root / "train").is_dir():
+        found = _from_split_folders(root)
+    elif labels := class_folders(root):
+        found = DataSet(root, *stratified_split(labels, seed, allow_single))
+    else:
+        raise ValueError(f"no photos in class folders below {source or root}: it takes train/<class>/*, or <class>/*")
+    return _checked(replace(found, source=source))
 
 
 def recorded_dataset(recipe: dict[str, Any]) -> tuple[DataSet, str | None]:
     """Return the data set that a run was trained on, and None, if its photos are still as they were.
 
     recipe: the run's recipe.json. If the photos are gone or have changed, return a DataSet without photos, and the
-    reason, in words that go on from "the photos".
+    reason, in words that go on from "the photos". Gone photos are unpacked again, but none are fetched from the hub.
     """
     recorded = recipe["data"]
-    try:
-        data = find_data(recorded["path"], recipe["options"]["seed"])
-        reasons = recorded.get("left_out", {})
-        photos = {data.relative(photo): photo for photo in (*data.train, *data.valid)}
-        data = data.without({photo: reasons[name] for name, photo in photos.items() if name in reasons})
-        held_out = set(recorded.get("held_out") or ())
-        data = data.holding_out({photo for name, photo in photos.items() if name in held_out}) if held_out else data
-        fault = None if data.fingerprint == recorded["fingerprint"] else "have changed since"
-    except (OSError, ValueError) as error:
-        fault = f"can't be used ({error})"
-    return (DataSet(Path(recorded["path"]), {}, {}), fault) if fault else (data, None)
+    for place in filter(None, (recorded["path"], recorded.get("source"))):
+        try:
+            data = _recorded_at(place, recipe)
+            if data.fingerprint == recorded["fingerprint"]:
+                return data, None
+            fault = "have changed since"
+        except (OSError, ValueError, ImportError) as error:
+            fault = f"can't be used ({error})"
+    return DataSet(Path(recorded["path"]), {}, {}), fault
+
+
+def _recorded_at(place: str, recipe: dict[str, Any]) -> DataSet:
+    "The data set at `place` without the photos that the run left out or held out."
+    recorded, options = recipe["data"], recipe["options"]
+    columns = Columns(options.get("image_column"), options.get("label_column")) if place != recorded["path"] else None
+    data = find_data(place, options["seed"], columns=columns, download=False)
+    reasons, held_out = recorded.get("left_out", {}), set(recorded.get("held_out") or ())
+    photos = {data.relative(photo): photo for photo in (*data.train, *data.valid)}
+    data = data.without({photo: reasons[name] for name, photo in photos.items() if name in reasons})
+    return data.holding_out({photo for name, photo in photos.items() if name in held_out}) if held_out else data
 
 
 def classes_fault(classes: Any) -> str | None:
@@ -167,16 +185,16 @@ def _checked(data: DataSet) -> DataSet:
     for photos, use in ((data.train, "train"), (data.valid, "validate")):
         if not photos:
             raise ValueError(
-                f"no photos to {use} on in {data.path}: it takes photos in class folders, or a CSV that names some"
+                f"no photos to {use} on in {data.name}: it takes photos in class folders, or a CSV that names some"
             )
     if fault := classes_fault(data.classes):
-        raise ValueError(f"{data.path} can't be trained on: {fault}")
+        raise ValueError(f"{data.name} can't be trained on: {fault}")
     unknown = sorted(set(data.valid.values()) - set(data.classes))
     if unknown:
         raise ValueError(
-            f"class {unknown[0]} is in the validation set of {data.root} but not in train "
+            f"class {unknown[0]} is in the validation set of {data.source or data.root} but not in train "
             f"({len(unknown)} such): move photos of it to train, or remove it"
         )
     if len(data.classes) < 2:
-        raise ValueError(f"{data.root} has one class, {data.classes[0]}: a classifier needs two or more")
+        raise ValueError(f"{data.source or data.root} has one class, {data.classes[0]}: a classifier needs two or more")
     return data

@@ -19,6 +19,7 @@ from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.on_disk.folds import HELD_OUT, is_fold, read_held_out
 from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest
+from toolkit.data.sources.source import Columns
 from toolkit.errors import first_few
 from toolkit.files import write_atomic
 from toolkit.options import Options
@@ -39,7 +40,7 @@ def open_dataset(options: Options) -> DataSet:
     Raises ValueError and FileNotFoundError as `find_data`, `without_listed` and `readable` do, and FoldUnknown for a
     fold whose run folder has no held_out.csv.
     """
-    data = find_data(options.data, options.seed)
+    data = find_data(options.data, options.seed, columns=Columns(options.image_column, options.label_column))
     if options.without:
         data = without_listed(data, options.without)
     data = readable(data, options.skip_unreadable)
@@ -60,7 +61,7 @@ def without_fold(data: DataSet, options: Options) -> DataSet:
     if gone:
         raise ValueError(
             f"{first_few([printable(name) for name in gone])} of {options.out / HELD_OUT}: not among the photos to "
-            f"train on in {data.path} with that label; bring them back, or give another --out"
+            f"train on in {data.name} with that label; bring them back, or give another --out"
         )
     return data.holding_out({photos[name] for name in held_out})
 
@@ -83,7 +84,7 @@ def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None =
     if not skip_unreadable:
         faults = [f"{name}: {reason}" for name, reason in zip(names, unread.values(), strict=True)]
         raise ValueError(
-            f"{counted(unread)} in {data.path} can't be read: {first_few(faults, separator='; ')}\n"
+            f"{counted(unread)} in {data.name} can't be read: {first_few(faults, separator='; ')}\n"
             f"`{_command(data)}` lists them all; --skip_unreadable leaves them out"
         )
     left = data.without(unread)
@@ -92,7 +93,7 @@ def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None =
 
 
 def _command(data: DataSet) -> str:
-    return f"python -m toolkit.check {shlex.quote(str(data.path))}"
+    return f"python -m toolkit.check {shlex.quote(data.name)}"
 
 
 @ranks.first_here()

@@ -1,8 +1,6 @@
 """Pretrained weights from the hub or a file, without the classifier, and a run's weights, with it."""
 
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from toolkit.data.sources.hub import hub_fault
 from toolkit.errors import reason_of
 from toolkit.schema import read_recipe
 
@@ -55,20 +54,13 @@ def in_hub_cache(config: timm.models.PretrainedCfg) -> str | None:
 
 
 def _reach_hub(arch: str, repository: str | None) -> None:
-    "Raises ConnectionError at once if the hub is out of reach; huggingface_hub would retry for a minute."
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=20).close()
-    except urllib.error.HTTPError:
-        pass  # an error status is an answer too: the hub is in reach
-    except OSError as error:
+    "Raises ConnectionError at once if the hub is out of reach."
+    if fault := hub_fault():
         raise ConnectionError(
-            f"no way to {endpoint} for the ImageNet weights of {arch} ({getattr(error, 'reason', error)}): give "
+            f"no way to {huggingface_hub.constants.ENDPOINT} for the ImageNet weights of {arch} ({fault}): give "
             f"--weights FILE (.pth, .safetensors) or none, or bring {repository} into this machine's hub cache "
             f"({huggingface_hub.constants.HF_HUB_CACHE})"
-        ) from error
+        )
 
 
 # From a file

@@ -12,7 +12,7 @@ from toolkit.evaluation.results import write_curve
 from toolkit.files import write_json
 from toolkit.learner.learner import Learner
 from toolkit.models.losses import ClassificationLoss
-from toolkit.options import Options
+from toolkit.options import Options, data_text
 from toolkit.run import Run, git_revision, lock, same_recipe, versions
 from toolkit.schema import recipe_fault
 from toolkit.search.halving import KEPT
@@ -68,6 +68,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
         "git": git_revision(),
         "data": {
             "path": str(data.path.resolve()),
+            **({"source": data.source} if data.source else {}),
             "fingerprint": data.fingerprint,
             "train": len(data.train),
             "valid": len(data.valid),
@@ -96,7 +97,7 @@ def used_options(learn: Learner) -> dict[str, Any]:
 
 def as_json(value: Any) -> Any:
     "Return an option's value as JSON has it: a path as text, a tuple as a list."
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+    return data_text(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
 def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None:
