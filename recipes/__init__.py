@@ -123,6 +123,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
     from toolkit.pages.run_page import write_report
     from toolkit.training.begin import begin
     from toolkit.training.evaluate import evaluate
+    from toolkit.training.explain import explain_page
     from toolkit.training.fit import fit
     from toolkit.training.out_of_fold import evaluate_held_out, finished
 
@@ -135,6 +136,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
     with logged(learn, run, trackers):
         fit(learn, run)
         evaluate(learn, run)
+        explain_page(learn, run)
         to_onnx(run.folder, device=learn.dls.device.type, details=False)
         write_report(run)
         if learn.dls.data.held_out:

@@ -8,6 +8,7 @@ import numpy as np
 
 from toolkit.evaluation import mistakes
 from toolkit.evaluation.formatting import number, percent, with_unit
+from toolkit.evaluation.heatmaps import read_heatmaps
 from toolkit.evaluation.results import (
     Predictions,
     best_epoch,
@@ -21,7 +22,7 @@ from toolkit.features.doubts import FILE, read_doubts
 from toolkit.files import write_atomic
 from toolkit.pages import plots
 from toolkit.pages.doubts_page import doubt_gallery
-from toolkit.pages.drawing import data_uri, png, short, svg
+from toolkit.pages.drawing import data_uri, heat_uri, png, short, svg
 from toolkit.pages.run_again import command_line
 from toolkit.pages.run_panels import curve_panels, finder_panels, reliability_panels
 from toolkit.pages.run_text import chance_difference, data_warnings, headline, transform_facts
@@ -54,7 +55,7 @@ def write_report(run: Run) -> Path:
 def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | None, figures: dict) -> str:
     "The HTML of the page. figures: metrics.json, empty if the run has not finished."
     data, best = run.recipe["data"], best_epoch(figures, history)
-    counts = data.get("counts")
+    counts, heatmaps = data.get("counts"), read_heatmaps(run)
     return template("report.html").render(
         run=run,
         recipe=run.recipe | {"augment": transform_facts(run.recipe["augment"])},
@@ -67,7 +68,8 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         best=best,
         curves=curve_panels(history, best) + finder_panels(run),
         matrix=mistakes.confusion_cells(predictions) if predictions else None,
-        examples=mistakes.examples(predictions, Path(data["path"])) if predictions else None,
+        examples=mistakes.examples(predictions, Path(data["path"]), heatmaps) if predictions else None,
+        heatmaps=heatmaps,
         rows=mistakes.class_rows(predictions, counts or {}) if predictions else [],
         reliability=reliability_panels(figures, predictions),
         certificate=read_certificate(run),
@@ -83,6 +85,6 @@ def template(name: str) -> "Template":
 
     environment = Environment(loader=PackageLoader("toolkit.pages", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri)
+    environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri, heat_uri=heat_uri)
     environment.globals.update(with_unit=with_unit, repr=repr, quoted=lambda path: shlex.quote(str(path)))
     return environment.get_template(name)
