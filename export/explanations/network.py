@@ -53,7 +53,7 @@ def opened(run: Run, label: str | None, device: str) -> Network:
     Raises ValueError for a class that the run does not know and for a network without a layer for heatmaps, and as
     `Run.model` and `pick_device` do.
     """
-    from toolkit.features.layer_cam import heatmap_layer
+    from toolkit.features.heatmaps.layers import heatmap_layer
     from toolkit.learner.device import pick_device
 
     classes, preprocess = run.recipe["classes"], run.recipe["preprocess"]
@@ -87,7 +87,7 @@ def _explain(network: Network, pixels: list[np.ndarray]) -> list[Explained]:
     "Explain prepared photos, each uint8 [crop, crop, 3] RGB."
     import torch
 
-    from toolkit.features.layer_cam import as_bytes, layer_cam
+    from toolkit.features.heatmaps.layer_cam import as_bytes, layer_cam
 
     if not pixels:
         return []

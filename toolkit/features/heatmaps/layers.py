@@ -1,42 +1,14 @@
-"""Heatmaps by LayerCAM: the parts of a photo that speak for a class, as seen by any of timm's networks.
-
-pytorch-grad-cam and captum do not serve: each must be told the layer and the layout of its output for every network,
-which is most of the work here, and their LayerCAM leaves out what speaks for a class by a negative value.
-"""
+"""The layer of a network that gives its heatmaps: its output is a map of the photo."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from toolkit.features.heatmaps.gradients import differentiable, watched
+
 CELLS = 7
 "The least cells in a row of a heatmap, if the network has a layer with as many: ImageNet's CNNs end with 7 x 7."
-
-Outputs = dict[str, Tensor]
-"The output of each watched layer, by its name."
-
-
-def layer_cam(model: nn.Module, images: Tensor, layer: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the logits, float32 [batch, classes], and heatmaps of the images, float32 [batch, side, side], 0 to 1.
-
-    images: normalised float32 [batch, 3, size, size], on the model's device. layer: see `heatmap_layer`. classes: the
-    class to explain of each image, int64 [batch]; None for the predicted ones.
-    A cell is the sum over channels k of relu(A_k * dy/dA_k), with the layer's output A and the logit y of the class,
-    divided by the largest cell of the image. An image in which nothing speaks for the class has a heatmap of zeros.
-    If A >= 0, as after a ReLU, this is LayerCAM's sum of relu(dy/dA_k) * A_k, https://doi.org/10.1109/TIP.2021.3089943.
-    Transformers and linear bottlenecks have outputs of both signs: there a negative one may speak for a class, too.
-    """
-    with _differentiable(model), _watched(model, [layer]) as outputs:
-        logits = model(images)
-        chosen = logits.argmax(1) if classes is None else classes
-        (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), outputs[layer])
-    evidence = as_grid((outputs[layer].detach() * gradient).relu(), _prefix(model)).sum(1).float()
-    largest = evidence.amax((1, 2), keepdim=True)
-    return logits.detach().float(), evidence / largest.where(largest > 0, 1)
 
 
 def heatmap_layer(model: nn.Module, size: int) -> str:
@@ -47,8 +19,8 @@ def heatmap_layer(model: nn.Module, size: int) -> str:
     other tokens after the last block). A change in a quarter of the photo must change the same quarter of the grid
     most: a layer that has its cells in another order is not taken. Raises ValueError if there is no such layer.
     """
-    photos, prefix = _one_and_its_changed_quarters(model, size), _prefix(model)
-    with _differentiable(model), _watched(model, _stages(model)) as outputs:
+    photos, prefix = _one_and_its_changed_quarters(model, size), prefix_tokens(model)
+    with differentiable(model), watched(model, _stages(model)) as outputs:
         logits = model(photos)
         found = {name: output for name, output in outputs.items() if as_grid(output, prefix) is not None}
         gradients = torch.autograd.grad(logits[:, 0].sum(), [*found.values()], allow_unused=True) if found else ()
@@ -64,11 +36,6 @@ def heatmap_layer(model: nn.Module, size: int) -> str:
         )
     fine = [name for name, side in sides.items() if side >= CELLS]
     return fine[-1] if fine else max(reversed(sides), key=sides.__getitem__)
-
-
-def as_bytes(heatmaps: Tensor) -> np.ndarray:
-    "Heatmaps from 0 to 1, [batch, side, side], as uint8."
-    return (heatmaps * 255).round().byte().cpu().numpy()
 
 
 def as_grid(output: object, prefix: int = 0) -> Tensor | None:
@@ -97,41 +64,9 @@ def _stages(model: nn.Module) -> list[str]:
     return [name for name in named if name and name in layers]
 
 
-def _prefix(model: nn.Module) -> int:
+def prefix_tokens(model: nn.Module) -> int:
     "The number of tokens before those of the patches."
     return getattr(model, "num_prefix_tokens", None) or 0
-
-
-@contextmanager
-def _differentiable(model: nn.Module) -> Iterator[None]:
-    "Inside, the model is in evaluation mode and its weights ask for no gradient, so little is kept for one."
-    training, wanted = model.training, [weight for weight in model.parameters() if weight.requires_grad]
-    model.eval().requires_grad_(False)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for weight in wanted:
-            weight.requires_grad_(True)
-        model.train(training)
-
-
-@contextmanager
-def _watched(model: nn.Module, layers: Sequence[str]) -> Iterator[Outputs]:
-    "Give the outputs of `layers`, in the order in which the model computes them; gradients can be taken of them."
-    outputs: Outputs = {}
-
-    def keep(name: str, _layer: nn.Module, _inputs: object, output: object) -> Tensor | None:
-        outputs.pop(name, None)  # a layer that is used again: its last output counts
-        if not isinstance(output, Tensor):
-            return None
-        outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
-        return outputs[name].clone()  # the next layer may change its input in place
-
-    with ExitStack() as hooks:
-        for name in layers:
-            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(keep, name)))
-        yield outputs
 
 
 def _one_and_its_changed_quarters(model: nn.Module, size: int) -> Tensor:

@@ -8,7 +8,8 @@ from toolkit.evaluation.heatmaps import Heatmap, Heatmaps, write_heatmaps
 from toolkit.evaluation.mistakes import on_page
 from toolkit.evaluation.results import Predictions, read_predictions
 from toolkit.features.extract import photo_batches
-from toolkit.features.layer_cam import as_bytes, heatmap_layer, layer_cam
+from toolkit.features.heatmaps.layer_cam import as_bytes, layer_cam
+from toolkit.features.heatmaps.layers import heatmap_layer
 from toolkit.learner.device import in_float32
 from toolkit.learner.learner import Learner
 from toolkit.learner.performance import fast_math, uncompiled
