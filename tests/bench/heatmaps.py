@@ -5,7 +5,7 @@
 
 Small networks of timm are trained from scratch on noise with a square of a sixteenth of the image, whose colour is the
 class. Printed: the share of 64 new images whose heatmap is brightest inside the square; chance is 6 %. With --shapes
-FOLDER it writes the pictures of docs/explain.png instead: train/ and val/ with a circle, a square or a triangle each.
+FOLDER it writes the pictures of docs/explain.jpg instead: red, green and blue shapes, the colour is the class.
 """
 
 import argparse
@@ -74,30 +74,29 @@ def brightest_inside(heatmaps: torch.Tensor, size: int, corners: torch.Tensor) -
 
 
 def write_shapes(root: Path) -> None:
-    "120 pictures of each shape to train and 40 to validate: a shape and lines in random colours on a blurred ground."
+    "80 pictures of each colour to train and 30 to validate."
     draws = np.random.default_rng(0)
-    for split, count in (("train", 120), ("val", 40)):
-        for kind in ("circle", "square", "triangle"):
-            (root / split / kind).mkdir(parents=True)
+    for split, count in (("train", 80), ("val", 30)):
+        for colour in ("red", "green", "blue"):
+            (root / split / colour).mkdir(parents=True)
             for number in range(count):
-                shape(kind, draws).save(root / split / kind / f"{number}.png")
+                shape(colour, draws).save(root / split / colour / f"{number}.png")
 
 
-def shape(kind: str, draws: np.random.Generator, side: int = 128) -> Image.Image:
-    picture = Image.fromarray(draws.integers(0, 256, (4, 4, 3), np.uint8)).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
-    draw = ImageDraw.Draw(picture)
-    for _ in range(6):
-        draw.line(draws.integers(0, side, 4).tolist(), tuple(draws.integers(0, 256, 3).tolist()), 3)
-    radius = int(draws.integers(12, 20))
-    x, y = draws.integers(radius + 8, side - radius - 8, 2).tolist()
-    colour = tuple(draws.integers(0, 256, 3).tolist())
-    if kind == "circle":
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour, "black", 2)
+def shape(colour: str, draws: np.random.Generator, side: int = 128) -> Image.Image:
+    "A circle, a square or a triangle in a shade of the colour, and grey lines, on a blurred ground of pale colours."
+    ground = draws.integers(110, 230, (4, 4, 3)).astype(np.uint8)
+    picture = Image.fromarray(ground).resize((side, side), Image.Resampling.BICUBIC)
+    draw, radius, sides = ImageDraw.Draw(picture), int(draws.integers(14, 22)), int(draws.integers(2, 5))
+    for _ in range(8):
+        draw.line(draws.integers(0, side, 4).tolist(), (int(draws.integers(40, 220)),) * 3, 4)
+    x, y = draws.integers(radius + 12, side - radius - 12, 2).tolist()
+    main, other = int(draws.integers(180, 256)), int(draws.integers(0, 90))
+    shade = tuple(main if each == colour else other for each in ("red", "green", "blue"))
+    if sides == 2:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), shade)
     else:
-        sides = {"square": 4, "triangle": 3}[kind]
-        draw.regular_polygon((x, y, int(1.2 * radius)), sides, int(draws.integers(0, 90)), colour, "black")
+        draw.regular_polygon((x, y, int(1.2 * radius)), sides, int(draws.integers(0, 90)), shade)
     return picture.filter(ImageFilter.GaussianBlur(0.6))
 
 
