@@ -62,7 +62,8 @@ def plain_layer_cam(model: torch.nn.Module, images: torch.Tensor, layer: str, cl
         score = model(images).gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, outputs[layer])
     prefix = prefix_tokens(model)
-    return (as_grid(gradient, prefix).relu() * as_grid(outputs[layer].detach(), prefix)).sum(1).relu()
+    found = (as_grid(gradient, prefix).relu() * as_grid(outputs[layer].detach(), prefix)).sum(1).relu()
+    return found / found.amax((1, 2), keepdim=True).clamp_min(1e-12)
 
 
 def brightest_inside(heatmaps: torch.Tensor, size: int, corners: torch.Tensor) -> float:
