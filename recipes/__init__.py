@@ -127,6 +127,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
     from toolkit.training.evaluate import evaluate
     from toolkit.training.fit import fit
     from toolkit.training.out_of_fold import evaluate_held_out, finished
+    from toolkit.training.page_heatmaps import explain_page
 
     options, own = recipe.resumed(folder, options, own)
     trackers = trackers_and_places(options, folder)
@@ -137,6 +138,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
     with logged(learn, run, trackers):
         fit(learn, run)
         evaluate(learn, run)
+        explain_page(learn, run)
         to_onnx(run.folder, device=learn.dls.device.type, details=False)
         write_report(run)
         if learn.dls.data.held_out:

@@ -38,7 +38,8 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.convert",
     "export.parity",
     "export.cluster",
-    "export.predict export.to_onnx export.verify export.average export.hub export.unsort",
+    "export.explanations",
+    "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain",
     "recipes",
 )
 RANK = {family: rank for rank, line in enumerate(ORDER) for family in line.split()}

@@ -105,8 +105,8 @@ def test_digits_reach_the_accuracy_they_promise(digits):
 def test_the_run_folder_holds_what_the_contract_says(trained, photos):
     run, done = trained
     assert sorted(path.name for path in run.folder.iterdir()) == sorted(
-        "recipe.json history.csv best.safetensors last.pt metrics.json valid_predictions.csv per_class.csv "
-        "confusion.csv report.html curves.png confusion.png model.onnx predictions.csv "
+        "recipe.json history.csv best.safetensors last.pt metrics.json valid_predictions.csv heatmaps.json "
+        "per_class.csv confusion.csv report.html curves.png confusion.png model.onnx predictions.csv "
         ".predictions.csv.asked .lock".split()
     )
     assert run.recipe["classes"] == sorted(CLASSES)

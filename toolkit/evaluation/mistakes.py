@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit.data.preprocess import square
 from toolkit.evaluation import metrics
+from toolkit.evaluation.heatmaps import Heatmaps
 from toolkit.evaluation.results import Predictions
 
 PAIRS, EXAMPLES, GALLERY = 12, 3, 24  # confused pairs, photos on each side of a pair, photos in a gallery
@@ -96,25 +98,34 @@ def _highest(mask: np.ndarray, score: np.ndarray, limit: int) -> list[int]:
     return indices[np.argsort(-score[indices], kind="stable")][:limit].tolist()
 
 
-def examples(predictions: Predictions, root: Path) -> dict:
+def on_page(predictions: Predictions) -> list[int]:
+    "Indices of all photos that `examples` has, each once."
+    pairs = [_pair(predictions, *pair) for pair in confused_pairs(predictions.mistakes, PAIRS)]
+    galleries = most_confident_mistakes(predictions) + least_certain(predictions)
+    return sorted({*galleries, *(i for pair in pairs for i in pair["taken"] + pair["right"])})
+
+
+def examples(
+    predictions: Predictions, root: Path, heatmaps: Heatmaps | None = None, preprocess: dict | None = None
+) -> dict:
     """Photos to look at: examples of the most confused pairs, the most confident mistakes, the least certain images.
 
-    Each photo is a dict: file, pixels (see `thumbnails`; None if unreadable), label, prediction, confidence, right.
+    Each photo is a dict: file, pixels (see `thumbnails`; None if unreadable), heat (the cells of its heatmap for the
+    prediction; None if there is none), label, prediction, confidence, right.
     """
-    pairs = [_pair(predictions, *pair) for pair in confused_pairs(predictions.mistakes, PAIRS)]
-    mistakes, uncertain = most_confident_mistakes(predictions), least_certain(predictions)
-    chosen = {*mistakes, *uncertain, *(i for pair in pairs for i in pair["taken"] + pair["right"])}
-    small = thumbnails(root, {predictions.files[i] for i in chosen})
+    files, heatmaps = {predictions.files[i] for i in on_page(predictions)}, heatmaps or Heatmaps()
+    small = thumbnails(root, files, preprocess)
 
     def photos(indices: list[int]) -> list[dict]:
-        return [_photo(predictions, i, small) for i in indices]
+        return [_photo(predictions, i, small, heatmaps) for i in indices]
 
+    pairs = [_pair(predictions, *pair) for pair in confused_pairs(predictions.mistakes, PAIRS)]
     return {
         "found": len(small),
         "wrong": int(predictions.wrong.sum()),
         "pairs": [{**pair, "taken": photos(pair["taken"]), "right": photos(pair["right"])} for pair in pairs],
-        "mistakes": photos(mistakes),
-        "uncertain": photos(uncertain),
+        "mistakes": photos(most_confident_mistakes(predictions)),
+        "uncertain": photos(least_certain(predictions)),
     }
 
 
@@ -133,32 +144,40 @@ def _pair(predictions: Predictions, label: int, prediction: int) -> dict:
     }
 
 
-def _photo(predictions: Predictions, i: int, small: dict[str, np.ndarray]) -> dict:
+def _photo(predictions: Predictions, i: int, small: dict[str, np.ndarray], heatmaps: Heatmaps) -> dict:
+    file, prediction = predictions.files[i], predictions.classes[predictions.predictions[i]]
     return {
-        "file": predictions.files[i],
-        "pixels": small.get(predictions.files[i]),
+        "file": file,
+        "pixels": small.get(file),
+        "heat": heatmaps.of(file, prediction),
         "label": predictions.classes[predictions.labels[i]],
-        "prediction": predictions.classes[predictions.predictions[i]],
+        "prediction": prediction,
         "confidence": float(predictions.confidence[i]),
         "right": not predictions.wrong[i],
     }
 
 
-def thumbnails(root: Path, files: set[str]) -> dict[str, np.ndarray]:
-    "file -> uint8 RGB [height, width, 3], at most THUMBNAIL high and wide, for each of `files` that can be read."
+def thumbnails(root: Path, files: set[str], preprocess: dict | None = None) -> dict[str, np.ndarray]:
+    """file -> uint8 RGB [height, width, 3], at most THUMBNAIL high and wide, for each of `files` that can be read.
+
+    preprocess: of a run. If it fits photos whole, the thumbnails are the squares that its network sees.
+    """
     with ThreadPoolExecutor() as pool:
-        made = pool.map(lambda file: (file, _thumbnail(root / file)), sorted(files))
+        made = pool.map(lambda file: (file, _thumbnail(root / file, preprocess or {})), sorted(files))
         return {file: pixels for file, pixels in made if pixels is not None}
 
 
-def _thumbnail(path: Path) -> np.ndarray | None:
+def _thumbnail(path: Path, preprocess: dict) -> np.ndarray | None:
     from PIL import Image
 
     from toolkit.data.photo import read_photo
 
     try:
-        image = Image.fromarray(read_photo(path))
+        photo = read_photo(path)
     except (OSError, ValueError):
         return None  # it has moved or is broken now: the page shows its name instead
+    if "fit" in preprocess:
+        return square(photo, photo.shape[:2], preprocess, THUMBNAIL)
+    image = Image.fromarray(photo)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.array(image)  # writable, unlike asarray: torch warns otherwise

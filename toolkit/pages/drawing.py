@@ -1,4 +1,4 @@
-"""How a plot of a page is drawn and saved: colours, axes, PNG bytes, and SVG that takes its colours from the page.
+"""How plots and photos of a page are drawn: colours, axes, PNG bytes, SVG in the page's colours, heatmaps, data URIs.
 
 Figures are made directly, never through pyplot: no global state, no window, any number of threads.
 """
@@ -10,6 +10,7 @@ import re
 import warnings
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -71,8 +72,34 @@ def short(name: str, limit: int = 24) -> str:
     return name if len(name) <= limit else f"{name[: limit // 2]}…{name[limit // 2 + 1 - limit :]}"
 
 
+# Photos
+
+
 def data_uri(pixels: np.ndarray) -> str:
     "The photo uint8 RGB [height, width, 3] as the data URI of a JPEG."
+    return _uri(Image.fromarray(pixels), "jpeg", quality=72)
+
+
+def heat_uri(cells: np.ndarray) -> str:
+    "A heatmap, uint8 [side, side], as the data URI of a PNG of as many pixels, to be stretched over its photo."
+    return _uri(Image.fromarray(heat_colours(cells)), "png")
+
+
+def _uri(image: Image.Image, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=72)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def heat_colours(cells: np.ndarray) -> np.ndarray:
+    "The colours of a heatmap, uint8 [side, side]: RGBA, uint8 [side, side, 4], from a dark veil to bright yellow."
+    colours = matplotlib.colormaps["inferno"](cells)
+    colours[..., 3] = 0.6
+    return (colours * 255).round().astype(np.uint8)
+
+
+def with_heat(photo: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    "The photo, uint8 RGB [size, size, 3], under its heatmap, uint8 [side, side]."
+    smooth = Image.fromarray(cells).resize(photo.shape[1::-1], Image.Resampling.BILINEAR)
+    under = Image.fromarray(photo).convert("RGBA")
+    return np.array(Image.alpha_composite(under, Image.fromarray(heat_colours(np.array(smooth)))).convert("RGB"))

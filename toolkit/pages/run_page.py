@@ -9,6 +9,7 @@ import numpy as np
 from toolkit.evaluation import mistakes
 from toolkit.evaluation.best_epoch import best_epoch
 from toolkit.evaluation.formatting import number, percent, with_unit
+from toolkit.evaluation.heatmaps import Heatmaps, read_heatmaps
 from toolkit.evaluation.results import (
     Predictions,
     chosen_by,
@@ -23,7 +24,7 @@ from toolkit.features.doubts import FILE, read_doubts
 from toolkit.files import write_atomic
 from toolkit.pages import plots
 from toolkit.pages.doubts_page import doubt_gallery
-from toolkit.pages.drawing import data_uri, png, short, svg
+from toolkit.pages.drawing import data_uri, heat_uri, png, short, svg
 from toolkit.pages.run_again import command_line
 from toolkit.pages.run_panels import coverage_panel, curve_panels, finder_panels, reliability_panels
 from toolkit.pages.run_text import (
@@ -67,7 +68,7 @@ def write_report(run: Run) -> Path:
 def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | None, figures: dict) -> str:
     "The HTML of the page. figures: metrics.json, empty if the run has not finished."
     data, best = run.recipe["data"], best_epoch(figures, history, chosen_by(run))
-    counts = data.get("counts")
+    counts, heatmaps = data.get("counts"), read_heatmaps(run)
     return template("report.html").render(
         run=run,
         recipe=run.recipe | {"augment": transform_facts(run.recipe["augment"])},
@@ -82,7 +83,8 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         probed=probed(run.recipe),
         curves=curve_panels(history, best, probed(run.recipe)) + finder_panels(run),
         matrix=mistakes.confusion_cells(predictions) if predictions else None,
-        examples=mistakes.examples(predictions, Path(data["path"])) if predictions else None,
+        examples=examples(run, predictions, heatmaps) if predictions else None,
+        heatmaps=heatmaps,
         rows=mistakes.class_rows(predictions, counts or {}) if predictions else [],
         reliability=reliability_panels(figures, predictions),
         coverage=coverage_panel(promise := read_promise(run), predictions),
@@ -96,12 +98,17 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
     )
 
 
+def examples(run: Run, predictions: Predictions, heatmaps: Heatmaps) -> dict:
+    "The photos of the page, as `toolkit.evaluation.mistakes.examples` returns them."
+    return mistakes.examples(predictions, Path(run.recipe["data"]["path"]), heatmaps, run.recipe["preprocess"])
+
+
 def template(name: str) -> "Template":
     "The template `name` of this folder, with the filters and functions that the pages use."
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("toolkit.pages", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri)
+    environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri, heat_uri=heat_uri)
     environment.globals.update(with_unit=with_unit, repr=repr, quoted=lambda path: shlex.quote(str(path)))
     return environment.get_template(name)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image
 from run_folders import make_run
 
 from toolkit.evaluation import mistakes
 from toolkit.pages import plots
-from toolkit.pages.drawing import data_uri, short
+from toolkit.pages.drawing import data_uri, heat_colours, heat_uri, short, with_heat
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -56,3 +57,21 @@ def test_plots_neither_import_pyplot_nor_change_its_settings(tmp_path):
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.stdout == "False True\n", done.stderr
+
+
+def test_a_heatmap_colours_the_photo_where_its_cells_are():
+    photo = np.full((40, 40, 3), 100, np.uint8)
+    drawn = with_heat(photo, np.array([[0, 255], [0, 0]], np.uint8)).astype(float)
+    ends = [np.array(colormaps["inferno"](value)[:3]) * 255 for value in (0, 255)]
+    dark, bright = (0.4 * 100 + 0.6 * end for end in ends)
+    assert drawn[0, -1] == pytest.approx(bright, abs=1.5)
+    for corner in (drawn[0, 0], drawn[-1, 0], drawn[-1, -1]):
+        assert corner == pytest.approx(dark, abs=1.5)
+
+
+def test_the_data_uri_of_a_heatmap_is_a_png_of_its_cells():
+    cells = np.arange(9, dtype=np.uint8).reshape(3, 3) * 28
+    kind, _, data = heat_uri(cells).partition(";base64,")
+    assert kind == "data:image/png"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert np.array(image).tolist() == heat_colours(cells).tolist()

@@ -113,7 +113,8 @@ def test_lines_to_paste_run_no_command_from_a_name(tmp_path):
     command = re.search("<pre>(.*?)</pre>", page, re.DOTALL)[1]
     assert shlex.split(command)[:3] == ["python", "-m", "recipes.hw1; touch d"]
     assert shlex.split(command)[-2:] == ["--e`touch e`", "$(touch f)"]
-    predict, python, again = re.findall("<code>((?:python -m|toolkit).*?)</code>", page)[-3:]
+    predict, explain, python, again = re.findall("<code>((?:python -m|toolkit).*?)</code>", page)[-4:]
+    assert shlex.split(explain)[3] == str(folder)
     assert shlex.split(predict)[3] == str(folder / "model.onnx")
     assert eval(python.removeprefix("toolkit.run.load(").removesuffix(").learner()")) == str(folder)
     assert shlex.split(again)[3] == str(folder)

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from run_folders import NASTY, make_run, write_predictions
 
+from toolkit.evaluation.heatmaps import Heatmap, Heatmaps, write_heatmaps
+from toolkit.evaluation.mistakes import on_page
+from toolkit.evaluation.results import read_predictions
 from toolkit.pages.run_page import write_report
 from toolkit.run import load
 
@@ -19,7 +22,11 @@ def small_run(folder, names):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     make_run(folder, [*NASTY, *(f"class {i}" for i in range(14))], each=7, photos=folder / "photos")
-    return write_report(load(folder))
+    run, cells = load(folder), np.arange(49, dtype=np.uint8).reshape(7, 7) * 5
+    found = read_predictions(run)
+    names = {found.files[i]: found.classes[found.predictions[i]] for i in on_page(found)}
+    write_heatmaps(run, Heatmaps("layer4", {file: Heatmap(name, cells) for file, name in names.items()}))
+    return write_report(run)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -161,6 +168,30 @@ def test_no_name_beside_the_matrix_is_cut_off(browser, tmp_path):
     )
     assert browser.run(left) >= 0
     assert browser.run(top) >= browser.run("return document.getElementById('matrix').getBoundingClientRect().top")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_switch_shows_heatmaps_over_what_the_network_sees_of_each_photo(browser, page, width):
+    browser.open(page, width)
+    shown = (
+        "return [...document.querySelectorAll(arguments[0] + ' .heat')].filter(each => each.checkVisibility()).length"
+    )
+    pairs, mistakes = "section:has(#pairs)", "section:has(#mistakes)"
+    assert browser.run(shown, pairs) > 0
+    assert browser.run(shown, mistakes) == 0
+    for section in (pairs, mistakes):
+        browser.run("document.querySelector(arguments[0] + ' .switch input').click()", section)
+    assert browser.run(shown, pairs) == 0
+    assert browser.run(shown, mistakes) == browser.run("return document.querySelectorAll('#mistakes ~ * .shot').length")
+    box = (
+        "const b = document.querySelector('#mistakes ~ * ' + arguments[0]).getBoundingClientRect();"
+        "return [b.x, b.y, b.width, b.height]"
+    )
+    x, y, side, height = browser.run(box, ".shot")
+    assert side == pytest.approx(height, abs=0.1)
+    edge = side * (256 - 224) / 256 / 2  # the shorter side is resized to 256 pixels, of which 224 are cropped
+    expected = [x + edge, y + edge, side - 2 * edge, side - 2 * edge]
+    assert browser.run(box, ".heat") == pytest.approx(expected, abs=0.2)
 
 
 def test_a_narrow_screen_shows_three_photos_side_by_side(browser, page):
