@@ -458,9 +458,9 @@ def outcome_file(cache):
 def test_photos_that_were_read_are_not_read_again(sound, cache):
     readable(find_data(sound))
     file = outcome_file(cache)
-    file.write_text('{"unreadable": {}, "warnings": ["as the file says"]}')
+    file.write_text('{"unreadable": {}, "warnings": ["as the file says"], "squareness": 0.5}')
     before = file.stat().st_mtime_ns
-    readable(find_data(sound))
+    assert readable(find_data(sound)).squareness == 0.5
     assert file.stat().st_mtime_ns == before
 
 
@@ -490,7 +490,7 @@ def test_a_damaged_cache_file_is_written_anew(sound, cache, content):
     file = outcome_file(cache)
     file.write_bytes(content)
     readable(find_data(sound))
-    assert json.loads(file.read_text()) == {"unreadable": {}, "warnings": []}
+    assert json.loads(file.read_text()) == {"unreadable": {}, "warnings": [], "squareness": pytest.approx(40 / 48)}
 
 
 def test_a_cache_folder_that_cannot_be_written_is_a_note(sound, cache, capsys):

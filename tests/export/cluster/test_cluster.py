@@ -356,6 +356,7 @@ def settings_of(model, tmp_path) -> dict:
     import onnxruntime
 
     options = {"--bs": 32, "--tta": "none", "--probabilities": False, "--top": 0, "--fallback": ""}
+    options["--answer_all"] = False
     return {"onnxruntime": onnxruntime.__version__, "device": "cpu", **options}
 
 
