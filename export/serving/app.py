@@ -3,11 +3,10 @@
 import importlib.metadata
 from collections.abc import Awaitable, Callable
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from export.serving.batcher import Unreadable
@@ -36,8 +35,7 @@ def application(service: Service, access: Access) -> ASGIApp:
         Route(f"{base}/ready", _get(lambda: _readiness(service, {"name": service.name}))),
         Route(f"{base}/infer", _infer(service), methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
-    app.router.redirect_slashes = False
+    app = Router(routes, redirect_slashes=False)
     return guarded(app, access, service.metrics, frozenset(route.path for route in routes))
 
 
@@ -101,7 +99,3 @@ def _top(request: Request, classes: int) -> int | None:
     if not (given.isdecimal() and len(given) < 10 and 1 <= int(given) <= classes):
         raise HTTPException(400, f"top={given:.20}: the model has {classes} classes; give 1 to {classes}")
     return int(given)
-
-
-async def _refused(request: Request, error: HTTPException) -> Response:
-    return json_answer({"error": error.detail}, error.status_code, error.headers)

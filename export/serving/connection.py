@@ -19,11 +19,11 @@ CHECK_EVERY = 2.0
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. since: when it began to wait for a request. messages: requests whose headers are complete.
+    """One connection. since: when it began to wait for a request. steps: headers and bodies that are complete.
     heading: bytes that came while headers were incomplete. size: bytes of the header fields of this request.
     """
 
-    since, in_headers, heading, messages, size = 0.0, True, 0, 0, 0
+    since, in_headers, heading, steps, size = 0.0, True, 0, 0, 0
     timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -41,9 +41,9 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        before = self.messages
+        before = self.steps
         super().data_received(data)
-        self.heading = self.heading + len(data) if self.in_headers and self.messages == before else 0
+        self.heading = self.heading + len(data) if self.in_headers and self.steps == before else 0
         if self.heading > HEADER_BYTES and not self.transport.is_closing():
             self._too_large()
 
@@ -56,7 +56,7 @@ class Connection(HttpToolsProtocol):
         self.size = 0
 
     def on_headers_complete(self) -> None:
-        self.in_headers, self.messages = False, self.messages + 1
+        self.in_headers, self.steps = False, self.steps + 1
         if self.size + len(self.url) > HEADER_BYTES:  # all of them came in one piece
             self._too_large()
             raise ValueError("headers too large")  # ends the parser
@@ -64,7 +64,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self.in_headers = True
+        self.in_headers, self.steps = True, self.steps + 1
 
     def on_response_complete(self) -> None:
         self.since = self.loop.time()

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from export.serving.limits import ANSWER_WITHIN
 from export.serving.metrics import Metrics
-from export.serving.service import json_answer
+from export.serving.service import error_answer
 
 LINGER = 2.0
 "Seconds in which the rest of a body is taken in after its answer; a connection closed at once would lose the answer."
@@ -63,22 +63,26 @@ def guarded(app: ASGIApp, access: Access, metrics: Metrics, paths: frozenset[str
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         started, path = time.perf_counter(), scope["path"] if scope["path"] in paths else "other"
         answer = Answer(scope, receive, send)
+
+        async def refused(refusal: HTTPException) -> None:
+            if not answer.status:
+                await error_answer(refusal)(scope, answer.receive, answer.send)
+
         try:
             try:
                 access.check(scope["path"], Headers(scope=scope))
-                await app(scope, answer.receive, answer.send)
+                # with an `app` Starlette's router raises 404 and 405, else it answers them as text
+                await app(scope | {"app": app}, answer.receive, answer.send)
             except HTTPException as refusal:
-                await json_answer({"error": refusal.detail}, refusal.status_code, refusal.headers)(
-                    scope, answer.receive, answer.send
-                )
+                await refused(refusal)
         except (ClientDisconnect, TimeoutError):  # it left, or does not take its answer: uvicorn closes
             answer.status = 499
+        except asyncio.CancelledError:  # a second Ctrl-C, or it took too long to drain
+            await refused(HTTPException(503, "the service has stopped"))
+            raise
         except Exception as error:
             print_bug(error)
-            if not answer.status:
-                await json_answer({"error": "a bug of the service: see its messages"}, 500)(
-                    scope, answer.receive, answer.send
-                )
+            await refused(HTTPException(500, "a bug of the service: see its messages"))
         metrics.requests.labels(path, answer.status).inc()
         metrics.seconds.labels(path).observe(time.perf_counter() - started)
 

@@ -182,5 +182,5 @@ def _packed(values: Any) -> bytes:
         return values.astype("<f4").tobytes()
     if isinstance(values[0], bool):
         return bytes(values)
-    texts = [each.encode("utf-8", "surrogateescape") for each in values]
+    texts = [each.encode() for each in values]
     return b"".join(struct.pack("<I", len(each)) + each for each in texts)

@@ -93,7 +93,12 @@ def is_unsure(model: Classifier | Ensemble, confidence: float) -> bool | None:
     return None if threshold is None else confidence < threshold
 
 
+def error_answer(refusal: HTTPException) -> Response:
+    "The answer to a request that is refused."
+    return json_answer({"error": refusal.detail}, refusal.status_code, refusal.headers)
+
+
 def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    "An answer in JSON. It is ASCII: a class may be named by a folder whose name is not UTF-8."
+    "An answer in strict JSON. It is ASCII: a file's name in a form may be no valid Unicode."
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Response(text, status, headers, media_type="application/json")
