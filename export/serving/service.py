@@ -48,7 +48,7 @@ class Service:
         try:
             outcomes = await work
         except asyncio.CancelledError:
-            if watch.done():
+            if watch.done() and not watch.cancelled():
                 raise ClientDisconnect from None
             raise
         finally:
