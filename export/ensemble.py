@@ -62,7 +62,7 @@ class Ensemble:
             class_order(each.model, each.card.classes, first.model, first.card.classes) for each in self.classifiers
         ]
         self.sizes = _distinct([each.card.preprocess for each in self.classifiers])
-        self.card = replace(first.card, recipe=None, metrics=None, calibration=None, verification=None)
+        self.card = replace(first.card, recipe=None, metrics=None, calibration=None, verification=None, promise=None)
         self.checksum = hashlib.sha256("".join(each.checksum for each in self.classifiers).encode()).hexdigest()
         self.bs = self._bs(bs)
         for each in self.classifiers:

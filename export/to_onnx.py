@@ -21,6 +21,7 @@ from export.parity.measure import measured
 from export.parity.reference import Reference, training_reference, validation_reference
 from export.runtime.providers import DEVICES, choose_device
 from toolkit.command import run_script
+from toolkit.ranges import check_ranges
 from toolkit.run import Run, load
 
 CALIBRATED_ON = 256
@@ -36,28 +37,38 @@ def to_onnx(
     calibrate: bool = True,  # fit a temperature on them, so that probabilities match how often the model is right
     details: bool = True,  # print the whole certificate, not one line of it
     features: bool = False,  # add an output `features`, the input of the linear classifier: for search and clustering
+    promise: float | None = None,  # precision to keep by unsure answers; 0: none (default: as the run was told)
 ) -> Path:
     """Export a run as one verified model.onnx.
 
     Returns its path. Raises FileNotFoundError if run, weights or photos are missing, and ValueError if the file does
-    not give what the run's own weights give, with the differences, or if the model has no linear classifier whose input
-    are the features; no file is written then.
+    not give what the run's own weights give, with the differences, if the model has no linear classifier whose input
+    are the features, or if the promise can't be kept; no file is written then.
     """
     trained = load(run)
+    promise = checked_promise(trained.recipe["options"].get("promise") if promise is None else promise)
     out, device = checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)
     reference = validation_reference(trained, images, features)
     with writing(out) as beside:
         fitted = _write_float32(trained, beside, reference, calibrate)
         if features:
             write_metadata(beside, {"features": {"size": add_features(beside), "of": OF}})
-        certificate = _certified(reference, beside, device, "fp32", [])
+        certificate = _certified(reference, beside, device, "fp32", [], promise if precision == "fp32" else 0)
         if precision != "fp32":
             kept = _lowered(trained, beside, precision, device, images, features)
-            certificate = _certified(reference, beside, device, precision, kept)
-        write_metadata(beside, {"precision": precision, "verification": certificate})
+            certificate = _certified(reference, beside, device, precision, kept, promise)
+        found = certificate.pop("promise", None)
+        write_metadata(beside, {"precision": precision, "verification": certificate, "promise": found})
+    certificate |= {"unsure": found} if found else {}
     print(f"{table(certificate)}\n{temperature_line(fitted)}" if details else brief(certificate), flush=True)
     print(f"model {out}", flush=True)
     return out
+
+
+def checked_promise(promise: float | None) -> float:
+    "The promised precision, 0 for none. Raises ValueError if it is out of range."
+    check_ranges({"promise": promise})
+    return promise or 0
 
 
 def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) -> dict[str, Any]:
@@ -74,9 +85,11 @@ def _write_float32(run: Run, path: Path, reference: Reference, calibrate: bool) 
     return fitted
 
 
-def _certified(reference: Reference, path: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
-    "The certificate of the file at `path`. Raises ValueError if it is over its budget."
-    certificate = measured(reference, path, device, precision, kept)
+def _certified(
+    reference: Reference, path: Path, device: str, precision: str, kept: list[str], promise: float
+) -> dict[str, Any]:
+    "The certificate of the file at `path`. Raises ValueError if it is over its budget, or can't keep the promise."
+    certificate = measured(reference, path, device, precision, kept, promise)
     if wrong := faults(certificate):
         what = "the exported model is not the trained one"
         if precision != "fp32":

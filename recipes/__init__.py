@@ -55,6 +55,7 @@ def make(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path | N
     from toolkit.learner.device import resolved
     from toolkit.search.auto import search_auto
     from toolkit.search.network import best_network
+    from toolkit.training.best_figure import measure_best
 
     check_one_model(options)
     start = resolved(recipe.without_auto(options))
@@ -63,6 +64,7 @@ def make(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path | N
     learn.own_options = own | dict(learn.own_options)
     learn.recipe, learn.command, learn.free = recipe.name, recipe.command, recipe.free
     learn.folder = folder
+    measure_best(learn)
     search_auto(learn, options)
     if learn.plan:
         learn.plan(learn)
@@ -130,7 +132,7 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
     trackers = trackers_and_places(options, folder)
     learn = make(recipe, options, own, folder)
     run = begin(folder, learn)
-    if finished(run, learn.options.epochs):
+    if finished(run, learn.options.epochs, learn.options.patience):
         return learn, run
     with logged(learn, run, trackers):
         fit(learn, run)

@@ -20,6 +20,7 @@ from typing import Any
 
 from toolkit.command import run_script
 from toolkit.commandline.parsing import parsed
+from toolkit.evaluation.best_epoch import out_of_patience
 from toolkit.options import FREE_NAMES
 from toolkit.recipe.named import load_recipe
 from toolkit.recipe.signature import Recipe, shared_parameters
@@ -93,9 +94,10 @@ def finished(recipe: str, wanted: dict) -> bool:
                 "give the old value, or another --out"
             )
     results = [*RESULTS, *(["predictions.csv"] if run.recipe["data"].get("test") else [])]
-    return all(run.path(name).is_file() for name in results) and run.metrics.get("epochs") == (
-        wanted["epochs"] or before["epochs"]
-    )
+    if not all(run.path(name).is_file() for name in results):
+        return False
+    epochs, best = (run.metrics.get(name) for name in ("epochs", "best_epoch"))
+    return epochs == (wanted["epochs"] or before["epochs"]) or out_of_patience(epochs, best, wanted.get("patience"))
 
 
 def as_recorded(name: str, value: object) -> object:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Auto = Literal["auto"]
+Figure = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
 
 FREE = "may change when a run is resumed"
 "Marks the type of an option that does not change the method of a run."
@@ -40,6 +41,10 @@ class Options:
     bs: int | Auto | None = None  # batch size, or auto: the largest that fits in memory
     accum: int = 1  # batches accumulated for an optimiser step
     image_size: int = 224  # side of the square that the network sees, in pixels
+    best: Figure = "accuracy"  # validation figure that chooses the epoch whose weights are kept
+    patience: Annotated[int | None, FREE] = None  # end training after as many epochs without a better one (default: no)
+
+    promise: Annotated[float | None, FREE] = None  # precision that model.onnx keeps, by unsure answers (default: none)
 
     # Computing
     workers: Annotated[int | Auto | None, FREE] = None  # data-loading processes; auto: measured (default: one a core)

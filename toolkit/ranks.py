@@ -96,11 +96,13 @@ def add_up(tensor: "torch.Tensor") -> "torch.Tensor":
 
 
 def total(number: "float | torch.Tensor") -> "float | torch.Tensor":
-    "The sum of `number` over all ranks, in float64; `number` itself if there is one rank."
+    "The sum of `number` over all ranks, in float64: a float, or an array as a tensor; itself if there is one rank."
     if count() == 1:
         return number
     import torch
 
+    if isinstance(number, torch.Tensor) and number.ndim:
+        return add_up(number.to("cpu", torch.float64))
     return float(add_up(torch.tensor(float(number), dtype=torch.float64)))
 
 

@@ -9,6 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 
 
+@contextmanager
+def opencv_in_one_thread() -> Iterator[None]:
+    "OpenCV starts no threads of its own in the block, where threads that decode already use every core."
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def in_order(function: Callable, items: Iterable, workers: int, ahead: int) -> Iterator[Any]:
     """Yield function(item) for each item, in order.
 

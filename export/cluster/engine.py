@@ -26,7 +26,9 @@ from export.predictions import formats, journal
 from export.predictions.columns import check_distinct, columns_for
 from export.predictions.options import PredictOptions
 from export.predictions.resume import resumable
+from export.predictions.unsure import UNSURE, threshold_of, unsure_line
 from export.runtime.batch_size import checked_bs
+from export.runtime.metadata import Card
 from export.runtime.metadata import content as content_of
 from export.runtime.progress import print_line
 from export.session import Classifier
@@ -61,7 +63,7 @@ def predict_on_cluster(
     _check(out, options)
     photos, model, content = named_objects(images), Path(model), content_of(Path(model))
     classifier = Classifier(model, "cpu", bs, tta=options.tta)
-    _check_table(classifier.card.classes, options, photos)
+    _check_table(classifier.card, options, photos)
     with connected(options.address):
         share = share_of(resources(), options.device, options.share, options.actors)
         if bs == "auto":
@@ -79,6 +81,8 @@ def predict_on_cluster(
                 _write_errors(out, unread)
                 shards.finish(target, settings, done, [len(part) for part in parts])
     _print_summary(out, unread, earlier, len(photos), time.monotonic() - started, share)
+    if threshold_of(classifier.card, options.answer_all, options.fallback) is not None:
+        print(unsure_line(classifier.card, sum(note.unsure for note in done.values()), len(photos) - len(unread)))
     return unread
 
 
@@ -95,11 +99,12 @@ def _check(out: str, options: PredictOptions) -> None:
         target_of(Path(_errors_file(out)))
 
 
-def _check_table(classes: list[str], options: PredictOptions, photos: Objects) -> None:
+def _check_table(card: Card, options: PredictOptions, photos: Objects) -> None:
     "Raises ValueError if the table can't have the columns or the texts."
-    columns = columns_for(classes, options.probabilities, options.top)
+    columns = columns_for(card.classes, options.probabilities, options.top)
+    threshold_of(card, options.answer_all, options.fallback)
     check_distinct(columns, "parquet")
-    texts = (*columns.header, *classes, options.fallback)
+    texts = (*columns.header, *card.classes, options.fallback, UNSURE)
     formats.check_kind("parquet", (*texts, *(name for name, _ in photos)))
 
 
@@ -114,6 +119,7 @@ def _settings(classifier: Classifier, photos: Objects, options: PredictOptions, 
         "--probabilities": options.probabilities,
         "--top": options.top,
         "--fallback": options.fallback,
+        "--answer_all": options.answer_all,
         "model": classifier.checksum,
         "onnxruntime": onnxruntime.__version__,
         "images": len(photos),

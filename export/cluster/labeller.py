@@ -16,6 +16,8 @@ from export.cluster.shards import run_of, shard_file
 from export.predictions.columns import Columns, columns_for
 from export.predictions.formats import cells_of, write_parquet
 from export.predictions.journal import Row, packed
+from export.predictions.unsure import is_unsure, unsure_below
+from export.runtime.metadata import Card
 from export.session import Classifier
 from toolkit.errors import user_message
 from toolkit.threads import in_order
@@ -25,7 +27,7 @@ class Job(NamedTuple):
     "The part of a run that is the same for all its actors."
 
     settings: dict
-    "All that the rows depend on: onnxruntime (its version), device, --bs, --tta, --probabilities, --top, --fallback."
+    "All that the rows depend on: onnxruntime (its version), device, --bs, --tta, --probabilities, --top, ..."
     model: str
     "Its file name, for messages; the content comes from the node's object store."
     out: str
@@ -51,9 +53,7 @@ class Labeller:
         number, photos = int(row["shard"]), json.loads(row["photos"])
         try:
             self.classifier = self.classifier or _loaded(self.model, self.job)
-            columns = columns_for(
-                self.classifier.card.classes, self.job.settings["--probabilities"], self.job.settings["--top"]
-            )
+            columns = _columns(self.classifier.card, self.job.settings)
             rows = list(_rows(self.classifier, photos, columns, self.job.workers))
             write_object(shard_file(self.job.out, number), _shard(rows, columns, self.job))
         except (ValueError, ImportError, OSError) as error:
@@ -61,6 +61,11 @@ class Labeller:
                 raise
             return {"rows": 0, "fault": f"{message} (on {socket.gethostname()})"}
         return {"rows": len(rows), "fault": ""}
+
+
+def _columns(card: Card, settings: dict) -> Columns:
+    columns = columns_for(card.classes, settings["--probabilities"], settings["--top"])
+    return columns._replace(keep=unsure_below(None if settings["--answer_all"] else card.threshold, columns.keep))
 
 
 def _loaded(model, job: Job) -> Classifier:
@@ -118,6 +123,7 @@ def _content(where: str) -> str | bytes | OSError:
 def _shard(rows: list[Row], columns: Columns, job: Job) -> bytes:
     "The bytes of the Parquet file, with the note that `export.cluster.shards` reads in its footer."
     unread = [(number, row.reason) for number, row in enumerate(rows) if row.reason is not None]
-    note, file = {"run": run_of(job.settings), "unread": json.dumps(unread)}, io.BytesIO()
+    unsure, file = sum(is_unsure(row.labels) for row in rows), io.BytesIO()
+    note = {"run": run_of(job.settings), "unread": json.dumps(unread), "unsure": str(unsure)}
     write_parquet(file, columns, (cells_of(row, columns, job.settings["--fallback"]) for row in rows), note)
     return file.getvalue()

@@ -29,6 +29,8 @@ class Note(NamedTuple):
     rows: int
     unread: list[tuple[int, str]]
     "(row, reason) of each photo that can't be read."
+    unsure: int
+    "Answers below the model's threshold."
 
 
 def shard_file(out: str, number: int) -> str:
@@ -111,6 +113,7 @@ def _note(where: str) -> Note | None:
     try:
         with fs.open(path, "rb") as file:
             footer = parquet.read_metadata(file)
-        return Note(footer.metadata[b"run"].decode(), footer.num_rows, json.loads(footer.metadata[b"unread"]))
+        run, unread, unsure = (footer.metadata[name].decode() for name in (b"run", b"unread", b"unsure"))
+        return Note(run, footer.num_rows, json.loads(unread), int(unsure))
     except (pyarrow.ArrowInvalid, KeyError, TypeError):
         return None

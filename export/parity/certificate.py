@@ -86,7 +86,7 @@ def brief(certificate: dict[str, Any]) -> str:
     return (
         f"verified in {certificate['precision']} on {certificate['arithmetic']}: {_source(certificate)}'s label on "
         f"{certificate['agreement']:.2%} of {certificate['images']} photos"
-    )
+    ) + "".join(f"\n{line.strip()}" for line in _unsure_lines(certificate))
 
 
 def table(certificate: dict[str, Any]) -> str:
@@ -98,6 +98,7 @@ def table(certificate: dict[str, Any]) -> str:
         f"  accuracy            {certificate['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})",
         f"  calibration error   {certificate['ece']:.4f}{fitted}",
     ]
+    lines += _unsure_lines(certificate)
     if "budget" not in certificate:
         return "\n".join([*lines, "  compared with no trained model: none was given"])
     if "compared_with" in certificate:
@@ -118,6 +119,23 @@ def table(certificate: dict[str, Any]) -> str:
             *_feature_lines(certificate),
             *([f"  kept in float32     {', '.join(kept)}"] if kept else []),
         ]
+    )
+
+
+def _unsure_lines(certificate: dict[str, Any]) -> list[str]:
+    return [f"  unsure              {unsure_text(certificate['unsure'])}"] if "unsure" in certificate else []
+
+
+def unsure_text(found: dict[str, Any]) -> str:
+    "Words for the figures of `toolkit.evaluation.selective` at a threshold."
+    unsure = found["images"] - found["answered"]
+    left = f"{unsure} of {found['images']} photos, with a confidence below {found['threshold']:.4g}"
+    if not found["answered"]:
+        return left
+    low, high = found["precision_interval"]
+    return (
+        f"{left}; of the others {found['precision']:.2%} are right (95 % interval {low:.2%} to {high:.2%}), "
+        f"{found['promise']:g} was promised"
     )
 
 

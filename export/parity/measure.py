@@ -10,13 +10,17 @@ from export.convert.raw_outputs import raw_outputs
 from export.parity.certificate import BUDGETS, FEATURE_BUDGET_EXACT, FEATURE_BUDGETS
 from export.parity.reference import Reference
 from export.runtime.buffers import FEATURES, OUTPUTS
+from export.runtime.metadata import Card
 from export.session import Classifier
 from toolkit.evaluation.calibration import TEMPERATURES, calibration_error, reliability_curve
 from toolkit.evaluation.metrics import softmax
+from toolkit.evaluation.selective import judged, promised
 from toolkit.evaluation.statistics import wilson_interval
 
 
-def measured(reference: Reference, model: Path, device: str, precision: str, kept: list[str]) -> dict[str, Any]:
+def measured(
+    reference: Reference, model: Path, device: str, precision: str, kept: list[str], promise: float = 0
+) -> dict[str, Any]:
     """The certificate of the file `model` on the photos of the reference, within the budget or not.
 
     Keys: precision, kept (layers in float32), device, arithmetic (in words), images, not_finite (photos whose logits
@@ -27,7 +31,8 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     difference of the photos that differ most), budget. If the logits are those of other files, `torch_accuracy` is
     their accuracy, compared_with says which files, and the budget is that of float32: both compute the same. If file
     and reference have features: feature_difference (the largest over the photos of |file - torch| / |torch|, Euclidean
-    lengths) and feature_cosine (the smallest).
+    lengths) and feature_cosine (the smallest). promise, if it is given: what `selective.promised` finds for it; else
+    unsure, if the file has a threshold: what `selective.judged` finds at it.
     """
     classifier = Classifier(model, device)
     with as_computed(model, precision, classifier.device) as computed:
@@ -37,7 +42,7 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
     temperature = _temperature(classifier)
     finite = np.all([np.isfinite(each).all(1) for each in (logits, probabilities, *features)], axis=0)
     logits, probabilities = np.nan_to_num(logits), np.nan_to_num(probabilities)
-    names = np.array(classifier.card.classes)[logits.argmax(1)]
+    names, confidence = np.array(classifier.card.classes)[logits.argmax(1)], np.minimum(probabilities.max(1), 1)
     right = names == np.array(reference.labels)
     certificate = {
         "precision": precision,
@@ -49,8 +54,9 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
         "softmax_difference": float(np.abs(softmax(logits / temperature) - probabilities)[finite].max(initial=0)),
         "accuracy": float(right.mean()),
         "accuracy_interval": list(wilson_interval(int(right.sum()), len(right))),
-        "ece": calibration_error(reliability_curve(np.minimum(probabilities.max(1), 1), right)),
+        "ece": calibration_error(reliability_curve(confidence, right)),
         "ece_in_sample": reference.validation and temperature != 1,
+        **_selective(classifier.card, confidence, right, promise),
     }
     if reference.logits is None:
         return certificate
@@ -62,6 +68,16 @@ def measured(reference: Reference, model: Path, device: str, precision: str, kep
         certificate |= _feature_differences(reference.features, np.nan_to_num(features[0]))
         certificate["feature_budget"] = _feature_budget(precision, classifier.device)
     return certificate
+
+
+def _selective(card: Card, confidence: np.ndarray, right: np.ndarray, promise: float) -> dict[str, Any]:
+    "The certificate's figures on the answers above a threshold: the one that `promise` needs, or the file's own."
+    if promise:
+        return {"promise": promised(confidence, right, promise)}
+    if card.threshold is None:
+        return {}
+    own = {name: card.promise.get(name) for name in ("promise", "threshold")}
+    return {"unsure": own | judged(confidence, right, card.threshold)}
 
 
 def _compared(

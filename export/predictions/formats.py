@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from export.predictions.columns import Columns
 from export.predictions.journal import Row, unpacked
+from export.predictions.unsure import UNSURE, is_unsure
 from toolkit.files import csv_writer, has_return, replacing
 
 Unread = list[tuple[str, Path, str]]
@@ -48,6 +49,8 @@ def check_kind(kind: str, texts: Iterable[str], flag: str = "--format parquet") 
 def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quoted: bool, fallback: str) -> None:
     """Write the predictions, a row per photo. A photo that can't be read has the label `fallback` and no figures.
 
+    An unsure answer has the label `fallback`, or the word unsure if that is empty.
+
     quoted: see `has_return`.
     """
     cells = (cells_of(row, columns, fallback) for row in rows)
@@ -62,7 +65,8 @@ def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quo
 
 def cells_of(row: Row, columns: Columns, fallback: str) -> list[str | float | None]:
     "The cells of a row of the table, its name first."
-    kept = {"label": row.labels or [fallback or None], "figure": unpacked(row.figures).tolist()}
+    labels = [fallback or UNSURE, *row.labels[1:]] if is_unsure(row.labels) else row.labels or [fallback or None]
+    kept = {"label": labels, "figure": unpacked(row.figures).tolist()}
     return [row.name, *(kept[kind][index] if index < len(kept[kind]) else None for kind, index in columns.cells)]
 
 

@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
     name: str
     labels: list[str]
-    "Class names, the most likely first; empty if the photo can't be read."
+    "Class names, the most likely first; empty if the photo can't be read. See `export.predictions.unsure` too."
     figures: str
     "float32, little-endian, base64: 0.1 s for 10^6 of them; text takes 2 s."
     size: int | None

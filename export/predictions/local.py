@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-
 from export.ensemble import Ensemble, of_one_size, opened_model
 from export.predictions import formats, journal
 from export.predictions.columns import Columns
@@ -20,12 +18,16 @@ from export.predictions.options import PredictOptions
 from export.predictions.output_files import clear_leftovers
 from export.predictions.request import Request, checked_columns, checked_request, settings_of, texts_of
 from export.predictions.resume import continue_run, file_size, finished, record, resumable, start_run
+from export.predictions.sort import check_sort, check_sorted, sort_photos
+from export.predictions.unsure import is_unsure, threshold_of, unsure_line
 from export.reading.readers import Readers, worthwhile
 from export.runtime.batch_size import checked_bs
+from export.runtime.metadata import Card
 from export.runtime.profiler import Stopwatch, Watch, unwatched
 from export.runtime.progress import print_line, with_bar
 from export.session import Classifier
 from toolkit.machine import cores
+from toolkit.threads import opencv_in_one_thread
 
 
 def predict_here(
@@ -46,17 +48,15 @@ def predict_here(
         readers = None if options.resume else _readers(request, processes, len(photos), closing)
         threads, given = _threads(len(photos), request.bs, request.workers), options.features is not None
         classifier = opened_model(models, request.device, request.bs, threads, options.tta, given)
-        columns = checked_columns(classifier.card.classes, request, options)
+        columns = checked_columns(classifier.card, request, options)
+        check_sort(options.sort, images, classifier.card.classes, options.resume)
         closing.enter_context(journal.held(partial))
         clear_leftovers(out, request.features)
         settings = settings_of(classifier, request, options)
         table_settings = settings | {"--fallback": options.fallback, "--format": request.kind}
         if options.resume and out.exists() and not partial.exists():
-            return _finished(request, table_settings, options.zip)
-        begin = continue_run if options.resume and partial.exists() else start_run
-        photos, done = begin(partial, settings, photos)
-        if checked_bs(options.bs) == "auto":
-            print_line(f"bs auto: {classifier.bs}")
+            return _finished(request, table_settings, options)
+        photos, done = _begun(request, settings, options)
         if options.resume:
             readers = _readers(request, processes, len(photos) - done, closing)
         readers = readers if of_one_size(classifier) else None
@@ -70,11 +70,22 @@ def predict_here(
             if options.zip:
                 formats.write_zip(out)
             record(out, table_settings, photos)
+        lines = list(_after_the_table(classifier.card, options, partial, photos))
         partial.unlink()
     _print_summary(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
+    print(*lines, sep="\n", end="\n" if lines else "")
     if options.profile:
         _print_profile(watch, classifier, len(photos) - done, request.workers, readers is not None)
     return unread
+
+
+def _begun(request: Request, settings: dict, options: PredictOptions) -> tuple[Named, int]:
+    "The photos of the run, which begins or goes on, and how many of them have their row."
+    begin = continue_run if options.resume and request.partial.exists() else start_run
+    photos, done = begin(request.partial, settings, request.photos)
+    if checked_bs(options.bs) == "auto":
+        print_line(f"bs auto: {settings['--bs']}")
+    return photos, done
 
 
 def _threads(photos: int, bs: int | str, workers: int) -> int | None:
@@ -96,13 +107,25 @@ def _readers(request: Request, processes: bool | None, photos: int, closing: con
     return closing.enter_context(contextlib.closing(Readers(max(request.workers, 1))))
 
 
-def _finished(request: Request, settings: dict, zipped: bool) -> Unread:
+def _after_the_table(card: Card, options: PredictOptions, partial: Path, photos: Named) -> Iterator[str]:
+    "With --sort, sort the photos; yield the lines on them and on unsure answers."
+    if options.sort:
+        count = sort_photos(Path(options.sort), journal.rows(partial), photos, options.sort_as)
+        yield f"sorted {count} photos into {options.sort}; `python -m export.unsort {options.sort}` undoes it"
+    if threshold_of(card, options.answer_all, options.fallback) is not None:
+        unsure = [is_unsure(row.labels) for row in journal.rows(partial) if row.reason is None]
+        yield unsure_line(card, sum(unsure), len(unsure))
+
+
+def _finished(request: Request, settings: dict, options: PredictOptions) -> Unread:
     "The photos that a finished run could not read. Its zip is written if it is asked for only now."
     unread = finished(request.out, request.kind, settings, request.photos)
     if request.features:
         check_finished(request.features, len(request.photos))
-    if zipped:
+    if options.zip:
         formats.write_zip(request.out)
+    if options.sort:
+        check_sorted(Path(options.sort))
     return unread
 
 
@@ -141,19 +164,8 @@ def _with_features(
 def _all_rows(partial: Path, new_rows: Iterator[Row], done: int, total: int, bs: int) -> Iterator[Iterator[Row]]:
     "Every row: first the `done` ones of the journal, then the new ones, each appended to the journal first."
     appended = journal.extended(partial, with_bar(new_rows, done, total), bs)
-    with contextlib.closing(new_rows), contextlib.closing(appended), _opencv_in_one_thread():
+    with contextlib.closing(new_rows), contextlib.closing(appended), opencv_in_one_thread():
         yield itertools.chain(journal.rows(partial), appended)
-
-
-@contextlib.contextmanager
-def _opencv_in_one_thread() -> Iterator[None]:
-    "OpenCV starts no threads of its own in the block: the threads that decode already use every core."
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _with_errors_file(out: Path, photos: Named, rows: Iterator[Row], unread: Unread) -> Iterator[Row]:

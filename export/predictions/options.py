@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from typing_extensions import Doc
 
 from export.predictions.formats import KINDS
+from export.predictions.sort import AS
 from export.runtime.providers import DEVICES
 from export.session import TTA
 from toolkit.commandline.parameters import field_comments
@@ -24,13 +25,16 @@ class PredictOptions:
     bs: int | Literal["auto"] = "auto"  # batch size; auto chooses by model and free memory, and prints its choice
     workers: int | None = None  # threads (with a GPU: processes) that read photos; one per core unless given
     probabilities: bool = False  # add the confidence and one column per class
-    fallback: str = ""  # pred_label of a photo that can't be read
+    fallback: str = ""  # pred_label of a photo that can't be read or is unsure (default: empty; unsure)
+    answer_all: bool = False  # label unsure photos too, if the model has a promised precision
     resume: bool = False  # continue a run that was killed; the file is the same as without the kill
     top: int = 0  # add the N most likely classes, each with its confidence
     tta: Annotated[str, {"choices": TTA}] = "none"  # flip: mean of a photo and its mirror image, at twice the time
     format: Annotated[str, {"choices": ["auto", *KINDS]}] = "auto"  # file format; auto: by the suffix of --out
     sample: Path | None = None  # sample_submission.csv: the table gets its ids, their order and its columns
     zip: bool = False  # also write the file into a .zip beside it
+    sort: Path | None = None  # folder for a link to each photo by its label; export.unsort undoes it
+    sort_as: Annotated[str, {"choices": AS}] = "link"  # copy: copies of the photos instead of links
     engine: Annotated[str, {"choices": ["local", "ray"]}] = "local"  # ray: on a cluster, into a folder
     address: str | None = None  # address of the cluster, HOST:PORT (default: RAY_ADDRESS, else this machine alone)
     share: float | None = None  # CPUs of an actor (default: 4); on GPUs its GPUs (default: 1), also a fraction of one
@@ -47,7 +51,7 @@ def check_engine(options: PredictOptions, images: object, models: int = 1) -> No
                 f"--engine ray takes one model, not {models}: average them in one file by `python -m export.average`"
             )
         flags = {"--sample": options.sample, "--zip": options.zip, "--profile": options.profile}
-        flags["--features"] = options.features
+        flags |= {"--features": options.features, "--sort": options.sort}
         if given := [flag for flag, value in flags.items() if value]:
             raise ValueError(
                 f"--engine ray writes a folder of shards from many processes: leave out {', '.join(given)}"

@@ -14,8 +14,9 @@ from export.predictions.options import PredictOptions
 from export.predictions.output_files import check_not_read, output_files
 from export.predictions.resume import recorded_bs
 from export.predictions.sample_submission import in_order, read_sample
+from export.predictions.unsure import UNSURE, threshold_of, unsure_below
 from export.runtime.batch_size import checked_bs
-from export.runtime.metadata import check_exists
+from export.runtime.metadata import Card, check_exists
 from export.runtime.providers import choose_device
 from export.session import Classifier
 from toolkit.machine import cores
@@ -79,17 +80,20 @@ def _photos(images: str | Path | dict[str, Path], sample: Path | None) -> tuple[
     return header, in_order(photos, ids, Path(sample))
 
 
-def checked_columns(classes: list[str], request: Request, options: PredictOptions) -> Columns:
+def checked_columns(card: Card, request: Request, options: PredictOptions) -> Columns:
     "Raises ValueError or ImportError if the table can't have the columns, or the file can't hold the texts."
-    columns = columns_for(classes, options.probabilities, options.top, request.header)
+    columns = columns_for(card.classes, options.probabilities, options.top, request.header)
+    columns = columns._replace(
+        keep=unsure_below(threshold_of(card, options.answer_all, options.fallback), columns.keep)
+    )
     check_distinct(columns, request.kind)
-    formats.check_kind(request.kind, texts_of(columns, classes, options, request.photos))
+    formats.check_kind(request.kind, texts_of(columns, card.classes, options, request.photos))
     return columns
 
 
 def texts_of(columns: Columns, classes: list[str], options: PredictOptions, photos: Named) -> Iterator[str]:
     "All text that the table may hold."
-    return itertools.chain(columns.header, classes, [options.fallback], (name for name, _ in photos))
+    return itertools.chain(columns.header, classes, [options.fallback, UNSURE], (name for name, _ in photos))
 
 
 def settings_of(classifier: Classifier | Ensemble, request: Request, options: PredictOptions) -> dict:
@@ -102,6 +106,7 @@ def settings_of(classifier: Classifier | Ensemble, request: Request, options: Pr
         "device": classifier.device,
         "--bs": classifier.bs,
         "--tta": classifier.tta,
+        "--answer_all": options.answer_all,
         "--probabilities": options.probabilities,
         "--top": options.top,
         "columns of --sample": request.header,

@@ -109,6 +109,13 @@ class Card:
     verification: object = None
     weights_license: object = None
     features: object = None
+    promise: dict | None = None
+    "What `toolkit.evaluation.selective.promised` returns; None if every photo gets an answer."
+
+    @property
+    def threshold(self) -> float | None:
+        "The calibrated confidence below which an answer is unsure; None if every photo gets an answer."
+        return self.promise["threshold"] if self.promise else None
 
 
 def feature_size(session: "onnxruntime.InferenceSession") -> int | None:
@@ -127,6 +134,7 @@ def read_card(session: "onnxruntime.InferenceSession", model: str | Path) -> Car
     names = [field.name for field in fields(Card)]
     card = Card(**{name: _json(found, name, model) for name in names if name in found or name in names[:2]})
     fault = _classes_fault(card.classes, session) or _preprocess_fault(card.preprocess, session)
+    fault = fault or _promise_fault(card.promise)
     if fault:
         raise ValueError(f"{model}: {fault}; export it again with `python -m export.to_onnx RUN`")
     return replace(card, preprocess=upgraded(card.preprocess))
@@ -159,6 +167,13 @@ def _preprocess_fault(preprocess, session) -> str | None:
         if isinstance(size, int) and size != preprocess["crop"]:
             return f"its preprocess crops to {preprocess['crop']} pixels, its input takes {size}"
     return None
+
+
+def _promise_fault(promise: object) -> str | None:
+    threshold = promise.get("threshold") if isinstance(promise, dict) else promise
+    if promise is None or isinstance(promise, dict) and type(threshold) in (int, float) and 0 <= threshold <= 1:
+        return None
+    return f"its promise has the threshold {threshold!r:.60}, expected a number from 0 to 1"
 
 
 def first_line(error: Exception) -> str:

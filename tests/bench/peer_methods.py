@@ -212,7 +212,7 @@ OURS = ["toolkit.training.begin", "toolkit.training.fit", "toolkit.evaluation.re
 
 def our_side(spec: Spec, stack: ExitStack) -> Trained:
     "hw1, or rapid at its defaults, with --minutes if the spec has them."
-    from toolkit.evaluation.results import HISTORY
+    from toolkit.evaluation.best_epoch import HISTORY
     from toolkit.files import read_csv
     from toolkit.learner.device import in_float32
     from toolkit.training.begin import begin

@@ -38,7 +38,7 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.convert",
     "export.parity",
     "export.cluster",
-    "export.predict export.to_onnx export.verify export.average export.hub",
+    "export.predict export.to_onnx export.verify export.average export.hub export.unsort",
     "recipes",
 )
 RANK = {family: rank for rank, line in enumerate(ORDER) for family in line.split()}

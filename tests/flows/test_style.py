@@ -9,7 +9,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("recipes", "toolkit", "export")
 LINES_OF_A_MODULE, LINES_OF_A_FUNCTION, PARAMETERS = 200, 50, 8
 OPENERS = {"Of", "What", "Where", "Whether", "Which"}
-COMMANDS = {"learner": "a recipe: its parameters are options of its command"}  # functions that may have more, and why
+COMMANDS = {  # functions that may have more, and why
+    "learner": "a recipe: its parameters are options of its command",
+    "to_onnx": "a command: its parameters are its options",
+}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

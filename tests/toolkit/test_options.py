@@ -21,7 +21,8 @@ def test_choices_are_the_tables_of_the_code():
 
 def test_what_resume_may_change_is_no_part_of_the_method():
     assert FREE_NAMES == set(
-        "data refit fetch any_license epochs workers device cache save_every profile log out resume".split()
+        "data refit fetch any_license epochs patience promise workers device cache".split()
+        + "save_every profile log out resume".split()
     )
 
 

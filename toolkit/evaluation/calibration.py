@@ -105,12 +105,16 @@ def scaled_by_other_half(probabilities: np.ndarray, labels: np.ndarray) -> np.nd
     are random, and the same for the same n.
     """
     probabilities, labels = check_probabilities(probabilities, labels)
-    logits, order = log_probabilities(probabilities), np.random.default_rng(0).permutation(len(labels))
-    halves, scaled = np.array_split(order, 2), np.array(probabilities)
+    logits, halves, scaled = log_probabilities(probabilities), random_halves(len(labels)), np.array(probabilities)
     for half, other in (halves, halves[::-1]):
         if len(half) and len(other):
             scaled[half] = softmax(logits[half] / temperature(logits[other], labels[other]))
     return scaled
+
+
+def random_halves(images: int) -> list[np.ndarray]:
+    "The indices of two random halves of the images, the same for the same number of images."
+    return np.array_split(np.random.default_rng(0).permutation(images), 2)
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from toolkit.evaluation.results import best_epoch
+from toolkit.evaluation.best_epoch import best_epoch
+from toolkit.evaluation.results import chosen_by
 from toolkit.evaluation.statistics import (
     ALPHA,
     holm,
@@ -36,7 +37,8 @@ def variants(study: Study) -> list[dict]:
     the images. The uncertainty from the seeds is sd.
     """
     rows = []
-    for name, accuracy, histories in zip(study.names, study.accuracy, study.histories, strict=True):
+    for name, accuracy, runs, histories in zip(study.names, study.accuracy, study.runs, study.histories, strict=True):
+        best = [best_epoch({}, *each) for each in zip(histories, map(chosen_by, runs), strict=True)]
         mean = float(accuracy.mean())
         low, high = wilson_interval(round(mean * study.images), study.images)
         rows.append(
@@ -48,7 +50,7 @@ def variants(study: Study) -> list[dict]:
                 "sd": _standard_deviation(accuracy),
                 "low": low,
                 "high": high,
-                "best_epoch": float(np.mean([best_epoch({}, history) for history in histories])),
+                "best_epoch": float(np.mean(best)),
                 "epochs_to_90": float(np.mean([epochs_to(history, 0.9) for history in histories])),
                 "seconds": float(np.mean([history["seconds"].sum() for history in histories])),
             }

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.evaluation import metrics
+from toolkit.evaluation.best_epoch import history_columns
 from toolkit.files import parse_json, read_csv, write_csv
 from toolkit.run import Run
 
-HISTORY = "epoch train_loss valid_loss accuracy lr seconds".split()  # columns of history.csv
 PREDICTIONS = "file label prediction confidence".split()  # columns of valid_predictions.csv
 FINDER, COLUMNS = "lr_finder.csv", ["lr", "loss", "chosen"]
 
@@ -26,7 +26,7 @@ def read_history(run: Run) -> dict[str, np.ndarray]:
     path = run.path("history.csv")
     if not path.exists():
         return {}
-    header, *rows = read_csv(path, HISTORY)
+    header, *rows = read_csv(path, history_columns(chosen_by(run)))
     try:
         columns = [[float(cell or "nan") for cell in column] for column in zip(*rows, strict=True)]
     except ValueError as error:
@@ -37,16 +37,9 @@ def read_history(run: Run) -> dict[str, np.ndarray]:
     return history
 
 
-def best_epoch(figures: dict, history: dict[str, np.ndarray]) -> int | None:
-    """The best epoch in metrics.json (`figures`), else the most accurate epoch so far; None before the first.
-
-    Ties go to the lowest validation loss.
-    """
-    if "best_epoch" in figures:
-        return figures["best_epoch"]
-    if history and np.isfinite(history["accuracy"]).any():
-        return int(history["epoch"][np.lexsort((history["valid_loss"], -history["accuracy"]))[0]])  # NaN comes last
-    return None
+def chosen_by(run: Run) -> str:
+    "The figure that chooses the best epoch of a run; accuracy in those of versions without --best."
+    return run.recipe["options"].get("best", "accuracy")
 
 
 # Predictions on the validation images

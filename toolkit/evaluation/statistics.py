@@ -38,6 +38,16 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     return low, high
 
 
+def exact_interval(correct: int, total: int) -> tuple[float, float]:
+    """(low, high): the exact 95 % interval of the true rate, from `correct` successes in `total` draws.
+
+    Clopper and Pearson 1934. It holds the truth at least 95 times in 100, for any rate and few images too.
+    """
+    from scipy.stats import binomtest
+
+    return tuple(map(float, binomtest(correct, total).proportion_ci(0.95, "exact")))
+
+
 def macro_f1_interval(confusion: np.ndarray) -> tuple[float, float] | None:
     """The 95 % interval (low, high) of `metrics.macro_f1`: normal in log odds, so that it stays within 0 and 1.
 

@@ -22,6 +22,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 
 from toolkit import ranks
+from toolkit.evaluation.best_epoch import FROM_CONFUSION
 from toolkit.evaluation.mistakes import most_confident_mistakes, thumbnails
 from toolkit.evaluation.results import read_history, read_predictions
 from toolkit.files import write_json
@@ -130,10 +131,11 @@ def _printing_errors(name: str, logger: Logger, remedy: str) -> Iterator[None]:
 
 
 def finished_epochs(run: Run) -> dict[int, dict[str, float]]:
-    "The CURVES of each finished epoch, by its number; infinite values and nan are left out."
+    "The CURVES of each finished epoch by its number, and the figure of --best; infinite values and nan are left out."
     history = read_history(run)
+    names = [name for name in history if name in (*CURVES, *FROM_CONFUSION)]
     return {
-        int(epoch): {name: float(history[name][i]) for name in CURVES if math.isfinite(history[name][i])}
+        int(epoch): {name: float(history[name][i]) for name in names if math.isfinite(history[name][i])}
         for i, epoch in enumerate(history.get("epoch", ()))
     }
 

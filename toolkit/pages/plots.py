@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from toolkit.evaluation.best_epoch import FROM_CONFUSION
 from toolkit.pages.drawing import BLUE, INK, ORANGE, add_axes, short
 
 CURVES = {  # title: (column, name, colour, style) of each line
@@ -24,7 +25,7 @@ def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, 
     figure = Figure(figsize=(4.0 * len(titles), 2.8), layout="constrained")
     for position, title in enumerate(titles, 1):
         axes = add_axes(figure, position, len(titles), title, "epoch")
-        for column, name, colour, style in CURVES[title]:
+        for column, name, colour, style in lines_of(title, history):
             marker = "o" if len(history["epoch"]) < 25 else None
             axes.plot(history["epoch"], history[column], style, color=colour, marker=marker, markersize=3, label=name)
         if best is not None:
@@ -32,6 +33,12 @@ def curves(history: dict[str, np.ndarray], best: int | None, titles: tuple[str, 
         _scale(axes, title, history)
         axes.legend(fontsize=9, frameon=False, labelcolor=INK)
     return figure
+
+
+def lines_of(title: str, history: dict[str, np.ndarray]) -> list[tuple[str, str, str, str]]:
+    "The (column, name, colour, style) of each line of a panel. The figure of --best stands beside the accuracy."
+    chosen = [name for name in FROM_CONFUSION if name in history and title == "Validation accuracy"]
+    return CURVES[title] + [(name, name.replace("_", " "), BLUE, "-") for name in chosen]
 
 
 def _scale(axes: Axes, title: str, history: dict[str, np.ndarray]) -> None:

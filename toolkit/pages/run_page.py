@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.evaluation import mistakes
+from toolkit.evaluation.best_epoch import best_epoch
 from toolkit.evaluation.formatting import number, percent, with_unit
 from toolkit.evaluation.results import (
     Predictions,
-    best_epoch,
+    chosen_by,
     read_certificate,
     read_history,
     read_predictions,
@@ -38,7 +39,8 @@ def write_report(run: Run) -> Path:
     """
     history, predictions, figures = read_history(run), read_predictions(run), run.metrics
     if history:
-        write_atomic(run.path("curves.png"), png(plots.curves(history, best_epoch(figures, history))))
+        best = best_epoch(figures, history, chosen_by(run))
+        write_atomic(run.path("curves.png"), png(plots.curves(history, best)))
     if predictions:
         order = mistakes.similarity_order(predictions.confusion)
         names = [predictions.classes[i] for i in order]
@@ -53,7 +55,7 @@ def write_report(run: Run) -> Path:
 
 def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | None, figures: dict) -> str:
     "The HTML of the page. figures: metrics.json, empty if the run has not finished."
-    data, best = run.recipe["data"], best_epoch(figures, history)
+    data, best = run.recipe["data"], best_epoch(figures, history, chosen_by(run))
     counts = data.get("counts")
     return template("report.html").render(
         run=run,
@@ -65,6 +67,7 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         chance=chance_difference(predictions),
         epochs=len(history.get("epoch", ())),
         best=best,
+        chosen_by=chosen_by(run),
         curves=curve_panels(history, best) + finder_panels(run),
         matrix=mistakes.confusion_cells(predictions) if predictions else None,
         examples=mistakes.examples(predictions, Path(data["path"])) if predictions else None,

@@ -19,9 +19,12 @@ def curve_panels(history: dict[str, np.ndarray], best: int | None) -> list[dict]
         {
             "svg": svg(plots.curves(history, best, (title,)), title),
             "alt": f"{title} over {len(history['epoch'])} epochs: "
-            + "; ".join(f"{name} from {number(history[c][0])} to {number(history[c][-1])}" for c, name, *_ in lines),
+            + "; ".join(
+                f"{name} from {number(history[column][0])} to {number(history[column][-1])}"
+                for column, name, *_ in plots.lines_of(title, history)
+            ),
         }
-        for title, lines in plots.CURVES.items()
+        for title in plots.CURVES
     ]
 
 

@@ -14,6 +14,9 @@ from toolkit.options import FREE_NAMES, TYPES, Options, check_choices, check_fol
 from toolkit.ranges import check_ranges
 from toolkit.schema import read_recipe
 
+KEPT = ("epochs", "patience", "promise")
+"Options that may change when a run is resumed, and that it keeps if they are left open."
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -55,7 +58,7 @@ class Recipe:
         """Return the options with the values recorded by the run in `folder`, if any, for the options left open.
 
         Thus nothing is searched, measured or planned again. An option is left open if it is auto, or if it is None or
-        empty and may not change in a resumed run, or if it is --epochs and None. --accum follows from --bs auto,
+        empty and may not change in a resumed run, or if it is None and in KEPT. --accum follows from --bs auto,
         --weights from --arch auto.
         """
         if not (folder / "recipe.json").is_file():
@@ -79,7 +82,7 @@ class Recipe:
             return name != "device"
         if name in ("gamma", "smoothing"):
             return False  # None is the loss's default
-        return value in (None, ()) and (name not in self.free or name == "epochs")
+        return value in (None, ()) and (name not in self.free or name in KEPT)
 
     def _same_step(self, options: Options, recorded: dict[str, Any]) -> bool:
         "True if an optimiser step has as many photos by these options as in the recorded run."

@@ -9,7 +9,7 @@ import torch
 from fastai.callback.core import Callback
 
 from toolkit import ranks
-from toolkit.evaluation.results import HISTORY
+from toolkit.evaluation.best_epoch import best_row, history_columns
 from toolkit.files import write_atomic, write_csv
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.weight_average import WeightAverage
@@ -27,16 +27,16 @@ class Checkpoint(Callback):
     """Writes a run's files after each epoch, and goes on from where last.pt stands, inside an epoch too.
 
     last.pt is the truth: it holds the history too, so that a kill between two files loses and doubles nothing. The best
-    weights are those with the highest validation accuracy; of equals, those with the lowest validation loss. last.pt is
-    also written every `save_every` optimiser steps, and at the next step after `stop` was set, which then ends the fit
-    with KeyboardInterrupt. It needs a NaNGuard beside it, which keeps it from saving what a loss that is not finite has
-    reached. The first of several ranks reads and writes, and all of them stop at the same step.
+    weights are those of the best epoch by the figure `best`. last.pt is also written every `save_every` steps, and at
+    the next step after `stop` was set, which then ends the fit with KeyboardInterrupt. A NaNGuard beside it keeps a
+    loss that is not finite from being saved. Of several ranks the first writes; all stop at the same step.
     """
 
     order = 70  # after the Recorder and the schedule
 
-    def __init__(self, run: Run, epochs: int, save_every: int = 0):
+    def __init__(self, run: Run, epochs: int, save_every: int = 0, best: str = "accuracy"):
         self.target, self.epochs, self.save_every, self.stop = run, epochs, save_every, False
+        self.chosen_by, self.columns = best, history_columns(best)
         self.finished, self.rows, self.best, self.inside = 0, [], Best(), EpochProgress()
         self.halved: str | None = None  # the message on smaller batches, if memory ran out
         self.state = ranks.from_first(lambda: read_state(run.path("last.pt")))  # the next fit goes on from it
@@ -110,12 +110,13 @@ class Checkpoint(Callback):
 
     def after_epoch(self) -> None:
         self.finished, self.inside = self.finished + 1, EpochProgress()
-        accuracy, loss = float(self.recorder.metrics[0].value), float(self.recorder.loss.value)
-        figures = float(ranks.total(self.total)) / self.seen, loss, accuracy, self.rate
-        self.rows.append([self.finished, *figures, time.perf_counter() - self.start])
+        found = {"lr": self.rate, "seconds": time.perf_counter() - self.start}
+        found |= {"train_loss": ranks.total(self.total) / self.seen, "valid_loss": self.recorder.loss.value}
+        found |= {metric.name: metric.value for metric in self.recorder.metrics}
+        self.rows.append([self.finished, *(float(found[name]) for name in self.columns[1:])])
         try:
-            if (accuracy, -loss) > (self.best.accuracy, -self.best.loss):
-                self.best = Best(self.finished, accuracy, loss)
+            if (best := best_row(self.rows, self.chosen_by))["epoch"] == self.finished:
+                self.best = Best(self.finished, best["accuracy"], best["valid_loss"])
                 self._write_best()
             self._write(self._state(self.inside, random_state()))
             self.write_history()
@@ -137,7 +138,7 @@ class Checkpoint(Callback):
     def write_history(self) -> None:
         "Write history.csv, as last.pt has it."
         if ranks.rank() == 0:
-            write_csv(self.target.path("history.csv"), HISTORY, self.rows)
+            write_csv(self.target.path("history.csv"), self.columns, self.rows)
 
     def _save_step(self) -> None:
         self.learn.callback(NaNGuard).check()

@@ -8,7 +8,7 @@ import numpy as np
 from fastai.data.load import DataLoader
 
 from toolkit.evaluation.formatting import optimism_note
-from toolkit.evaluation.results import PREDICTIONS
+from toolkit.evaluation.results import PREDICTIONS, chosen_by
 from toolkit.evaluation.summary import summary
 from toolkit.files import write_csv, write_json
 from toolkit.learner.device import in_float32, peak_memory
@@ -82,10 +82,12 @@ def _profile(learn: Learner, run: Run) -> dict[str, Any]:
 def print_results(run: Run) -> None:
     "Print the accuracy, the calibration error and the paths of the run's results."
     found = run.read_json("metrics.json")
+    best = chosen_by(run)
+    by = "" if best == "accuracy" else f", the best by {best}"
     interval = "95 % interval {:.2%} to {:.2%}".format(*found["accuracy_interval"])
     print(
         f"validation accuracy {found['accuracy']:.2%} ({interval}, {found['images']} photos), "
-        f"epoch {found['best_epoch']} of {found['epochs']}"
+        f"epoch {found['best_epoch']} of {found['epochs']}{by}"
     )
     if flattered := optimism_note(found["epochs"]):
         model = shlex.quote(str(run.path("model.onnx")))

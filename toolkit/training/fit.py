@@ -15,6 +15,7 @@ from toolkit.learner.profiler import EpochTimer, Profile
 from toolkit.models.pretrained import load_weights
 from toolkit.ranges import check_ranges
 from toolkit.run import Run
+from toolkit.training.best_figure import Patience, is_over, measure_best
 from toolkit.training.checkpoint import Checkpoint
 from toolkit.training.progress import RunPage, shown
 from toolkit.training.signals import stopping_at_a_step
@@ -24,9 +25,10 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
     """Train `learn` from the present state of `run` up to `epochs` epochs, then load the best weights.
 
     epochs, save_every: by default those of `learn.options`.
-    After each epoch history.csv and last.pt are written, and best.safetensors if the accuracy is the best yet. last.pt
-    is also written every `save_every` optimiser steps. After SIGINT (Ctrl-C) or SIGTERM it is written at the next step,
-    and KeyboardInterrupt is raised. If memory runs out, batches are halved and twice as many are accumulated.
+    After each epoch history.csv and last.pt are written, and best.safetensors if the epoch is the best yet by --best.
+    Training ends early if --patience epochs in a row are not. last.pt is also written every `save_every` optimiser
+    steps. After SIGINT (Ctrl-C) or SIGTERM it is written at the next step, and KeyboardInterrupt is raised. If memory
+    runs out, batches are halved and twice as many are accumulated.
     With --profile the parts of an epoch's time are printed, and `evaluate` records them.
     On several ranks all of them train (`learner.distributed`). After training rank 0 returns; the other ranks end
     their processes in this function.
@@ -39,18 +41,19 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
     if epochs is None:
         raise ValueError("fit without a number of epochs: give epochs=, or --epochs by the recipe")
     check_ranges({"epochs": epochs, "save_every": save_every})
-    checkpoint, learn.time_spent = Checkpoint(run, epochs, save_every), EpochTimer()
+    measure_best(learn)
+    checkpoint, learn.time_spent = Checkpoint(run, epochs, save_every, options.best), EpochTimer()
     learn.profiles = [Profile()] if options.profile and ranks.rank() == 0 else []
     if checkpoint.finished >= epochs:
         print(f"all {epochs} epochs are done", flush=True)
-    elif checkpoint.state:
+    elif checkpoint.state and not is_over(checkpoint, options.patience):
         print(f"going on after {checkpoint.saved}", flush=True)
     if checkpoint.state:
         checkpoint.write_history()  # a kill may have come between the two files
     with shown(learn), stopping_at_a_step(checkpoint), _writing_doubts(learn, run):
         try:
             with distributed_gradients(learn):
-                while checkpoint.finished < epochs:
+                while not is_over(checkpoint, options.patience):
                     _fit_in_memory(learn, checkpoint)
             if checkpoint.stop:
                 raise KeyboardInterrupt
@@ -59,6 +62,12 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
         except Exception as error:
             error.add_note(_how_to_go_on(checkpoint))
             raise
+    if checkpoint.finished < epochs:
+        print(
+            f"training ends after {checkpoint.finished} of {epochs} epochs: none of the last {options.patience} had a "
+            f"better {options.best} than epoch {checkpoint.best.epoch}",
+            flush=True,
+        )
     load_weights(learn.model, run.path("best.safetensors"))
 
 
@@ -66,7 +75,7 @@ def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
     "Fit to the end or until memory runs out; `checkpoint` then resumes with smaller batches."
     try:
         page = [RunPage(checkpoint.target)] if ranks.rank() == 0 else []
-        cbs = [NaNGuard(), checkpoint, learn.time_spent, *page, *learn.profiles]
+        cbs = [NaNGuard(), checkpoint, learn.time_spent, *page, *learn.profiles, Patience()]
         learn.fit(checkpoint.epochs - checkpoint.finished, cbs=cbs)
         return
     except torch.OutOfMemoryError as error:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.data.on_disk.folds import ABOUT, fold_folder, read_folds
+from toolkit.evaluation.best_epoch import out_of_patience
 from toolkit.evaluation.results import PREDICTIONS
 from toolkit.evaluation.summary import summary
 from toolkit.files import read_csv, read_json, replacing, write_csv, write_json
@@ -42,12 +43,13 @@ def write_array(path: Path, probabilities: np.ndarray) -> None:
         np.save(file, probabilities.astype(np.float32, copy=False))
 
 
-def finished(run: Run, epochs: int | None) -> bool:
-    "True if the fold of `run` was trained for `epochs` or more, and all its files are of these epochs."
+def finished(run: Run, epochs: int | None, patience: int | None = None) -> bool:
+    "True if the fold of `run` was trained for `epochs` or to the end of `patience`, and all its files are of then."
     if epochs is None or not run.path(DONE).is_file():
         return False
     done, metrics = run.read_json(DONE), run.read_json("metrics.json")
-    return done["epochs"] >= epochs and all(done[name] == metrics[name] for name in ("epochs", "best_epoch"))
+    over = done["epochs"] >= epochs or out_of_patience(done["epochs"], done["best_epoch"], patience)
+    return over and all(done[name] == metrics[name] for name in ("epochs", "best_epoch"))
 
 
 # All folds together

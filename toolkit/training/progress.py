@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 
-from toolkit.evaluation.results import HISTORY
+from toolkit.evaluation.best_epoch import HISTORY
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.learner.learner import Learner
 from toolkit.pages.run_page import write_report
@@ -70,13 +70,15 @@ class EpochLines(Callback):
 
     def after_epoch(self) -> None:
         checkpoint = self.learn.callback(Checkpoint)
-        row = dict(zip(HISTORY, checkpoint.rows[-1], strict=True))
+        row = dict(zip(checkpoint.columns, checkpoint.rows[-1], strict=True))
+        chosen = "".join(f"  {name} {row[name]:.4f}" for name in checkpoint.columns[len(HISTORY) :])
         if not self.probed:
             self.seconds.append(row["seconds"])
+        probe = "  linear probe" if self.probed else ""
         print(
             f"epoch {row['epoch']}/{checkpoint.epochs}  train_loss {row['train_loss']:.4f}  valid_loss "
-            f"{row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}  lr {row['lr']:.1e}  {row['seconds']:.1f} s"
-            f"{time_left(self.seconds, checkpoint.epochs - row['epoch'])}",
+            f"{row['valid_loss']:.4f}  accuracy {row['accuracy']:.4f}{chosen}  lr {row['lr']:.1e}  "
+            f"{row['seconds']:.1f} s{probe}{time_left(self.seconds, checkpoint.epochs - row['epoch'])}",
             flush=True,
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import reason_of
-from toolkit.evaluation.results import HISTORY
+from toolkit.evaluation.best_epoch import HISTORY
 from toolkit.files import replacing
 
 
@@ -114,7 +114,8 @@ def _is_state(content: object) -> bool:
         and type(content["epoch"]) is int
         and type(content["epochs"]) in (int, type(None))
         and isinstance(content["history"], list)
-        and [type(row) is list and len(row) for row in content["history"]] == [len(HISTORY)] * content["epoch"]
+        and len(content["history"]) == content["epoch"]
+        and all(type(row) is list and len(row) - len(HISTORY) in (0, 1) for row in content["history"])  # see --best
         and all(isinstance(content[name], dict) for name in ("best", "inside"))
         and (content["best"].keys(), content["inside"].keys()) == (_names(Best), _names(EpochProgress))
     )
