@@ -43,7 +43,7 @@ def model_metadata(model: Classifier | Ensemble, name: str) -> dict[str, Any]:
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(model.card.classes)]},
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
     ]
-    if is_unsure(model, 1.0) is not None:
+    if model.card.threshold is not None:
         outputs.append({"name": "unsure", "datatype": "BOOL", "shape": [-1]})
     return {"name": name, "platform": "onnxruntime_onnx", "inputs": inputs, "outputs": outputs}
 
@@ -157,7 +157,7 @@ def inference_answer(model: Classifier | Ensemble, name: str, asked: Inference, 
     "The response to a request all of whose photos were read."
     probabilities = np.stack([outcome[1] for outcome in outcomes])
     labels = [outcome[0] for outcome in outcomes]
-    unsure = [is_unsure(model, float(each.max())) for each in probabilities]
+    unsure = [is_unsure(model, each.max()) for each in probabilities]
     values = {"probabilities": probabilities, "label": labels, "unsure": unsure}
     types = {each["name"]: each["datatype"] for each in model_metadata(model, name)["outputs"]}
     outputs, tail = [], b""

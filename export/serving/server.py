@@ -5,7 +5,6 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import uvicorn
 
 from export.ensemble import opened_model
@@ -15,6 +14,7 @@ from export.serving.guard import Access
 from export.serving.limits import Limits
 from export.serving.options import TOKEN, ServeOptions, checked_name, checked_token
 from export.serving.service import Service
+from toolkit.threads import opencv_in_one_thread
 
 DRAIN = 60
 "Seconds in which requests are answered after a signal."
@@ -29,9 +29,8 @@ def serve_models(models: Sequence[Path], options: ServeOptions) -> None:
     if an option, the address or a model can't be used.
     """
     name, token = checked_name(options.name, models), checked_token(options.token_file)
-    with listening(options.host, options.port, token) as listener:
+    with listening(options.host, options.port, token) as listener, opencv_in_one_thread():
         model = opened_model(models, options.device, options.bs, None, options.tta)
-        cv2.setNumThreads(0)  # the threads that decode already use every core
         service = Service(
             model, name, Limits(options.max_mb * 10**6, options.max_pixels, options.max_photos, options.queue)
         )

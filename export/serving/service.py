@@ -73,7 +73,7 @@ def prediction(model: Classifier | Ensemble, name: str | None, outcome: Any, top
     label, probabilities = outcome[:2]
     order = np.argsort(-probabilities, kind="stable")[:top]
     shown = {model.card.classes[index]: _figure(probabilities[index]) for index in order}
-    confidence = float(probabilities.max())
+    confidence = probabilities.max()
     return named | {
         "label": label,
         "confidence": _figure(confidence),
@@ -87,10 +87,10 @@ def _figure(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def is_unsure(model: Classifier | Ensemble, confidence: float) -> bool | None:
-    "True if the confidence is below the threshold of the model's promise; None if it has none."
-    threshold = getattr(model, "threshold", None)
-    return None if threshold is None else confidence < threshold
+def is_unsure(model: Classifier | Ensemble, confidence: np.float32) -> bool | None:
+    "True if the confidence is below the threshold of the model's promised precision; None if it promises none."
+    threshold = model.card.threshold
+    return None if threshold is None else bool(confidence < threshold)
 
 
 def error_answer(refusal: HTTPException) -> Response:

@@ -37,8 +37,8 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.predictions",
     "export.convert",
     "export.parity",
-    "export.cluster",
-    "export.predict export.to_onnx export.verify export.average export.hub export.unsort",
+    "export.cluster export.serving",
+    "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.serve",
     "recipes",
 )
 RANK = {family: rank for rank, line in enumerate(ORDER) for family in line.split()}

@@ -17,6 +17,7 @@ COMMANDS = {  # of the console script: the module that `python -m` runs, and a l
     "verify": ("export.verify", "compare a model.onnx with the run it was exported from"),
     "predict": ("export.predict", "label photos with a model.onnx"),
     "unsort": ("export.unsort", "undo the links or copies of predict --sort"),
+    "serve": ("export.serve", "answer over HTTP with a model.onnx"),
     "hub": ("export.hub", "write a run as a folder for timm and the Hugging Face Hub"),
 }
 

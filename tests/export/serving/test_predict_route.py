@@ -14,8 +14,6 @@ from service import ask, started
 
 from export.predictions.local import predict_here
 from export.predictions.options import PredictOptions
-from export.serving.service import is_unsure, prediction
-from export.session import Classifier
 
 FORM = {"Content-Type": "multipart/form-data; boundary=X"}
 
@@ -105,13 +103,29 @@ def test_batches_form_across_requests(port, photos):
     assert new["rapid_finetune_batch_photos_count"] < len(answers)
 
 
-def test_unsure_is_told_if_the_model_promises_something(model):
-    classifier = Classifier(model, "cpu")
-    answer = ("1", np.float32([0.25, 0.75] + [0] * 10))
-    assert prediction(classifier, None, answer, None)["unsure"] is None
-    classifier.threshold = 0.8
-    assert prediction(classifier, None, answer, None)["unsure"] is True
-    assert is_unsure(classifier, 0.8) is False
+def test_answers_below_the_threshold_of_a_promise_are_unsure_as_in_export_predict(photos, tmp_path):
+    confidences = [tiny_onnx.expected(tiny_onnx.photo(seed))[1].max() for seed in range(len(photos))]
+    threshold = float(np.median(confidences))
+    promise = json.dumps({"promise": 0.9, "threshold": threshold})
+    model = tiny_onnx.write(tmp_path / "promising.onnx", metadata={"promise": promise})
+    predict_here([model], photos[0].parent, PredictOptions(tmp_path / "p.csv", "cpu"))
+    with (tmp_path / "p.csv").open() as file:
+        unsure = [row["pred_label"] == "unsure" for row in csv.DictReader(file)]
+    assert unsure == [confidence < threshold for confidence in confidences]
+    parts = [hostile.file_part(each.read_bytes()) for each in photos]
+    with started(model) as running:
+        entries = ask(running.port, "/predict", hostile.form(*parts), FORM).json["predictions"]
+        data = [base64.b64encode(each.read_bytes()).decode() for each in photos]
+        given = {"name": "photo", "datatype": "BYTES", "shape": [len(data)], "data": data}
+        body = json.dumps({"inputs": [given], "outputs": [{"name": "unsure"}]}).encode()
+        (tensor,) = ask(running.port, "/v2/models/promising/infer", body).json["outputs"]
+    assert [entry["unsure"] for entry in entries] == tensor["data"] == unsure
+    assert tensor["datatype"] == "BOOL"
+
+
+def test_without_a_promise_unsure_is_null(port, photos):
+    (entry,) = ask(port, "/predict", photos[0].read_bytes()).json["predictions"]
+    assert entry["unsure"] is None
 
 
 def test_several_models_give_the_mean_of_their_probabilities(model, photos, tmp_path):
