@@ -9,9 +9,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from export.serving.batcher import Unreadable
 from export.serving.guard import Access, guarded
 from export.serving.inference import LENGTH, inference_answer, model_metadata, read_inference
+from export.serving.job import Unreadable
 from export.serving.openapi import described, page
 from export.serving.service import Service, json_answer, prediction
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from export.ensemble import Ensemble
 from export.reading.prepare import prepared_each
+from export.serving.job import Job, Photo, Unreadable, deliver
 from export.serving.limits import check_pixels
 from export.serving.metrics import Metrics
 from export.session import Classifier
@@ -28,22 +29,6 @@ if TYPE_CHECKING:
 
 GATHER = 0.005
 "Seconds that a batch which is not full waits for photos that are being decoded."
-
-Photo = bytes | np.ndarray
-"A file's bytes, or a prepared image, uint8 [crop, crop, 3] RGB."
-
-
-class Unreadable(Exception):
-    "A photo can't be read; the message says why."
-
-
-class Job:
-    "The photos of one request: the outcome of each, an answer or Unreadable, and how many are left."
-
-    def __init__(self, photos: Sequence[Photo], done: asyncio.Future):
-        self.photos, self.done = photos, done
-        self.outcomes: list[Any] = [None] * len(photos)
-        self.left = len(photos)
 
 
 class Batcher:
@@ -187,17 +172,4 @@ class Batcher:
     def _deliver(self, outcomes: list[tuple[Job, int, Any]]) -> None:
         loop = outcomes[0][0].done.get_loop()
         if not loop.is_closed():  # after a second Ctrl-C
-            loop.call_soon_threadsafe(_put, outcomes)
-
-
-def _put(outcomes: list[tuple[Job, int, Any]]) -> None:
-    "Record outcomes, in the event loop; a job whose last one this is, or whose model failed, is done."
-    for job, index, outcome in outcomes:
-        job.outcomes[index] = outcome
-        job.left -= 1
-        if job.done.done():  # the client left, or another of its photos failed
-            continue
-        if isinstance(outcome, Exception) and not isinstance(outcome, Unreadable):
-            job.done.set_exception(outcome)
-        elif job.left == 0:
-            job.done.set_result(job.outcomes)
+            loop.call_soon_threadsafe(deliver, outcomes)

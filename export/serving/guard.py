@@ -1,4 +1,4 @@
-"""What stands before the routes: who may ask, one line for a bug, counts, and answers before a body has come."""
+"""The gate before the routes: who may ask, one line for a bug, counts, and answers before a body has come."""
 
 import asyncio
 import hmac

@@ -16,7 +16,7 @@ import numpy as np
 from starlette.responses import Response
 
 from export.ensemble import Ensemble, of_one_size
-from export.serving.batcher import Photo
+from export.serving.job import Photo
 from export.serving.service import is_unsure, json_answer
 from export.serving.uploads import checked_json, from_base64
 from export.session import Classifier

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus: https://prometheus.io/docs/concepts/metric_types/."""
+"""The figures of the service, for Prometheus: https://prometheus.io/docs/concepts/metric_types/."""
 
 from collections.abc import Callable
 

@@ -19,7 +19,7 @@ SHORTEST = 16
 
 @dataclass(frozen=True)
 class ServeOptions:
-    "Where the service listens and what it takes. The comment after an option is its help."
+    "The address of the service and what it takes. The comment after an option is its help."
 
     host: str = "127.0.0.1"  # address to listen on; one that other machines reach needs a token
     port: int = 8000  # port to listen on; 0 takes a free one, which is printed

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from export.ensemble import Ensemble
-from export.serving.batcher import Batcher, Photo, Unreadable
+from export.serving.batcher import Batcher
+from export.serving.job import Photo, Unreadable
 from export.serving.limits import Limits
 from export.serving.metrics import Metrics
 from export.serving.uploads import BUSY, Uploads
