@@ -5,6 +5,7 @@ Source: https://spec.openapis.org/oas/v3.1.0.html
 
 import importlib.metadata
 import json
+import re
 from typing import Any
 
 from export.serving.inference import LENGTH, model_metadata
@@ -62,9 +63,11 @@ def described(service: Service) -> dict[str, Any]:
 def page(document: dict[str, Any]) -> str:
     "The HTML page of an OpenAPI document. It loads nothing."
     from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup, escape
 
     environment = Environment(loader=PackageLoader("export", "serving"), autoescape=True)
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2)
+    environment.filters["marked"] = lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
     return environment.get_template("docs.html").render(document=document)
 
 

@@ -76,28 +76,18 @@ async def post_all(port: int, photos: Path, clients: int) -> dict[str, object]:
     return {"all": time.perf_counter() - begun, "each": seconds, "processor": time.process_time()}
 
 
-@contextlib.contextmanager
-def service(*arguments: object) -> Iterator[tuple[int, int]]:
-    "A running service: its port and process id."
-    command = [sys.executable, "-m", "export.serve", *map(str, arguments), "--device", "cpu", "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        yield int(re.search(r":(\d+);", process.stdout.readline())[1]), process.pid
-    finally:
-        process.terminate()
-        print(f"the service ended with exit status {process.wait()}")
-
-
 # Speed
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
     import predict
+    from service import started
 
     photos = predict.jpegs(folder / "photos", predict.PHOTOS, options.count, 500, 375)
     model = predict.model_file(folder, options.arch, options.size, options.precision)
     ratios, spent, each = [], [], []
-    with service(model) as (port, pid):
+    with started(model) as running:
+        port, pid = running.port, running.process.pid
         client = [sys.executable, __file__, "client", "--port", port, "--folder", photos, "--clients", options.clients]
         for number in range(options.rounds + 1):
             own, served = processor(os.getpid()), processor(pid)
@@ -152,9 +142,11 @@ def batch_sizes(port: int) -> str:
 def hostile(folder: Path, options: argparse.Namespace) -> None:
     import hostile
     import tiny_onnx
+    from service import started
 
     kinds = hostile.kinds()
-    with service(tiny_onnx.write(folder / "tiny.onnx"), "--max_mb", 2, "--max_pixels", 1_000_000) as (port, pid):
+    with started(tiny_onnx.write(folder / "tiny.onnx"), "--max_mb", 2, "--max_pixels", 1_000_000) as running:
+        port, pid = running.port, running.process.pid
         run(hostile, port, kinds, 2 * len(kinds))  # each part of the service has worked once
         before, begun = held(pid), time.perf_counter()
         statuses = run(hostile, port, kinds, options.requests)
@@ -163,6 +155,7 @@ def hostile(folder: Path, options: argparse.Namespace) -> None:
         after = held(pid)
         wrong = {name: found for name, found in statuses.items() if set(found) - hostile.expected(name)}
         good = hostile.good(port)
+    print(f"the service ended with exit status {running.process.returncode}")
     total = Counter(status for found in statuses.values() for status in found.elements())
     print(f"{options.requests} hostile requests of {len(kinds)} kinds in {passed:.0f} s; by status {dict(total)}")
     for name, unit in (("RSS", "MB"), ("descriptors", ""), ("threads", "")):
