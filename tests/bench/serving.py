@@ -149,7 +149,9 @@ def hostile(folder: Path, options: argparse.Namespace) -> None:
         port, pid = running.port, running.process.pid
         run(hostile, port, kinds, 2 * len(kinds))  # each part of the service has worked once
         before, begun = held(pid), time.perf_counter()
-        statuses = run(hostile, port, kinds, options.requests)
+        statuses, halfway = run(hostile, port, kinds, options.requests // 2), held(pid)
+        for name, found in run(hostile, port, kinds, options.requests - options.requests // 2).items():
+            statuses[name] += found
         passed = time.perf_counter() - begun
         time.sleep(3)
         after = held(pid)
@@ -159,7 +161,7 @@ def hostile(folder: Path, options: argparse.Namespace) -> None:
     total = Counter(status for found in statuses.values() for status in found.elements())
     print(f"{options.requests} hostile requests of {len(kinds)} kinds in {passed:.0f} s; by status {dict(total)}")
     for name, unit in (("RSS", "MB"), ("descriptors", ""), ("threads", "")):
-        print(f"{name}: {before[name]:.0f} {unit} before, {after[name]:.0f} after")
+        print(f"{name}: {before[name]:.0f} {unit} before, {halfway[name]:.0f} halfway, {after[name]:.0f} after")
     print(f"a good photo afterwards: {good}; kinds with another answer than a 4xx: {wrong or 'none'}")
 
 

@@ -17,6 +17,17 @@ def test_a_hostile_request_is_refused(port, running, name):
     assert running.process.poll() is None
 
 
+def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        head, body = hostile.post(bytes(1_500_000), path="/admin").split(b"\r\n\r\n", 1)
+        connection.sendall(head + b"\r\n\r\n")
+        for at in range(0, len(body), 500_000):
+            time.sleep(0.1)
+            connection.sendall(body[at : at + 500_000])
+        time.sleep(0.1)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 404")
+
+
 def test_slow_requests_are_refused_and_silent_connections_closed(port):
     with ThreadPoolExecutor() as pool:
         statuses = dict(
