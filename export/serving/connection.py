@@ -8,7 +8,6 @@ gathers a header of any length.
 import asyncio
 import json
 from http import HTTPStatus
-from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -31,7 +30,7 @@ class Connection(HttpToolsProtocol):
         self.since = self.loop.time()
         if len(self.connections) > CONNECTIONS:
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{CONNECTIONS} connections are open: try again")
-        self._check()
+        self.timer = self.loop.call_later(CHECK_EVERY, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer:
@@ -86,7 +85,7 @@ class Connection(HttpToolsProtocol):
     def _too_large(self) -> None:
         self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {HEADER_BYTES:,} bytes of headers")
 
-    def _check(self, *_: Any) -> None:
+    def _check(self) -> None:
         "Close a connection that waits too long for a request; cut one that should be closed by now."
         waits = self.cycle is None or self.cycle.response_complete
         if self.transport.is_closing():

@@ -1,4 +1,4 @@
-"""The gate before the routes: who may ask, one line for a bug, counts, and answers before a body has come."""
+"""The gate before the routes: who may ask, a line for what fails, counts, and answers before a body has come."""
 
 import asyncio
 import hmac
@@ -81,8 +81,8 @@ def guarded(app: ASGIApp, access: Access, metrics: Metrics, paths: frozenset[str
             await refused(HTTPException(503, "the service has stopped"))
             raise
         except Exception as error:
-            print_bug(error)
-            await refused(HTTPException(500, "a bug of the service: see its messages"))
+            print_error(error)
+            await refused(HTTPException(500, "the service failed: its own messages say why"))
         metrics.requests.labels(path, answer.status).inc()
         metrics.seconds.labels(path).observe(time.perf_counter() - started)
 
@@ -124,8 +124,8 @@ class Answer:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-def print_bug(error: Exception) -> None:
+def print_error(error: Exception) -> None:
     "One line on stderr: the error and where it was raised."
     frame = traceback.extract_tb(error.__traceback__)[-1]
     reason = (str(error).splitlines() or [""])[0]
-    print(f"bug: {type(error).__name__}: {reason} ({frame.name}, line {frame.lineno})", file=sys.stderr, flush=True)
+    print(f"error: {type(error).__name__}: {reason} ({frame.name}, line {frame.lineno})", file=sys.stderr, flush=True)

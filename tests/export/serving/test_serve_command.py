@@ -85,10 +85,10 @@ def test_a_bug_is_one_line_here_and_tells_the_client_nothing(model, photos):
     before = "from export.serving import app\napp.prediction = lambda *given: {}['secret']"
     with started(model, before=before) as running:
         answer = ask(running.port, "/predict", photos[0].read_bytes())
-        assert (answer.status, answer.json) == (500, {"error": "a bug of the service: see its messages"})
+        assert (answer.status, answer.json) == (500, {"error": "the service failed: its own messages say why"})
         assert ask(running.port, "/v2/health/live").status == 200
         running.process.terminate()
-        assert running.process.communicate()[1].startswith("bug: KeyError: 'secret' (<lambda>, line 2)\n")
+        assert running.process.communicate()[1].startswith("error: KeyError: 'secret' (<lambda>, line 2)\n")
 
 
 def test_a_model_that_fails_is_a_500_and_the_service_goes_on(model, photos):
