@@ -24,7 +24,7 @@ RUN if [ "$DEVICE" = cpu ]; then \
         pip install --no-cache-dir --constraint /tmp/install/constraints.txt \
             --index-url https://download.pytorch.org/whl/cpu torch torchvision; \
     fi
-RUN pip install --no-cache-dir --constraint /tmp/install/constraints.txt /tmp/install/*.whl
+RUN pip install --no-cache-dir --constraint /tmp/install/constraints.txt "$(ls /tmp/install/*.whl)[serve]"
 RUN useradd --create-home --uid 1000 user && install --directory --owner user /work
 USER user
 WORKDIR /work

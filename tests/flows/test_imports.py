@@ -37,9 +37,9 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.predictions",
     "export.convert",
     "export.parity",
-    "export.cluster",
+    "export.cluster export.serving",
     "export.explanations",
-    "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain",
+    "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain export.serve",
     "recipes",
 )
 RANK = {family: rank for rank, line in enumerate(ORDER) for family in line.split()}

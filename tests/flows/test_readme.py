@@ -160,6 +160,11 @@ def test_the_options_of_prediction_are_on_its_page():
         assert f"`--{name}" in TEXTS["docs/prediction.md"], name
 
 
+def test_the_options_of_the_service_are_on_its_page():
+    for name in parsed(function_of("export.serve"), ["model.onnx"]).keys() - {"model"}:
+        assert f"`--{name}" in TEXTS["docs/serving.md"], name
+
+
 def strings_in(path):
     "The strings of a module, a NUL in place of each value of an f-string; a name that holds a string is its string."
     tree = ast.parse(path.read_text())
