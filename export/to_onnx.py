@@ -58,7 +58,8 @@ def to_onnx(
             kept = _lowered(trained, beside, precision, device, images, features)
             certificate = _certified(reference, beside, device, precision, kept, promise)
         found = certificate.pop("promise", None)
-        write_metadata(beside, {"precision": precision, "verification": certificate, "promise": found})
+        metadata = {"precision": precision, "verification": certificate} | ({"promise": found} if found else {})
+        write_metadata(beside, metadata)
     certificate |= {"unsure": found} if found else {}
     print(f"{table(certificate)}\n{temperature_line(fitted)}" if details else brief(certificate), flush=True)
     print(f"model {out}", flush=True)

@@ -239,8 +239,8 @@ def test_layers_are_searched_on_training_photos_and_certified_on_validation_phot
     data, judged = run.learner("cpu").dls.data, []
     parts = {"train": set(map(data.relative, data.train)), "valid": set(map(data.relative, data.valid))}
 
-    def noted(reference, path, device, of, kept):
-        found = measured(reference, path, device, of, kept)
+    def noted(reference, path, device, of, kept, promise=0):
+        found = measured(reference, path, device, of, kept, promise)
         (part,) = [name for name, photos in parts.items() if set(reference.names) <= photos]
         judged.append((of, part, len(reference.names)))
         return found
