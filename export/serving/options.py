@@ -37,14 +37,9 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         "Raises ValueError for a number out of its range."
-        ranges = {
-            "port": (0, 65_535),
-            "threads": (1, 1024),
-            "queue": (1, 100_000),
-            "max_photos": (1, self.queue),
-            "max_mb": (1, 1000),
-        }
-        for name, (least, most) in (ranges | {"max_pixels": (1, 178_956_970)}).items():
+        ranges = {"port": (0, 65_535), "threads": (1, 1024), "queue": (1, 100_000)}
+        ranges |= {"max_photos": (1, self.queue), "max_mb": (1, 1000), "max_pixels": (1, MAX_PIXELS)}
+        for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"--{name} {getattr(self, name)}: give {least:,} to {most:,}")
 
