@@ -21,7 +21,6 @@ from export.serving.job import Job, Photo, Unreadable, deliver
 from export.serving.limits import check_pixels
 from export.serving.metrics import Metrics
 from export.session import Classifier
-from export.streaming import RUNNERS
 from toolkit.machine import cores
 
 if TYPE_CHECKING:
@@ -34,10 +33,11 @@ GATHER = 0.005
 class Batcher:
     "Threads that decode photos and run the model, from `start` to `close`."
 
-    def __init__(self, model: Classifier | Ensemble, max_pixels: int, metrics: Metrics):
+    def __init__(self, model: Classifier | Ensemble, runners: int, max_pixels: int, metrics: Metrics):
+        "runners: threads that run the model."
         import onnxruntime
 
-        self.model, self.max_pixels, self.metrics = model, max_pixels, metrics
+        self.model, self.runners, self.max_pixels, self.metrics = model, runners, max_pixels, metrics
         self.sizes = model.sizes if isinstance(model, Ensemble) else [model.card.preprocess]
         self.waiting: deque[tuple[Job, int]] = deque()
         self.ready: deque[tuple[Job, int, list[np.ndarray]]] = deque()
@@ -51,7 +51,7 @@ class Batcher:
     def start(self) -> None:
         "Start the threads; return when each that runs the model has run it once. Raises what the model raises."
         Image.init()  # else Pillow loads its formats with the first photo
-        warm = [threading.Event() for _ in range(RUNNERS)]
+        warm = [threading.Event() for _ in range(self.runners)]
         for event in warm:
             self._start(self._run_batches, event)
         for _ in range(cores()):

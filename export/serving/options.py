@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from export.runtime.providers import DEVICES
 from export.session import TTA
+from toolkit.data.on_disk.photo_files import MAX_PIXELS
 
 TOKEN = "RAPID_FINETUNE_TOKEN"
 "The environment variable that may hold the token."
@@ -28,6 +29,7 @@ class ServeOptions:
     device: Annotated[str, {"choices": DEVICES}] = "auto"  # where the model runs; auto prints its choice
     bs: int | Literal["auto"] = "auto"  # most photos in a batch; auto chooses by model and free memory
     tta: Annotated[str, {"choices": TTA}] = "none"  # flip: mean of a photo and its mirror image, at twice the time
+    threads: int = 1  # threads that compute a batch on a CPU; more answer a lone photo sooner, fewer photos a second
     queue: int = 256  # most photos that wait or are being answered; more are refused with 503
     max_photos: int = 64  # most photos in a request
     max_mb: int = 32  # most megabytes in a request
@@ -35,8 +37,9 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         "Raises ValueError for a number out of its range."
-        ranges = {"port": (0, 65_535), "queue": (1, 100_000), "max_photos": (1, self.queue), "max_mb": (1, 1000)}
-        for name, (least, most) in (ranges | {"max_pixels": (1, 178_956_970)}).items():
+        ranges = {"port": (0, 65_535), "threads": (1, 1024), "queue": (1, 100_000)}
+        ranges |= {"max_photos": (1, self.queue), "max_mb": (1, 1000), "max_pixels": (1, MAX_PIXELS)}
+        for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"--{name} {getattr(self, name)}: give {least:,} to {most:,}")
 

@@ -14,6 +14,8 @@ from export.serving.guard import Access
 from export.serving.limits import Limits
 from export.serving.options import TOKEN, ServeOptions, checked_name, checked_token
 from export.serving.service import Service
+from export.streaming import RUNNERS
+from toolkit.machine import cores
 from toolkit.threads import opencv_in_one_thread
 
 DRAIN = 60
@@ -30,10 +32,10 @@ def serve_models(models: Sequence[Path], options: ServeOptions) -> None:
     """
     name, token = checked_name(options.name, models), checked_token(options.token_file)
     with listening(options.host, options.port, token) as listener, opencv_in_one_thread():
-        model = opened_model(models, options.device, options.bs, None, options.tta)
-        service = Service(
-            model, name, Limits(options.max_mb * 10**6, options.max_pixels, options.max_photos, options.queue)
-        )
+        model = opened_model(models, options.device, options.bs, options.threads, options.tta)
+        limits = Limits(options.max_mb * 10**6, options.max_pixels, options.max_photos, options.queue)
+        runners = RUNNERS if model.device != "cpu" else max(1, cores() // options.threads)
+        service = Service(model, name, limits, runners)
         service.batcher.start()
         try:
             _run(service, Access(token, _hosts(options.host)), listener)

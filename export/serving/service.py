@@ -22,9 +22,9 @@ from export.session import Classifier
 class Service:
     "A model under a name, with its threads, limits and counters."
 
-    def __init__(self, model: Classifier | Ensemble, name: str, limits: Limits):
+    def __init__(self, model: Classifier | Ensemble, name: str, limits: Limits, runners: int):
         self.model, self.name, self.limits, self.metrics = model, name, limits, Metrics()
-        self.batcher = Batcher(model, limits.max_pixels, self.metrics)
+        self.batcher = Batcher(model, runners, limits.max_pixels, self.metrics)
         self.uploads = Uploads(limits.max_bytes, limits.max_photos)
         self.ready = False
         self.metrics.model.info({"name": name, "device": model.device, "sha256": model.checksum, "bs": str(model.bs)})
