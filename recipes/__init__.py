@@ -121,13 +121,13 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
     The run of a fold also predicts the photos that it holds out; if it has finished, nothing is done again.
     """
     from export.to_onnx import to_onnx
+    from toolkit.features.heatmaps.page_heatmaps import explain_page
     from toolkit.loggers.log import logged
     from toolkit.pages.run_page import write_report
     from toolkit.training.begin import begin
     from toolkit.training.evaluate import evaluate
     from toolkit.training.fit import fit
     from toolkit.training.out_of_fold import evaluate_held_out, finished
-    from toolkit.training.page_heatmaps import explain_page
 
     options, own = recipe.resumed(folder, options, own)
     trackers = trackers_and_places(options, folder)

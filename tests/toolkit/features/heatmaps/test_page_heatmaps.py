@@ -9,10 +9,10 @@ from PIL import Image
 from toolkit.evaluation.heatmaps import read_heatmaps
 from toolkit.evaluation.mistakes import on_page
 from toolkit.evaluation.results import read_predictions
+from toolkit.features.heatmaps import page_heatmaps
 from toolkit.features.heatmaps.layer_cam import layer_cam
 from toolkit.pages.run_page import write_report
 from toolkit.run import load
-from toolkit.training import page_heatmaps
 
 
 @pytest.fixture(scope="module")
