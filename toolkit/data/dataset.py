@@ -26,7 +26,7 @@ class DataSet:
     test: dict[str, Path] = field(default_factory=dict)  # by the name that a submission gives it
     left_out: dict[Path, str] = field(default_factory=dict)  # photos that `without` removed, with the reason
     held_out: dict[Path, str] = field(default_factory=dict)  # photos of a fold, which `holding_out` took from `train`
-    squareness: float | None = None  # mean of shorter side / longer side over the photos; None if they were not decoded
+    squareness: float | None = field(default=None, compare=False)  # mean of shorter / longer side, once decoded
     source: str | None = None  # what `path` was unpacked or fetched from: a zip, tables, hf://USER/NAME@COMMIT
 
     @property
