@@ -396,7 +396,7 @@ def test_printable_keeps_letters_and_escapes_the_rest():
 
 def test_readable_returns_a_sound_data_set_unchanged_and_prints_nothing(sound, capfd):
     data = find_data(sound)
-    assert readable(data) is data
+    assert readable(data) == data
     assert capfd.readouterr() == ("", "")
 
 

@@ -67,7 +67,8 @@ def without_fold(data: DataSet, options: Options) -> DataSet:
 
 
 def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None = None) -> DataSet:
-    """Return `data` if all its photos to train or validate on can be read, or with `skip_unreadable` the rest of it.
+    """Return `data`, with its squareness, if all its photos to train or validate on can be read, or with
+    `skip_unreadable` the rest of it.
 
     Each photo is decoded once: the outcome is kept in the user's cache folder until a file changes. Content that stands
     in both splits, or under two classes, is a warning on stderr. Raises ValueError for photos that can't be read, for a
