@@ -47,10 +47,11 @@ def measure_best(learn: Learner) -> None:
 class Patience(Callback):
     "Ends the fit when --patience epochs in a row were not better than an earlier one."
 
-    order = 80  # after the epoch was printed and logged
+    order = 110  # after all others, for which the epoch is one like any other
 
     def after_epoch(self) -> None:
-        if is_over(self.learn.callback(Checkpoint), self.learn.options.patience):
+        checkpoint = self.learn.callback(Checkpoint)
+        if out_of_patience(checkpoint.finished, checkpoint.best.epoch, self.learn.options.patience):
             raise CancelFitException
 
 
