@@ -126,7 +126,7 @@ def recorded_dataset(recipe: dict[str, Any]) -> tuple[DataSet, str | None]:
     reason, in words that go on from "the photos". Gone photos are unpacked again, but none are fetched from the hub.
     """
     recorded = recipe["data"]
-    for place in filter(None, (recorded["path"], recorded.get("source"))):
+    for place in (recorded["path"], *filter(None, [recorded.get("source")])):
         try:
             data = _recorded_at(place, recipe)
             if data.fingerprint == recorded["fingerprint"]:
