@@ -20,6 +20,14 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def empty_data_cache(tmp_path_factory, monkeypatch) -> Path:
+    "The folder of unpacked data sets in a user's cache that is empty."
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home / "rapid-finetune" / "data"
+
+
 def _present(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path.relative_to(SHARED.parent)}, which a plain clone does not have")

@@ -24,11 +24,8 @@ SMALL = "--arch test_resnet --weights none --image_size 32 --bs 16 --workers 0 -
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    "The user's cache folder, empty."
-    home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    return home / "rapid-finetune" / "data"
+def cache(empty_data_cache):
+    return empty_data_cache
 
 
 @pytest.fixture(scope="module")

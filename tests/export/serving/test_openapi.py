@@ -22,9 +22,12 @@ def validate(document, value, path, method="get", status="200"):
 
 
 def test_answers_are_as_described(port, document, photos):
-    for path in document["paths"]:
-        if path != "/metrics" and "get" in document["paths"][path]:
-            validate(document, ask(port, path).json, path)
+    asked = [path for path, methods in document["paths"].items() if "get" in methods and path != "/metrics"]
+    assert len(asked) >= 5
+    for path in asked:
+        validate(document, ask(port, path).json, path)
+    with pytest.raises(jsonschema.ValidationError):  # the schema would refuse another answer
+        validate(document, {"predictions": "none"}, "/predict", "post")
     validate(document, ask(port, "/predict", photos[0].read_bytes()).json, "/predict", "post")
     validate(document, ask(port, "/predict", b"").json, "/predict", "post", "400")
 

@@ -25,11 +25,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    "The user's cache folder, empty."
-    home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    return home / "rapid-finetune" / "data"
+def cache(empty_data_cache):
+    return empty_data_cache
 
 
 @pytest.fixture
