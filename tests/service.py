@@ -33,10 +33,10 @@ class Answer(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(*arguments: object, before: str = "", **environment: str) -> Iterator[Running]:
+def started(*arguments: object, before: str = "", device: str = "cpu", **environment: str) -> Iterator[Running]:
     "before: statements that run first, such as a shorter time limit. At the end the service gets SIGTERM."
     with subprocess.Popen(
-        [sys.executable, "-c", f"{before}\n{RUN}", *map(str, arguments), "--device", "cpu", "--port", "0"],
+        [sys.executable, "-c", f"{before}\n{RUN}", *map(str, arguments), "--device", device, "--port", "0"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

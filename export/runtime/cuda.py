@@ -4,6 +4,7 @@ They go to the driver (https://docs.nvidia.com/cuda/cuda-driver-api/) for the GP
 """
 
 import ctypes
+import functools
 import math
 import mmap
 import os
@@ -67,19 +68,26 @@ def _give_back(address: ctypes.c_void_p) -> None:
 @contextmanager
 def _context() -> Iterator[ctypes.CDLL]:
     "The driver, in the primary context of the first GPU, which the whole process shares."
+    driver, context = _primary_context()
+    _checked(driver.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+    try:
+        yield driver
+    finally:
+        driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+@functools.cache
+def _primary_context() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
+    """The driver and the primary context, retained until the process ends.
+
+    The driver destroys a context that nobody retains, and frees the pinned memory with it.
+    """
     driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     device, context = ctypes.c_int(), ctypes.c_void_p()
     _checked(driver.cuInit(0), "cuInit")
     _checked(driver.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
     _checked(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
-    try:
-        _checked(driver.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
-        try:
-            yield driver
-        finally:
-            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-    finally:
-        driver.cuDevicePrimaryCtxRelease_v2(device)
+    return driver, context
 
 
 def _checked(status: int, call: str) -> None:

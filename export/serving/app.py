@@ -1,6 +1,5 @@
 """The routes of the service."""
 
-import importlib.metadata
 from collections.abc import Awaitable, Callable
 
 from starlette.exceptions import HTTPException
@@ -14,6 +13,7 @@ from export.serving.inference import LENGTH, inference_answer, model_metadata, r
 from export.serving.job import Unreadable
 from export.serving.openapi import described, page
 from export.serving.service import Service, json_answer, prediction
+from toolkit.installation.packages import own_version
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,7 +50,7 @@ def _get(answer: Callable[[], Response]) -> Callable[[Request], Awaitable[Respon
 
 def server_metadata() -> dict[str, object]:
     "The server, as the Open Inference Protocol describes one."
-    version = importlib.metadata.version("rapid-finetune")
+    version = own_version()
     return {"name": "rapid-finetune", "version": version, "extensions": ["binary_tensor_data"]}
 
 

@@ -3,13 +3,13 @@
 Source: https://spec.openapis.org/oas/v3.1.0.html
 """
 
-import importlib.metadata
 import json
 import re
 from typing import Any
 
 from export.serving.inference import LENGTH, model_metadata
 from export.serving.service import Service
+from toolkit.installation.packages import own_version
 
 TEXT, NUMBER, YES_NO = {"type": "string"}, {"type": "number"}, {"type": "boolean"}
 PHOTO_BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -32,7 +32,7 @@ def described(service: Service) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": f"rapid-finetune: {service.name}",
-            "version": importlib.metadata.version("rapid-finetune"),
+            "version": own_version(),
             "description": _limits(service),
         },
         "paths": {

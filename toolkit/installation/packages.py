@@ -117,3 +117,8 @@ def installed(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def own_version() -> str:
+    "Return our own version; `not installed` in a checkout on PYTHONPATH."
+    return installed(DISTRIBUTION) or "not installed"

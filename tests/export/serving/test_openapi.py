@@ -1,11 +1,14 @@
 """The OpenAPI document fits the real answers, and the page loads nothing."""
 
 import re
+from importlib import metadata
 
 import jsonschema
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from service import ask
+
+from export.serving.app import server_metadata
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,12 @@ def test_prometheus_reads_the_metrics(port, photos):
     } <= families.keys()
     (info,) = families["rapid_finetune_model_info"].samples
     assert (info.labels["name"], info.labels["device"]) == ("tiny", "cpu")
+
+
+def test_a_checkout_that_is_not_installed_says_so(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    assert server_metadata()["version"] == metadata.version("rapid-finetune")
+    monkeypatch.setattr(metadata, "version", missing)
+    assert server_metadata()["version"] == "not installed"
