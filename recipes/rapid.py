@@ -31,11 +31,11 @@ from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
 from toolkit.finetuning.head_temperature import HeadTemperature
 from toolkit.finetuning.layer_decay import layer_groups
 from toolkit.finetuning.linear_probe import LinearProbe
+from toolkit.finetuning.mixup_cutmix import mixup_cutmix
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.finetuning.weight_average import WeightAverage
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.learner import make_learner
-from toolkit.learner.mixup_cutmix import mixup_cutmix
 from toolkit.learner.schedule import OneCycle
 from toolkit.models.losses import make_loss
 from toolkit.models.timm_model import make_model, normalization_of

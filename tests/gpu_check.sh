@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/.."
 DATA=${DATA:-../shared/data/grocery20} WEIGHTS=${WEIGHTS:-../shared/weights/mobilenetv2_100.pth} LOGS=${OUT:-$(mktemp -d)}
 PYTHON=${PYTHON:-python3} MODEL=${MODEL:-$(mktemp -d)/resnet152_fp16.onnx} # made once
-TRAINING="gpu_tests steps bf16 precision" PREDICTION="onnx_tests hw1 rapid wrong_option predict model scaling"
+TRAINING="gpu_tests steps small precision" PREDICTION="onnx_tests hw1 rapid wrong_option predict model scaling"
 small=("$DATA" --arch mobilenetv2_100 --weights "$WEIGHTS")
 table=""
 
@@ -23,12 +23,14 @@ step() { # NAME SECONDS LINES COMMAND...: run it for so long at most, show the l
 
 run() {
     case $1 in
-        gpu_tests) step $1 150 30 "$PYTHON" -m pytest -q -m gpu tests/flows/test_gpu.py --durations=6 -p no:cacheprovider ;;
-        steps) step $1 260 16 "$PYTHON" tests/bench/gpu.py ours by_hand nchw ceiling compiled ;; # more sides fill the card
+        gpu_tests) step $1 150 30 "$PYTHON" -m pytest -q -m gpu -n 4 --dist worksteal tests/flows/test_gpu.py --durations=6 -p no:cacheprovider ;;
+        steps) step $1 260 16 "$PYTHON" tests/bench/gpu.py ours by_hand nchw ceiling graphs ;; # more sides fill the card
+        small) step $1 90 6 env ARCH=mobilenetv2_100 BS=64 "$PYTHON" tests/bench/gpu.py ours graphs by_hand ;;
+        compiled) step $1 200 6 "$PYTHON" tests/bench/gpu.py ours compiled ;;
         bf16) step $1 170 6 "$PYTHON" tests/bench/gpu.py ours bf16 ;;
         precision) step $1 90 3 "$PYTHON" tests/bench/precision.py "$DATA" "$WEIGHTS" 5 ;;
-        onnx_tests) step $1 120 30 "$PYTHON" -m pytest -q -m gpu tests/flows/test_gpu.py --durations=4 -p no:cacheprovider \
-            tests/export/reading/test_readers.py -k "of_the_cpu or auto or verified or pinned or tensorrt" ;;
+        onnx_tests) step $1 120 30 "$PYTHON" -m pytest -q -m gpu -n 4 --dist worksteal tests/flows/test_gpu.py --durations=4 -p no:cacheprovider \
+            tests/export/reading/test_readers.py -k "of_the_cpu or on_a_cpu or auto or verified or pinned or tensorrt or minutes" ;;
         hw1) step $1 100 8 "$PYTHON" tests/bench/short.py hw1 "${small[@]}" --bs 64 --epochs 5 ;;
         rapid) step $1 100 8 "$PYTHON" tests/bench/short.py rapid "${small[@]}" ;;
         wrong_option) step $1 40 2 bash -c "TIMEFORMAT='said after %R s'; time $PYTHON -m recipes.hw1 --epochs none" ;;

@@ -53,7 +53,8 @@ class Options:
     device: Annotated[str, FREE] = "auto"  # auto, cuda or cpu
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # of the forward pass
     exact: bool = False  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
-    compile: bool = False  # compile the network by torch.compile: minutes at first, then faster steps
+    compile: bool = False  # compile the network by torch.compile, which takes minutes at first
+    cuda_graphs: bool = False  # have a GPU run each batch as one recorded program: faster steps of small networks
     seed: int = 0  # of the head's weights, the split, the order and the augmentation
     skip_unreadable: bool = False  # leave out photos that can't be read, instead of refusing the data
     without: Path | None = None  # CSV with a column file: photos left out, as of `check --csv` (default: none)

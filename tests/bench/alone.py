@@ -14,7 +14,7 @@ from export.runtime.open_session import CUDA_VARIANTS, providers_of, session_of
 from export.runtime.providers import choose_device
 
 BS, SIZE, CLASSES, BATCHES = 256, 224, 100, 15
-TRIED = ["nhwc heuristic bias", "plain", "nhwc", "heuristic", "nhwc graph", "graph"]
+TRIED = ["plain", "nhwc", "heuristic", "nhwc graph", "graph"]
 ENOUGH = 75
 "Seconds after which no other variant of onnxruntime is begun."
 
@@ -35,6 +35,7 @@ def table(data: bytes, network) -> None:
     print(f"{'':24}session + first batch   one stream   two streams   (images/s)")
     line("torch eager", lambda: torch_half(False))
     line("as export.predict has it", functools.partial(of_onnxruntime, data, None))
+    kernels("as export.predict has it", session_buffers(data, None)[0].run)
     line("torch.compile", lambda: torch_half(True))
     begun = time.perf_counter()
     for variant in TRIED:
@@ -43,6 +44,25 @@ def table(data: bytes, network) -> None:
             continue
         line(variant, functools.partial(of_onnxruntime, data, variant))
     line("torch eager again", lambda: torch_half(False))
+
+
+def kernels(name: str, run: Callable, batches: int = 5) -> None:
+    "Print which kernels take the GPU's time, by torch's profiler, which sees those of onnxruntime too."
+    import torch
+
+    images = np.zeros((BS, SIZE, SIZE, 3), np.uint8)
+    run(images)
+    begun = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(batches):
+            run(images)
+    wall = time.perf_counter() - begun
+    found = sorted(profile.key_averages(), key=lambda each: -each.self_device_time_total)
+    busy = sum(each.self_device_time_total for each in found) / 1e3 / batches
+    print(f"{name}: kernels take {busy:.1f} ms of a batch, which takes {wall * 1e3 / batches:.1f} ms while profiled")
+    for each in found[:12]:
+        share = each.self_device_time_total / 1e3 / batches
+        print(f"  {share:6.2f} ms {each.count / batches:6.1f} times  {each.key[:110]}", flush=True)
 
 
 def line(name: str, figures_of: Callable[[], Figures]) -> None:
@@ -56,20 +76,25 @@ def line(name: str, figures_of: Callable[[], Figures]) -> None:
 
 def of_onnxruntime(data: bytes, variant: str | None, device: str = "cuda") -> Figures:
     "variant: None for what a run gets. A CUDA graph needs one size of batch, outputs in place, and one run at a time."
+    begun = time.perf_counter()
+    buffers = session_buffers(data, variant, device)
+    buffers[0].run(buffers[0].images)
+    first = time.perf_counter() - begun
+    for buffer in buffers:
+        buffer.run(buffer.images)
+    return Figures(first, in_threads(buffers[:1]), in_threads(buffers) if len(buffers) > 1 else None)
+
+
+def session_buffers(data: bytes, variant: str | None, device: str = "cuda") -> list[BoundBuffer]:
     graph = variant is not None and "enable_cuda_graph" in CUDA_VARIANTS[variant]
     images = np.random.default_rng(0).integers(0, 256, (BS, SIZE, SIZE, 3), np.uint8)
-    begun = time.perf_counter()
     session = session_of(data, providers_of(data, device, variant), None, BS if graph else None)
     buffers = [
         BoundBuffer(session, images.shape, device, classes=CLASSES if graph else None) for _ in range(1 if graph else 2)
     ]
     for buffer in buffers:
         buffer.images[:] = images
-    buffers[0].run(buffers[0].images)
-    first = time.perf_counter() - begun
-    for buffer in buffers:
-        buffer.run(buffer.images)
-    return Figures(first, in_threads(buffers[:1]), None if graph else in_threads(buffers))
+    return buffers
 
 
 def in_threads(buffers: list[BoundBuffer]) -> float:

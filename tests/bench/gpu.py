@@ -1,15 +1,17 @@
-"""hw1 on a GPU: resnet152 at 224 pixels in mini-batches of 128, beside loops written by hand. Photos a second.
+"""hw1 on a GPU: resnet152 at 224 pixels in batches of 128, beside loops written by hand. Photos a second.
 
     python tests/bench/gpu.py                        # ours, by_hand, nchw, ceiling
     python tests/bench/gpu.py ours bf16 compiled     # precisions and --compile
+    ARCH=mobilenetv2_100 BS=64 python tests/bench/gpu.py ours graphs    # another network
 
     ours       hw1's learner, fp16, on JPEG files
     by_hand    a loop with every trick (channels last, fused AdamW, TF32, cuDNN's search) on the same files
     nchw       a loop as people write it (NCHW, autocast, GradScaler) on the same files
-    ceiling    by_hand's loop on mini-batches that lie in the GPU's memory
+    ceiling    by_hand's loop on batches that lie in the GPU's memory
     searched   ours with cuDNN's search
     bf16       ours in bf16
     compiled   ours with --compile
+    graphs     ours with --cuda_graphs
 
 The loops by hand read with torchvision in as many workers. Each side has a process of its own, because cuDNN keeps what
 it chose for a shape. All start at once; then they take turns. Timed are the steps after the tenth of each turn, so that
@@ -40,14 +42,22 @@ from recipes import hw1  # noqa: E402
 from toolkit.learner.profiler import Profile  # noqa: E402
 from toolkit.models.timm_model import create_model  # noqa: E402
 
-ARCH, SIZE, BS, CLASSES, STEPS, WARM, ROUNDS = "resnet152", 224, 128, 8, 40, 10, 3
+ARCH, BS = os.environ.get("ARCH", "resnet152"), int(os.environ.get("BS", "128"))
+SIZE, CLASSES, STEPS, WARM, ROUNDS = 224, 8, 40, 10, 3
 WORKERS = len(os.sched_getaffinity(0))
-BARS = {"by_hand": 0.95, "nchw": 1.6, "ceiling": 0.9, "searched": None, "bf16": None, "compiled": None}
+BARS = {"by_hand": 0.95, "nchw": 1.6, "ceiling": 0.9}
+OURS = {  # options, and whether cuDNN searches
+    "ours": [{}],
+    "searched": [{}, True],
+    "bf16": [{"precision": "bf16"}],
+    "compiled": [{"compile": True}],
+    "graphs": [{"cuda_graphs": True}],
+}
 WAITING = 0.05
 
 
 def write_photos(root):
-    "STEPS mini-batches to train on and one to validate: JPEGs of 500 x 375 pixels, of 64 different pictures."
+    "STEPS batches to train on and one to validate: JPEGs of 500 x 375 pixels, of 64 different pictures."
     draws, files = np.random.default_rng(0), []
     for _ in range(64):
         noise = draws.integers(0, 256, (47, 63, 3), dtype=np.uint8)
@@ -139,9 +149,8 @@ def memory_batches(layout):
 
 
 def side(name, root):
-    ours = {"ours": [{}], "searched": [{}, True], "bf16": [{"precision": "bf16"}], "compiled": [{"compile": True}]}
-    if name in ours:
-        return Apart(learner, root, *ours[name])
+    if name in OURS:
+        return Apart(learner, root, *OURS[name])
     return Apart(by_hand, root, name != "nchw", name != "ceiling")
 
 
@@ -170,10 +179,11 @@ def tell(names, rounds):
         if "waiting" in rounds[0][name]:
             waiting = statistics.median(each[name]["waiting"] for each in rounds)
             line += f", waiting for photos {waiting:.1%} of the time (at most {WAITING:.0%})"
-        if name != "ours" and "ours" in names:
-            ratio = statistics.median(each["ours"]["rate"] / each[name]["rate"] for each in rounds)
-            line += f", ours over it {ratio:.3f}" + (f" (at least {BARS[name]})" if BARS[name] else "")
-        print(line, flush=True)
+        for own in (own for own in names if own in OURS and own != name):
+            line += (
+                f", {own} over it {statistics.median(each[own]['rate'] / each[name]['rate'] for each in rounds):.3f}"
+            )
+        print(line + (f" (at least {BARS[name]})" if name in BARS else ""), flush=True)
 
 
 def main(names=()):
@@ -186,6 +196,6 @@ def main(names=()):
 if __name__ == "__main__":
     if "--help" in sys.argv:
         sys.exit(print(__doc__))
-    if unknown := set(sys.argv[1:]) - {"ours", *BARS}:
-        sys.exit(f"unknown side {', '.join(sorted(unknown))}: choose of ours, {', '.join(BARS)}")
+    if unknown := set(sys.argv[1:]) - {*OURS, *BARS}:
+        sys.exit(f"unknown side {', '.join(sorted(unknown))}: choose of {', '.join([*OURS, *BARS])}")
     main(sys.argv[1:])

@@ -47,10 +47,17 @@ def test_fp16_training_on_cuda_learns_and_steps_with_finite_weights(data):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "precision", "workers"),
-    [("digits", "fp16", 0), ("digits", "fp16", 2), ("digits", "bf16", 0), ("digits", "fp32", 0), ("rapid", "fp16", 2)],
+    ("recipe", "precision", "workers", "graphs"),
+    [
+        ("digits", "fp16", 0, False),
+        ("digits", "fp16", 2, False),
+        ("digits", "bf16", 0, False),
+        ("digits", "fp32", 0, False),
+        ("rapid", "fp16", 2, False),
+        ("rapid", "fp16", 2, True),
+    ],
 )
-def test_the_training_loop_never_waits_for_the_device(data, tmp_path, recipe, precision, workers):
+def test_the_training_loop_never_waits_for_the_device(data, tmp_path, recipe, precision, workers, graphs):
     "From before an epoch's first batch to after its last: transfers, the loss scaler and a run's callbacks included."
     from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
     from toolkit.learner.guards import NaNGuard
@@ -70,7 +77,7 @@ def test_the_training_loop_never_waits_for_the_device(data, tmp_path, recipe, pr
         def after_train(self):
             torch.cuda.set_sync_debug_mode("default")
 
-    made = {"device": "cuda", "precision": precision, "workers": workers, "accum": 2}
+    made = {"device": "cuda", "precision": precision, "workers": workers, "accum": 2, "cuda_graphs": graphs}
     learn = digits.learner(data, **made)  # it writes the digits
     if recipe == "rapid":
         small = {"arch": "test_resnet", "weights": "none", "image_size": 32, "probe": False, "layer_decay": 0.8}
@@ -107,6 +114,48 @@ def test_exact_training_on_cuda_is_the_same_to_the_bit_twice(data):
         weights.append([weight.detach().cpu() for weight in learn.model.parameters()])
     for one, other in zip(*weights, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("accum", [1, 2])
+def test_training_by_cuda_graphs_has_the_bits_of_training(data, accum, capsys):
+    weights = []
+    for graphs in (False, True):
+        made = {"precision": "fp32", "exact": True, "accum": accum, "workers": 4}  # a thread pins batches meanwhile
+        learn = digits.learner(data, device="cuda", cuda_graphs=graphs, **made)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(2)
+        weights.append([weight.detach().cpu() for weight in [*learn.model.parameters(), *learn.model.buffers()]])
+    assert capsys.readouterr().out.count("recorded in") == 1
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "test_convnext", "test_efficientnet"])
+def test_other_networks_train_by_cuda_graphs_in_fp16(data, arch):
+    digits.learner(data, device="cpu")  # writes the photos
+    made = {"arch": arch, "weights": "none", "image_size": 160, "bs": 32, "lr": 1e-3, "device": "cuda"}
+    losses = []
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        learn = hw1.learner(data, cuda_graphs=graphs, **made)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+        losses.append(torch.stack(list(learn.recorder.losses)).float())
+    torch.testing.assert_close(losses[1][:8], losses[0][:8], rtol=0.05, atol=0.05)  # TF32 and atomics add up later
+    assert losses[1].isfinite().all()
+
+
+def test_where_memory_runs_out_while_a_graph_is_recorded_the_batch_is_halved(data, tmp_path):
+    "As below; a recording keeps the memory of a step beside that of the steps before it."
+    run, learn = begun(data, tmp_path / "run", arch="resnet18", image_size=224, bs=256, cuda_graphs=True)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(3 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        fit(learn, run, 1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert learn.dls.train.bs < 256
+    assert learn.dls.train.bs * learn.accumulate.n == 256
 
 
 def test_a_file_verified_on_cuda_runs_there_and_one_of_a_cpu_says_the_same(data, tmp_path, onnxruntime_on_cuda):
@@ -226,6 +275,7 @@ def test_every_auto_the_cache_and_the_profile_run_on_cuda(data, tmp_path, capsys
 
 
 def test_the_learner_of_hw1_names_the_precision_it_chose_on_cuda(data):
+    digits.learner(data, device="cpu")  # writes the photos
     learn = hw1.learner(data, arch="test_resnet", weights="none", image_size=32, device="auto")
     assert (learn.dls.device.type, learn.precision) == ("cuda", "fp16")
 
@@ -310,3 +360,90 @@ def test_tensorrt_keeps_its_engines(tmp_path, monkeypatch):
     engines = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.engine")}
     Classifier(model, "tensorrt", bs=8)([tiny_onnx.photo(0)])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.engine")} == engines != {}
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_an_ensemble_on_cuda_labels_as_on_a_cpu(tmp_path, processes, onnxruntime_on_cuda):
+    import numpy as np
+    import tiny_onnx
+
+    from export.ensemble import Ensemble
+    from export.reading.readers import Readers
+
+    models = [tiny_onnx.write(tmp_path / f"{seed}.onnx", seed=seed) for seed in range(2)]
+    paths = sorted(photo_files(tmp_path / "photos", 40).iterdir())
+    expected = list(Ensemble(models, "cpu").stream(paths, workers=2))
+    with contextlib.closing(Readers(4)) if processes else contextlib.nullcontext() as readers:
+        answers = list(Ensemble(models, "cuda", 16).stream(paths, 4, readers=readers))
+    for answer, wanted in zip(answers, expected, strict=True):
+        if isinstance(wanted, Exception):
+            assert str(answer) == str(wanted)
+        else:
+            assert answer[0] == wanted[0]
+            np.testing.assert_allclose(answer[1], wanted[1], atol=TF32)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_features_on_cuda_are_those_of_the_cpu(tmp_path, processes, onnxruntime_on_cuda):
+    import numpy as np
+    import tiny_onnx
+
+    from export.reading.readers import Readers
+    from export.session import Classifier
+
+    model = tiny_onnx.write(tmp_path / "model.onnx", features=True)
+    paths = [path for path in photo_files(tmp_path / "photos", 40).iterdir() if path.stem != "20"]
+    expected = list(Classifier(model, "cpu", features=True).stream(paths, workers=2))
+    with contextlib.closing(Readers(4)) if processes else contextlib.nullcontext() as readers:
+        answers = list(Classifier(model, "cuda", 16, features=True).stream(paths, 4, readers=readers))
+    for (_, _, features), (_, _, wanted) in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(features, wanted, rtol=1e-5)
+
+
+def test_a_service_on_cuda_answers_as_one_photo_at_a_time_on_a_cpu(tmp_path, onnxruntime_on_cuda):
+    from concurrent.futures import ThreadPoolExecutor
+
+    import service
+    import tiny_onnx
+
+    from export.session import Classifier
+
+    model = tiny_onnx.write(tmp_path / "model.onnx")
+    photos = [path for path in photo_files(tmp_path / "photos", 40).iterdir() if path.stem != "20"]
+    labels, probabilities = Classifier(model, "cpu")(photos)
+    with service.started(model, device="cuda") as running, ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda photo: service.ask(running.port, "/predict", photo.read_bytes()), photos))
+    for answer, label, row in zip(answers, labels, probabilities, strict=True):
+        assert answer.status == 200, answer.body
+        (found,) = answer.json["predictions"]
+        assert found["label"] == label
+        assert found["confidence"] == pytest.approx(row.max(), abs=TF32)
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
+def test_heatmaps_on_cuda_are_those_of_the_cpu(arch):
+    import timm
+
+    from toolkit.features.heatmaps.layer_cam import layer_cam
+    from toolkit.features.heatmaps.layers import heatmap_layer
+    from toolkit.learner.performance import cudnn_flags
+
+    torch.manual_seed(0)
+    model, images = timm.create_model(arch, num_classes=3).eval(), torch.randn(4, 3, 160, 160)
+    layer, classes = heatmap_layer(model, 160), torch.tensor([0, 1, 2, 0])
+    _, expected = layer_cam(model, images, layer, classes)
+    with cudnn_flags(torch.device("cuda"), exact=True):
+        _, heatmaps = layer_cam(model.cuda(), images.cuda(), layer, classes.cuda())
+    torch.testing.assert_close(heatmaps.cpu(), expected, rtol=0, atol=1e-3)
+
+
+def test_rapid_within_minutes_on_cuda_writes_every_file(data, tmp_path, capsys, onnxruntime_on_cuda):
+    digits.learner(data, device="cpu")  # writes the photos
+    options = "--arch test_resnet --weights none --image_size 32 --device cuda --minutes 0.3 --promise 0.9"
+    status = here("--data", data, "--out", tmp_path / "run", *options.split(), recipe=rapid)
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert "on cuda in fp16" in said.out
+    assert "--minutes 0.3: " in said.out
+    for name in ("report.html", "model.onnx", "predictions.csv", "heatmaps.json"):
+        assert (tmp_path / "run" / name).is_file()

@@ -18,8 +18,8 @@ from toolkit.features import extract
 from toolkit.features.doubts import Doubt
 from toolkit.features.find_doubts import Labelled, find_doubts
 from toolkit.features.fit_linear import fit_linear
+from toolkit.finetuning.mixup_cutmix import own_loss
 from toolkit.learner.learner import Learner
-from toolkit.learner.mixup_cutmix import own_loss
 
 MOST_DOUBTED = 5000  # training photos; of more, `toolkit.check --features` takes the time that doubts need
 Known = tuple[Tensor, Tensor, np.ndarray]  # features and labels of `features_of`, and thumbnails

@@ -125,12 +125,23 @@ def pick_workers(count: int | None) -> int:
 def resolved(options: Options) -> Options:
     "`options` with the device, the precision and the number of workers that are used. Raises ValueError as these do."
     device = pick_device(options.device)
+    if options.cuda_graphs:
+        _check_cuda_graphs(device, options.compile)
     return replace(
         options,
         device=str(device),
         precision=pick_precision(options.precision, device),
         workers=pick_workers(None if options.workers == "auto" else options.workers),
     )
+
+
+def _check_cuda_graphs(device: torch.device, compile: bool) -> None:
+    if device.type != "cuda":
+        raise ValueError(f"--cuda_graphs on {device}: only a CUDA device has them; leave --cuda_graphs out")
+    if ranks.count() > 1:
+        raise ValueError(f"--cuda_graphs on {ranks.count()} processes: it is made for one; leave --cuda_graphs out")
+    if compile:
+        raise ValueError("--cuda_graphs and --compile: choose one of them")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -25,6 +25,7 @@ from torch.optim import AdamW, Optimizer
 from toolkit.data.dataloaders import PhotoLoaders
 from toolkit.data.workers import kept_workers
 from toolkit.learner.accumulate import AccumulateGradients
+from toolkit.learner.cuda_graphs import CudaGraphs
 from toolkit.learner.device import mixed_precision, pick_precision
 from toolkit.learner.guards import OTHER_FITS, LastPhoto, Validation, check_callback
 from toolkit.learner.loss_scaler import LossScaler
@@ -172,15 +173,14 @@ def make_learner(
     """Return a fastai Learner with a torch optimiser at --lr, accuracy as metric, --precision and the callbacks `cbs`.
 
     It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact its results
-    are those of a plain loop, to the bit. With --compile torch compiles the forward pass and its gradient; their
-    rounding then differs. A short batch, such as an epoch's last, is computed without, as torch would compile again.
-    options: resolved (`toolkit.learner.device.resolved`), with a number for --lr. opt_func: a torch optimiser, such as
-    `functools.partial(SGD, momentum=0.9)`.
+    are those of a plain loop, to the bit. With --compile torch compiles the forward pass and its gradient, which rounds
+    differently, but not for a short batch, such as an epoch's last. --cuda_graphs: see `CudaGraphs`.
+    options: `toolkit.learner.device.resolved`, with a number for --lr. opt_func: such as `partial(SGD, momentum=0.9)`.
     """
     check_ranges({"lr": options.lr})
     memory_format = layout_for(model, dls.device, options.exact)
     own = [TrainEvalCallback(), Recorder(), Progress(), CastToTensor(), ChannelsLast(memory_format), LastPhoto()]
-    own += [LossScaler()] if options.precision == "fp16" else []
+    own += [LossScaler()] * (options.precision == "fp16") + [CudaGraphs()] * options.cuda_graphs
     fused = {} if options.exact or "fused" not in inspect.signature(opt_func).parameters else {"fused": True}
     learn = Learner(
         dls,

@@ -40,7 +40,8 @@ def rebuild(recipe: dict[str, Any], weights: Path, device: str = "auto") -> Lear
     Raises ValueError for a recipe.json or weights that do not fit, FileNotFoundError where there are no weights yet.
     """
     folder, preprocess = weights.parent, recipe["preprocess"]
-    fixed = {"device": device, "precision": "fp32", "workers": 0, "compile": False, "cache": None}
+    fixed = {"device": device, "precision": "fp32", "workers": 0, "cache": None}
+    fixed |= {"compile": False, "cuda_graphs": False}
     options = resolved(
         recorded_options(
             recipe["options"], arch=recipe["model"]["arch"], weights="none", image_size=preprocess["crop"], **fixed

@@ -8,7 +8,7 @@ from noise import write_noise
 from torch.nn import functional as F
 
 from recipes import rapid
-from toolkit.learner.mixup_cutmix import Mix, mixup_cutmix, own_loss
+from toolkit.finetuning.mixup_cutmix import Mix, mixup_cutmix, own_loss
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_none_of_them_is_no_callback():
 
 
 def test_on_several_processes_they_are_refused(monkeypatch):
-    monkeypatch.setattr("toolkit.learner.mixup_cutmix.ranks.count", lambda: 2)
+    monkeypatch.setattr("toolkit.finetuning.mixup_cutmix.ranks.count", lambda: 2)
     with pytest.raises(ValueError, match="--cutmix on 2 processes: each would mix its own photos"):
         mixup_cutmix(0.0, 1.0)
     assert mixup_cutmix(0.0, 0.0) == []
