@@ -18,7 +18,6 @@ from toolkit.errors import reason_of
 from toolkit.learner.random_state import random_state, set_random_state
 
 Launch = Callable[[], None]
-
 WARM_UPS = 3
 "Passes before a recording, in which libraries allocate and plan: as many as torch.cuda.make_graphed_callables makes."
 
@@ -38,11 +37,11 @@ class CudaGraphs(Callback):
 
     def before_fit(self) -> None:
         self._forget()
-        self.weights, self.layers = list(self.model.parameters()), list(self.model.modules())  # 4 ms if at each step
+        self.weights, self.layers = list(self.model.parameters()), list(self.model.modules())  # 4 ms, once
 
     def before_batch(self) -> None:
         images, self.replays = self.xb[0], False
-        if len(images) != self.dl.bs or len(images) == 1:  # LastPhoto has hooks on a batch of one photo
+        if len(images) != self.dl.bs or len(images) == 1:  # for one photo LastPhoto has hooks
             return
         if (kind := kind_of(self.weights, self.layers, images)) != self.kind:
             self.kind, self.times, self.step = kind, 0, None
@@ -80,10 +79,11 @@ class CudaGraphs(Callback):
 
     def _forget(self) -> None:
         self.kind, self.times, self.step, self.own_forward, self.replays = None, 0, None, None, False
+        self.weights, self.layers = [], []
 
 
 def kind_of(weights: list[Tensor], layers: list[nn.Module], images: Tensor) -> Hashable:
-    "What a recording depends on. weights, layers: all of the model, which is the first of the layers."
+    "All that a recording depends on. weights, layers: all of the model, which is the first of the layers."
     trained = tuple((weight.data_ptr(), weight.requires_grad) for weight in weights)
     modes = tuple(layer.training for layer in layers)
     return images.shape, images.stride(), images.dtype, vars(layers[0]).get("autocast"), trained, modes
