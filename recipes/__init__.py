@@ -99,7 +99,7 @@ def pipeline(learner: Callable[..., "Learner"]) -> Callable[..., list]:
 
 def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     "Run a recipe into its run folder, or resume the run there; with --folds, into a folder of them."
-    from export.predict import predict
+    from export.test_photos import predict_test_photos
     from toolkit.data.on_disk.folds import check_out, is_fold
     from toolkit.run import new_folder
     from toolkit.training.evaluate import print_results
@@ -109,8 +109,7 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     if options.folds and not is_fold(folder):
         return run_folds(recipe, options, own, folder)
     learn, run = train(recipe, options, own, folder)
-    photos, device = learn.dls.data.test, learn.dls.device.type
-    unread = predict(run.path("model.onnx"), photos, run.path("predictions.csv"), device) if photos else []
+    unread = predict_test_photos(run, learn.dls.data, learn.dls.device.type)
     print_results(run)
     return unread
 

@@ -34,8 +34,8 @@ def columns_for(classes: list[str], probabilities: bool, top: int, sample: Seque
 
 
 def labels_alone() -> Columns:
-    "image_name and pred_label."
-    return Columns(["image_name", "pred_label"], [("label", 0)], lambda label, row: ([label], []))
+    "image_name and pred_label. The confidence is kept for `export.predictions.unsure.least_certain`."
+    return Columns(["image_name", "pred_label"], [("label", 0)], lambda label, row: ([label], [row.max()]))
 
 
 def with_probabilities(classes: list[str]) -> Columns:

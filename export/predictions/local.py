@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from export.ensemble import Ensemble, of_one_size, opened_model
@@ -35,10 +35,12 @@ def predict_here(
     images: str | Path | dict[str, Path],
     options: PredictOptions,
     processes: bool | None = None,
+    look: Callable[[Iterator[Row], Named], object] = lambda rows, photos: None,
 ) -> Unread:
     """Do what `export.predict.predict` says, on this machine.
 
-    processes: whether processes read the photos; None lets `export.reading.readers.worthwhile` decide.
+    processes: whether processes read the photos; None lets `export.reading.readers.worthwhile` decide. look: called
+    with all rows and the photos when the table is written.
     """
     started, watch = time.monotonic(), Stopwatch() if options.profile else unwatched
     request = checked_request(models, images, options)
@@ -71,6 +73,7 @@ def predict_here(
                 formats.write_zip(out)
             record(out, table_settings, photos)
         lines = list(_after_the_table(classifier.card, options, partial, photos))
+        look(journal.rows(partial), photos)
         partial.unlink()
     _print_summary(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
     print(*lines, sep="\n", end="\n" if lines else "")

@@ -1,9 +1,13 @@
 """Unsure answers: those whose confidence is below the threshold with which a model keeps its promised precision."""
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 
+from export.predictions.inputs import Named
+from export.predictions.journal import Row, unpacked
 from export.runtime.metadata import Card
 
 UNSURE = "unsure"
@@ -44,3 +48,16 @@ def unsure_line(card: Card, unsure: int, read: int) -> str:
         f"unsure: {unsure} of {read}, with a confidence below {card.threshold:.4g}; of the others "
         f"{card.promise.get('promise')} were promised to be right"
     )
+
+
+def least_certain(rows: Iterable[Row], photos: Named, count: int) -> list[tuple[Path, str, float]]:
+    """The `count` photos with the lowest confidence, the lowest first, each with its label and its confidence.
+
+    rows: of a table without columns for probabilities. Photos that can't be read are left out.
+    """
+    found = (
+        (float(unpacked(row.figures)[0]), number, UNSURE if is_unsure(row.labels) else row.labels[0])
+        for number, row in enumerate(rows)
+        if row.reason is None
+    )
+    return [(photos[number][1], label, confidence) for confidence, number, label in heapq.nsmallest(count, found)]

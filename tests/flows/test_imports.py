@@ -39,7 +39,8 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.parity",
     "export.cluster export.serving",
     "export.explanations",
-    "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain export.serve",
+    "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain export.serve "
+    "export.test_photos",
     "recipes",
 )
 RANK = {family: rank for rank, line in enumerate(ORDER) for family in line.split()}

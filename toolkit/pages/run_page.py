@@ -10,6 +10,7 @@ from toolkit.evaluation import mistakes
 from toolkit.evaluation.best_epoch import best_epoch
 from toolkit.evaluation.formatting import number, percent, with_unit
 from toolkit.evaluation.heatmaps import Heatmaps, read_heatmaps
+from toolkit.evaluation.least_certain import read_least_certain
 from toolkit.evaluation.results import (
     Predictions,
     chosen_by,
@@ -93,6 +94,7 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         verified=verified_sentence(certificate),
         duration=duration(figures),
         doubts=doubt_gallery(read_doubts(run.path(FILE)), Path(data["path"])) if run.path(FILE).is_file() else None,
+        tested=read_least_certain(run),
         warnings=data_warnings(run.recipe, predictions),
         counts=svg(plots.counts(counts), "counts") if counts else None,
     )

@@ -11,6 +11,9 @@ import tiny_onnx
 from predicting import save
 
 from export.predict import predict
+from export.predictions.local import predict_here
+from export.predictions.options import PredictOptions
+from export.predictions.unsure import least_certain
 from export.session import Classifier
 from export.to_onnx import to_onnx
 from export.verify import verify
@@ -183,3 +186,22 @@ def test_a_recipe_keeps_its_promise_and_photos_of_other_classes_are_mostly_unsur
     assert shares["foreign"] > 2 * shares["known"]
     assert shares["foreign"] > 0.4
     assert load(out).recipe["options"]["promise"] == 0.97
+
+
+def test_the_least_certain_photos_are_told_with_their_label(model, photos, tmp_path):
+    found, broken = [], tmp_path / "broken.png"
+    broken.write_bytes(b"no photo")
+    named = {"broken": broken} | {str(seed): photos / f"img{seed}.png" for seed in range(17)}
+    predict_here(
+        [model],
+        named,
+        PredictOptions(tmp_path / "p.csv", "cpu"),
+        look=lambda rows, named: found.extend(least_certain(rows, named, 10)),
+    )
+    expected = [(seed, *tiny_onnx.expected(tiny_onnx.photo(seed))) for seed in range(17)]
+    expected.sort(key=lambda each: each[2].max())
+    for (path, label, confidence), (seed, likely, probabilities) in zip(found, expected[:10], strict=True):
+        assert path == photos / f"img{seed}.png"
+        assert label == (likely if probabilities.max() >= THRESHOLD else "unsure")
+        assert confidence == pytest.approx(probabilities.max(), abs=1e-6)
+    assert {label == "unsure" for _, label, _ in found} == {True, False}
