@@ -105,10 +105,11 @@ def test_digits_reach_the_accuracy_they_promise(digits):
 
 def test_the_test_photos_are_on_the_page_the_least_certain_first(trained, photos):
     run, _ = trained
-    names, labels, probabilities = zip(*classify_each(run.path("model.onnx"), photos / "test"), strict=True)
+    paths = sorted((photos / "test").glob("*.jpg"), key=lambda path: int(path.stem[3:]))
+    labels, probabilities = Classifier(run.path("model.onnx"), "cpu")(paths)
     order = np.argsort([row.max() for row in probabilities], kind="stable")
     found = rows(run.path("least_certain.csv"))
-    assert [row["file"] for row in found] == [f"test/{names[i]}" for i in order]
+    assert [row["file"] for row in found] == [f"test/{paths[i].name}" for i in order]
     assert [row["prediction"] for row in found] == [labels[i] for i in order]
     expected = [probabilities[i].max() for i in order]
     np.testing.assert_allclose([float(row["confidence"]) for row in found], expected, atol=2e-6)
@@ -116,13 +117,6 @@ def test_the_test_photos_are_on_the_page_the_least_certain_first(trained, photos
     section = page[page.index('<h2 id="test">') :].partition("</section>")[0]
     assert re.findall(r'class="file" title="(.*?)"', section) == [row["file"] for row in found]
     assert section.count("<img src=") == len(found) == 12
-
-
-def classify_each(model, folder):
-    "Name, label and probabilities of each photo, by onnxruntime alone, in natural order of the name."
-    paths = sorted(folder.glob("*.jpg"), key=lambda path: int(path.stem[3:]))
-    answers = classify(str(model), [str(path) for path in paths])
-    return [(path.name, label, row) for path, (label, row) in zip(paths, answers, strict=True)]
 
 
 def test_the_run_folder_holds_what_the_contract_says(trained, photos):
