@@ -59,7 +59,7 @@ def _third_heading(third: dict) -> str:
 def _recall(recall: dict, variant: int) -> str:
     sd = "" if math.isnan(recall["sd"]) else f" ± {points(recall['sd'])}"
     low, high = map(points, recall["interval"])
-    return percent(recall["recall"]) + sd + (f" ({low} to {high})" if variant else "")
+    return percent(recall["recall"]) + sd + (f" (difference {low} to {high})" if variant else "")
 
 
 # For programs

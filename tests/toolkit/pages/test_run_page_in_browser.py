@@ -182,7 +182,8 @@ def test_a_switch_shows_heatmaps_over_what_the_network_sees_of_each_photo(browse
     for section in (pairs, mistakes):
         browser.run("document.querySelector(arguments[0] + ' .switch input').click()", section)
     assert browser.run(shown, pairs) == 0
-    assert browser.run(shown, mistakes) == browser.run("return document.querySelectorAll('#mistakes ~ * .shot').length")
+    photos = "return [...document.querySelectorAll('#mistakes ~ * .shot')].filter(e => e.checkVisibility()).length"
+    assert browser.run(shown, mistakes) == browser.run(photos) > 0
     box = (
         "const b = document.querySelector('#mistakes ~ * ' + arguments[0]).getBoundingClientRect();"
         "return [b.x, b.y, b.width, b.height]"
@@ -198,6 +199,39 @@ def test_a_narrow_screen_shows_three_photos_side_by_side(browser, page):
     browser.open(page, 390)
     columns = "return getComputedStyle(document.querySelector('.gallery')).gridTemplateColumns.split(' ').length"
     assert browser.run(columns) == 3
+
+
+def test_a_narrow_screen_shows_the_first_photos_of_a_list_and_all_when_asked(browser, page):
+    shown = (
+        "return [...document.querySelectorAll('section:has(#' + arguments[0] + ') ' + arguments[1])]"
+        ".filter(each => each.checkVisibility()).length"
+    )
+    click = "document.querySelector('section:has(#' + arguments[0] + ') .more input').click()"
+    for section, kind, few in (("uncertain", ".photo", 9), ("pairs", ".pair", 3)):
+        browser.open(page, 1280)
+        every = browser.run(shown, section, kind)
+        assert every > few
+        assert browser.run(shown, section, ".more") == 0
+        browser.open(page, 390)
+        assert browser.run(shown, section, kind) == few
+        browser.run(click, section)
+        assert browser.run(shown, section, kind) == every
+
+
+def test_a_table_that_is_cut_has_a_shade_at_its_edge(browser, page):
+    browser.open(page, 390)
+    height = browser.run("return document.documentElement.scrollHeight")
+    browser.devtools("Emulation.setDeviceMetricsOverride", width=390, height=height, deviceScaleFactor=1, mobile=True)
+    assert browser.run("const box = document.querySelector('.scroll'); return box.scrollWidth > box.clientWidth")
+    names = "return document.querySelector('#class-table tbody th').getBoundingClientRect().width"
+    assert browser.run(names) < 390 / 2  # though one of the names is as long as a screen
+    row = "return document.querySelector('#class-table tbody tr').getBoundingClientRect()"
+    y = int(browser.run(f"{row}.y")) + 4
+    width = browser.run("return document.querySelector('.scroll').clientWidth")
+    x = int(browser.run("return document.querySelector('.scroll').getBoundingClientRect().x")) + width - 2
+    assert browser.screenshot()[y, x].max() < 235  # the page's white without a shade
+    browser.run("document.querySelector('.scroll').scrollLeft = 9999")
+    assert browser.screenshot()[y, x].min() > 250
 
 
 def test_without_scripts_the_page_shows_all_but_its_controls(browser, page):
