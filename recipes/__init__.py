@@ -99,7 +99,7 @@ def pipeline(learner: Callable[..., "Learner"]) -> Callable[..., list]:
 
 def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     "Run a recipe into its run folder, or resume the run there; with --folds, into a folder of them."
-    from export.test_photos import predict_test_photos
+    from export.run_predictions import predict_test_photos
     from toolkit.data.on_disk.folds import check_out, is_fold
     from toolkit.run import new_folder
     from toolkit.training.evaluate import print_results

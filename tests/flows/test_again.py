@@ -47,7 +47,7 @@ def again(page):
 def test_the_line_that_says_how_to_run_it_again_does(recipe, words, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr("export.to_onnx.to_onnx", lambda folder, **options: None)  # which the line does not depend on
-    monkeypatch.setattr("export.test_photos.predict_test_photos", lambda *given: [])
+    monkeypatch.setattr("export.run_predictions.predict_test_photos", lambda *given: [])
     assert run(recipe.main, [*words, "--out", str(tmp_path / "first")]) == 0
     python, minus_m, module, *said = again(tmp_path / "first" / "report.html")
     assert [python, minus_m, module] == ["python", "-m", recipe.__name__]

@@ -40,7 +40,7 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.cluster export.serving",
     "export.explanations",
     "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain export.serve "
-    "export.test_photos",
+    "export.run_predictions",
     "recipes",
 )
 RANK = {family: rank for rank, line in enumerate(ORDER) for family in line.split()}

@@ -173,8 +173,8 @@ def make_learner(
     """Return a fastai Learner with a torch optimiser at --lr, accuracy as metric, --precision and the callbacks `cbs`.
 
     It computes channels last, with a fused optimiser if torch has one, and on CUDA in TF32. With --exact its results
-    are those of a plain loop, to the bit. With --compile torch compiles the forward pass and its gradient, which rounds
-    differently, but not for a short batch, such as an epoch's last. --cuda_graphs: see `CudaGraphs`.
+    are those of a plain loop, to the bit. With --compile torch compiles the forward pass and its gradient; their
+    rounding then differs. A short batch is computed without. With --cuda_graphs it has the callback `CudaGraphs`.
     options: `toolkit.learner.device.resolved`, with a number for --lr. opt_func: such as `partial(SGD, momentum=0.9)`.
     """
     check_ranges({"lr": options.lr})
