@@ -1,7 +1,7 @@
 """Write a run as a folder that timm loads and that can be pushed to the Hugging Face Hub as it is.
 
     python -m export.hub runs/hw1/20261124-120000-ce my_model
-    hf upload USER/my_model my_model
+    python -m export.hub runs/hw1/20261124-120000-ce USER/my_model --push --space
 
 No file in it holds a path of this machine: the data are named by the last part of their path alone.
 """
@@ -13,7 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.convert.model_card import MARK, last_part, model_card
+from export.browser.space import SPACE_FILES, write_space
+from export.convert.model_card import MARK, model_card
+from export.convert.published import published
+from export.own_folder import check_free
+from export.upload import Kind, address, check_name, listed, upload
 from toolkit.command import run_script
 from toolkit.files import replacing, write_atomic
 from toolkit.run import Run, load
@@ -22,20 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 FILES = "README.md model.safetensors model.onnx config.json".split()  # in the order in which they are written
-
-
-def check_free(folder: Path) -> None:
-    """Raises NotADirectoryError if `folder` is a file, FileExistsError if it holds a file that we did not write.
-
-    Names with a leading dot, such as git's, are ignored.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: give a folder for the model, new or empty")
-    names = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
-    card = folder / "README.md"
-    ours = FILES if card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace") else []
-    if others := [name for name in names if name not in ours]:
-        raise FileExistsError(f"{folder} holds {others[0]}, which export.hub did not write: give a new or empty folder")
 
 
 def timm_model(run: Run) -> "nn.Module":
@@ -95,13 +85,7 @@ def _write_onnx(run: Run, path: Path) -> None:
             f"{run.path('model.onnx')} was exported from other weights than metrics.json was measured with: "
             f"export it again, `python -m export.to_onnx {run.folder}`"
         )
-    recipe = json.loads(metadata["recipe"])
-    options = recipe["options"].items()
-    recipe["options"] = {name: last_part(value) if isinstance(value, str) else value for name, value in options}
-    onnx.helper.set_model_props(model, metadata | {"recipe": json.dumps(recipe, ensure_ascii=False)})
-    for part in (*model.graph.node, *model.graph.value_info, *(node for f in model.functions for node in f.node)):
-        del part.metadata_props[:]
-    onnx.save(model, path)
+    onnx.save(published(model), path)
 
 
 def _measured(run: Run) -> dict[str, Any]:
@@ -118,31 +102,63 @@ def _measured(run: Run) -> dict[str, Any]:
 
 def hub(
     run: Path,  # run folder with its best.safetensors and metrics.json
-    folder: Path,  # folder to write: new, empty, or one that this command wrote
-) -> Path:
+    folder: str,  # folder to write, new or empty or one that this command wrote; with --push the repository, USER/NAME
+    push: bool = False,  # upload it to the hub as USER/NAME, in place of writing a folder
+    space: bool = False,  # with --push: upload the page of export.web too, as the Space USER/NAME
+    dry_run: bool = False,  # with --push: list what would go, and send nothing
+    private: bool = False,  # with --push: make a new repository private
+) -> Path | str:
     """Write a run as a folder for timm and the Hugging Face Hub: weights, config.json and a model card.
 
-    Returns the folder, which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads; model.onnx is included if
-    the run has one. config.json is written last: without it timm loads nothing. Raises FileNotFoundError for a run
-    without weights or figures, and as `check_free` does.
+    Returns the folder, which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, or with `push` the address
+    of the repository. model.onnx is included if the run has one. config.json is written last: without it timm loads
+    nothing. Raises FileNotFoundError for a run without weights or figures, ValueError for options that don't fit
+    together, and as `export.own_folder.check_free`, `export.browser.runtime.package` and `export.upload.upload` do.
     """
-    trained, folder = load(run), Path(folder)
-    check_free(folder)
-    with tempfile.TemporaryDirectory() as name:
-        made = Path(name)
-        _write_timm_files(trained, made)
-        figures, has_onnx = _measured(trained), trained.path("model.onnx").is_file()
+    if (space or dry_run or private) and not push:
+        raise ValueError("--space, --dry_run and --private are of --push: add it, or leave them out")
+    trained = load(run)
+    if push:
+        return _push(trained, str(folder), space, dry_run, private)
+    write_folder(trained, folder := Path(folder), folder.resolve().name)
+    print(f"model {folder}\nload it: timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)", flush=True)
+    return folder
+
+
+def write_folder(run: Run, folder: Path, name: str) -> None:
+    "Write the folder of the model `name`. config.json is written last. Raises as `hub` does."
+    check_free(folder, "README.md", MARK, FILES, "export.hub")
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        _write_timm_files(run, made)
+        figures, has_onnx = _measured(run), run.path("model.onnx").is_file()
         if has_onnx:
-            _write_onnx(trained, made / "model.onnx")
-        write_atomic(made / "README.md", model_card(trained.recipe, figures, folder.resolve().name, has_onnx))
+            _write_onnx(run, made / "model.onnx")
+        write_atomic(made / "README.md", model_card(run.recipe, figures, name, has_onnx))
         for file in reversed(FILES[1:]):
             (folder / file).unlink(missing_ok=True)
         for file in FILES:
             if (made / file).exists():
                 with replacing(folder / file) as beside:
                     shutil.copyfile(made / file, beside)
-    print(f"model {folder}\nload it: timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)", flush=True)
-    return folder
+
+
+def _push(run: Run, repository: str, space: bool, dry_run: bool, private: bool) -> str:
+    "Upload the model, and the Space if it is asked for; or list both. Returns the model's address."
+    check_name(repository)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders: dict[Kind, Path] = {"model": Path(temporary) / "model"}
+        write_folder(run, folders["model"], repository.partition("/")[2])
+        if space:
+            folders["space"] = Path(temporary) / "space"
+            write_space(folders["model"] / "model.onnx", folders["space"], repository)
+        for kind, folder in folders.items():
+            if dry_run:
+                print(listed(folder, repository, kind), flush=True)
+            else:
+                ours = FILES if kind == "model" else SPACE_FILES
+                print(f"{kind} {upload(folder, repository, kind, MARK, ours, private)}", flush=True)
+    return address(repository, "model")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ https://huggingface.co/docs/hub/model-cards
 """
 
 import re
-from pathlib import PureWindowsPath
 from typing import Any
 
+from export.convert.published import last_part
 from toolkit.data.preprocess import padding
 from toolkit.evaluation.formatting import optimism_note
 
@@ -28,11 +28,6 @@ def literal(text: Any) -> str:
     "`text` as one line of Markdown that is shown literally: no markup, link, HTML, formula or table cell."
     line = " ".join(re.split(r"[\s\x00-\x1f\x7f]+", str(text).strip()))
     return re.sub(r"([!#$&()*+.:<=>?@\[\]\\^_`{|}~])", r"\\\1", line)
-
-
-def last_part(path: str) -> str:
-    "The last name of a path of any system, as Unicode text; a plain word stays as it is."
-    return PureWindowsPath(path).name.encode(errors="replace").decode()
 
 
 def model_card(recipe: dict[str, Any], figures: dict[str, Any], name: str, has_onnx: bool) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Awaitable, Callable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from export.browser.page import SCRIPTS, script
+from export.browser.page import page as try_page
 from export.serving.guard import Access, guarded
 from export.serving.inference import LENGTH, inference_answer, model_metadata, read_inference
 from export.serving.job import Unreadable
@@ -19,11 +21,12 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def application(service: Service, access: Access) -> ASGIApp:
-    "The ASGI application: our route /predict, the Open Inference Protocol, health, metrics and the OpenAPI page."
+    "The ASGI application: /predict, the Open Inference Protocol, health, metrics, the page to try it, and OpenAPI's."
     base = f"/v2/models/{service.name}"
-    document = described(service)
+    document, front = described(service), try_page(service.model, service.name, "service")
     routes = [
-        Route("/", _get(lambda: RedirectResponse("/docs"))),
+        Route("/", _get(lambda: HTMLResponse(front))),
+        *(_script(name) for name in SCRIPTS),
         Route("/docs", _get(lambda: HTMLResponse(page(document)))),
         Route("/openapi.json", _get(lambda: json_answer(document))),
         Route("/predict", _predict(service), methods=["POST"]),
@@ -46,6 +49,12 @@ def _get(answer: Callable[[], Response]) -> Callable[[Request], Awaitable[Respon
         return answer()
 
     return get
+
+
+def _script(name: str) -> Route:
+    "A script of the front page."
+    text = script(name)
+    return Route(f"/{name}", _get(lambda: Response(text, media_type="text/javascript")))
 
 
 def server_metadata() -> dict[str, object]:

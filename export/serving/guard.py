@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from export.browser.page import SCRIPTS
 from export.serving.limits import ANSWER_WITHIN
 from export.serving.metrics import Metrics
 from export.serving.service import error_answer
@@ -20,7 +21,7 @@ from export.serving.service import error_answer
 LINGER = 2.0
 "Seconds in which the rest of a body is taken in after its answer; a connection closed at once would lose the answer."
 
-OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+OPEN = ("/", *(f"/{name}" for name in SCRIPTS), "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
 "Paths that need no token: they tell nothing about photos."
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from export.convert.model_card import base_model, data_name, last_part, literal, model_card
+from export.convert.model_card import base_model, data_name, literal, model_card
+from export.convert.published import last_part
 from export.hub import check_free, crop_share, hub, timm_model
 from toolkit.data.photo import read_photo
 from toolkit.data.preprocess import for_size, prepare

@@ -37,9 +37,12 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.predictions",
     "export.convert",
     "export.parity",
+    "export.own_folder",
+    "export.browser export.upload",
     "export.cluster export.serving",
     "export.explanations",
     "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain export.serve "
+    "export.web "
     "export.run_predictions",
     "recipes",
 )

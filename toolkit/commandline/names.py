@@ -19,6 +19,7 @@ COMMANDS = {  # of the console script: the module that `python -m` runs, and a l
     "unsort": ("export.unsort", "undo the links or copies of predict --sort"),
     "explain": ("export.explain", "show by heatmaps what a run looks at in photos"),
     "serve": ("export.serve", "answer over HTTP with a model.onnx"),
+    "web": ("export.web", "write a page that tries a model.onnx in the browser"),
     "hub": ("export.hub", "write a run as a folder for timm and the Hugging Face Hub"),
 }
 

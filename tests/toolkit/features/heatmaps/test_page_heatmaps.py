@@ -56,7 +56,7 @@ def test_the_page_shows_them_again_without_a_model_and_without_scripts(explained
     finally:
         (explained.folder / "gone").rename(explained.folder / "best.safetensors")
     assert page.count('class="heat"') == page.count('class="shot"') > 24
-    assert page.count('type="checkbox"') == 3
+    assert page.count('<label class="switch">') == 3
     assert "are of layer <code>layer1</code>" in page
 
 
@@ -68,7 +68,7 @@ def test_the_page_says_why_there_are_none(explained, tmp_path):
     page = write_report(load(folder)).read_text()
     assert "No heatmaps: no layer of ResNet has a map of a photo of 32 pixels that heatmaps could be made of" in page
     assert 'class="heat"' not in page
-    assert 'type="checkbox"' not in page
+    assert '<label class="switch">' not in page
 
 
 def test_out_of_memory_ends_no_run(explained, tmp_path, monkeypatch):

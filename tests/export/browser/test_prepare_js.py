@@ -1,0 +1,134 @@
+"""prepare.js: photos decoded and prepared by a browser, compared with `toolkit.data.preprocess.prepare`."""
+
+import base64
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import try_page
+from PIL import Image
+
+import export.browser
+from export.reading.prepare import prepared
+from toolkit.data.preprocess import fitted, preprocessing, resize_center_crop
+
+SQUARE = """
+const {decoded, square} = await import("./prepare.js"), [name, preprocess] = arguments;
+const pixels = square(await decoded(await (await fetch(name)).blob(), preprocess.resize), preprocess);
+let text = ""; for (const value of pixels) text += String.fromCharCode(value);
+return btoa(text);
+"""
+
+
+def scene(height, width, seed=0):
+    "A photo-like picture: clouds of several sizes, and a sharp grid."
+    rng, image = np.random.default_rng(seed), np.zeros((height, width, 3))
+    for side, strength in ((4, 90), (16, 50), (64, 30)):
+        small = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+        image += strength / 256 * np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), float)
+    image[:: height // 12] = 30
+    image[:, :: width // 9] = (240, 200, 20)
+    return Image.fromarray((image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8))
+
+
+def small_jpeg(path):
+    scene(348, 464).save(path, quality=90)
+
+
+def turned_jpeg(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene(300, 420).save(path, quality=92, exif=exif)
+
+
+def grey_jpeg(path):
+    scene(260, 300).convert("L").save(path)
+
+
+def png(path):
+    scene(333, 217).save(path)
+
+
+def transparent_png(path):
+    image = scene(220, 260)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(path)
+
+
+def palette_gif(path):
+    scene(180, 240).quantize(64).save(path)
+
+
+def webp(path):
+    scene(240, 320).save(path, lossless=True)
+
+
+def tiny_png(path):
+    scene(24, 40).save(path)
+
+
+def half_jpeg(path):
+    scene(900, 1208).save(path, quality=92)
+
+
+def camera_jpeg(path):
+    scene(3000, 4000).save(path, quality=92)
+
+
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory):
+    "A page whose scripts may ask for photos: (folder, browser)."
+    folder = tmp_path_factory.mktemp("prepare")
+    shutil.copy(Path(export.browser.__file__).parent / "prepare.js", folder)
+    (folder / "index.html").write_text("<!doctype html><title>prepare</title>")
+    with try_page.served(folder) as url:
+        browser.open_url(url)
+        yield folder, browser
+
+
+def differences(page, make, suffix, preprocess):
+    "Absolute differences in grey levels of the browser's square from Python's."
+    folder, browser = page
+    file = folder / f"{make.__name__}{suffix}"
+    make(file)
+    text = browser.run(f"return (async (...arguments) => {{{SQUARE}}})(...arguments)", file.name, preprocess)
+    wanted = prepared(file, preprocess)
+    square = np.frombuffer(base64.b64decode(text), np.uint8).reshape(wanted.shape)
+    assert wanted.std() > 10
+    return np.abs(square.astype(int) - wanted)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize(
+    ("make", "suffix"),
+    [
+        (small_jpeg, ".jpg"),
+        (turned_jpeg, ".jpg"),
+        (grey_jpeg, ".jpg"),
+        (png, ".png"),
+        (palette_gif, ".gif"),
+        (webp, ".webp"),
+        (tiny_png, ".png"),
+    ],
+)
+def test_nearly_every_byte_is_that_of_python(page, make, suffix, fit):
+    for size, ratio in ((128, 256 / 224), (96, 0.9)):
+        found = differences(page, make, suffix, preprocessing(fitted(resize_center_crop(size, ratio), fit)))
+        assert found.max() <= 1
+        assert (found > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_transparent_pixels_lie_over_white(page, fit):
+    found = differences(page, transparent_png, ".png", preprocessing(fitted(resize_center_crop(96), fit)))
+    assert found.max() <= 3
+    assert found.mean() < 0.7
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("make", [half_jpeg, camera_jpeg])
+def test_a_jpeg_that_python_decodes_at_a_smaller_size_is_within_a_grey_level(page, make, fit):
+    found = differences(page, make, ".jpg", preprocessing(fitted(resize_center_crop(128), fit)))
+    assert found.mean() < 0.5
+    assert found.max() <= 8
