@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from export.browser.space import SPACE_FILES, write_space
 from export.convert.model_card import MARK, model_card
-from export.convert.published import published
-from export.own_folder import check_free
-from export.upload import Kind, address, check_name, listed, upload
+from export.publishing.own_folder import check_free
+from export.publishing.published import published
+from export.publishing.upload import Kind, address, check_name, listed, upload
 from toolkit.command import run_script
 from toolkit.files import replacing, write_atomic
 from toolkit.run import Run, load
@@ -113,7 +113,8 @@ def hub(
     Returns the folder, which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, or with `push` the address
     of the repository. model.onnx is included if the run has one. config.json is written last: without it timm loads
     nothing. Raises FileNotFoundError for a run without weights or figures, ValueError for options that don't fit
-    together, and as `export.own_folder.check_free`, `export.browser.runtime.package` and `export.upload.upload` do.
+    together, FileExistsError if files of somebody else would be lost, PermissionError or ConnectionError if the hub
+    refuses, OSError if npm can't bring what the Space needs.
     """
     if (space or dry_run or private) and not push:
         raise ValueError("--space, --dry_run and --private are of --push: add it, or leave them out")

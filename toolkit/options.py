@@ -70,7 +70,7 @@ class Options:
     # Run
     save_every: Annotated[int, FREE] = 0  # optimiser steps between saves inside an epoch (0: only after each epoch)
     profile: Annotated[bool, FREE] = False  # print where an epoch's time goes, and what may help
-    log: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], FREE] = ()  # experiment trackers
+    log: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], FREE] = ()  # experiment trackers
     out: Annotated[Path | None, FREE] = None  # run folder (default: runs/<recipe>/<time>-<loss>)
     resume: Annotated[bool, FREE] = False  # continue the run in --out
 

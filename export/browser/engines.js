@@ -19,7 +19,7 @@ function service(facts, say) {
     if (found.error || entry.error) throw new Error(found.error ?? entry.error);
     return {...entry, probabilities: Object.entries(entry.probabilities).sort((one, other) => other[1] - one[1]), square: await seen(photo, facts.preprocess)};
   }
-  return {answer, ready: Promise.resolve(`Photos are sent to ${location.host}, which computes the answers (${facts.device}).`)};
+  return {answer, ready: Promise.resolve(`Answered by ${location.host} on its ${facts.device}.`)};
 }
 
 // The square of a photo, for people to look at; null if this browser can't read the photo.

@@ -25,7 +25,7 @@ POLICY = (
 
 PLACES = {
     "browser": "The model runs in this browser. No photo leaves your device.",
-    "service": "The model runs on the machine that this page comes from. It keeps no photo.",
+    "service": "Photos are sent to the service that this page comes from. It keeps none.",
 }
 
 Model = Classifier | Ensemble

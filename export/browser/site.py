@@ -7,9 +7,9 @@ import onnx
 
 from export.browser.page import SCRIPTS, WORKER, page, script
 from export.browser.runtime import unpack
-from export.convert.published import last_part, published
-from export.own_folder import check_free
 from export.parity.certificate import BUDGETS
+from export.publishing.own_folder import check_free
+from export.publishing.published import last_part, published
 from export.session import Classifier
 from toolkit.files import write_atomic
 
@@ -47,7 +47,7 @@ def title(model: Classifier) -> str:
 
 
 def pattern_check(model: Classifier) -> dict[str, object]:
-    """What a browser must compute: the probabilities of a test pattern, and how far they may be off.
+    """The probabilities of a test pattern, which a browser must compute too, and how far its own may be off.
 
     Pixel (x, y) of the pattern has the colour (x * y + 40 * c) mod 256, c = 0, 1, 2. The bounds are those of the
     certificate, WebAssembly's those of a CPU and WebGPU's those of CUDA.

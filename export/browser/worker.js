@@ -30,7 +30,7 @@ async function load(wanted) {
 }
 
 const sentence = (device, difference) =>
-  `Computed in this browser by ${device}. Photos stay on this device. A test pattern gave the probabilities of Python within ${difference.toExponential(0)}.`;
+  `Computed by ${device}. A test pattern gave the probabilities of Python within ${difference.toExponential(0)}.`;
 
 async function downloaded(url) {
   const reply = await fetch(url);

@@ -6,7 +6,7 @@ https://huggingface.co/docs/hub/model-cards
 import re
 from typing import Any
 
-from export.convert.published import last_part
+from export.publishing.published import last_part
 from toolkit.data.preprocess import padding
 from toolkit.evaluation.formatting import optimism_note
 

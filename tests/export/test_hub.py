@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
-from export.convert.model_card import base_model, data_name, literal, model_card
-from export.convert.published import last_part
-from export.hub import check_free, crop_share, hub, timm_model
+from export.convert.model_card import MARK, base_model, data_name, literal, model_card
+from export.hub import FILES, crop_share, hub, timm_model
+from export.publishing.own_folder import check_free
+from export.publishing.published import last_part
 from toolkit.data.photo import read_photo
 from toolkit.data.preprocess import for_size, prepare
 from toolkit.run import load
@@ -229,18 +230,21 @@ def test_the_line_that_is_printed_loads_the_model(digits_run, tmp_path, capsys):
     assert model.pretrained_cfg["label_names"] == digits_run.recipe["classes"]
 
 
+OURS = "README.md", MARK, FILES, "export.hub"
+
+
 def test_a_folder_of_someone_else_is_left_alone(folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NotADirectoryError, match="file is a file: give a folder"):
-        check_free(tmp_path / "file")
+        check_free(tmp_path / "file", *OURS)
     with pytest.raises(FileExistsError, match="holds file, which export.hub did not write: give a new or empty folder"):
-        check_free(tmp_path)
-    check_free(folder)
-    check_free(tmp_path / "new")
+        check_free(tmp_path, *OURS)
+    check_free(folder, *OURS)
+    check_free(tmp_path / "new", *OURS)
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     (other / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"holds notes\.txt, which"):
-        check_free(other)
+        check_free(other, *OURS)
 
 
 def test_a_missing_part_is_an_error_and_nothing_is_written(digits_run, tmp_path):

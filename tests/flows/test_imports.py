@@ -35,10 +35,10 @@ ORDER = (  # from the bottom; a family imports itself and what stands above its 
     "export.session",
     "export.ensemble",
     "export.predictions",
+    "export.publishing",
     "export.convert",
     "export.parity",
-    "export.own_folder",
-    "export.browser export.upload",
+    "export.browser",
     "export.cluster export.serving",
     "export.explanations",
     "export.predict export.to_onnx export.verify export.average export.hub export.unsort export.explain export.serve "

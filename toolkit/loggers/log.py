@@ -1,4 +1,4 @@
-"""Send a run's curves, options, metrics, mistakes and model file to TensorBoard, Weights & Biases or MLflow.
+"""Send a run's curves, options, metrics, mistakes and model file to TensorBoard, Weights & Biases, MLflow or trackio.
 
     python -m recipes.hw1 --log tensorboard wandb mlflow
 
@@ -29,7 +29,7 @@ from toolkit.files import write_json
 from toolkit.loggers.logger import CURVES, Logger, Mistake, first_line
 from toolkit.run import Run
 
-LOGGERS = ("tensorboard", "wandb", "mlflow")
+LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 def loggers(names: list[str] | None) -> dict[str, Logger]:

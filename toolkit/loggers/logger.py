@@ -1,4 +1,4 @@
-"""The interface of a logger that tensorboard.py, wandb.py and mlflow.py implement, and what they share."""
+"""The interface of a logger that tensorboard.py, wandb.py, mlflow.py and trackio.py implement, and what they share."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -14,7 +14,7 @@ SECRET = "0123456789abcdef-secret"
 def test_a_photo_given_to_the_page_gets_the_answer_of_the_model(running, model, photos, browser):
     url = f"http://127.0.0.1:{running.port}/"
     status = try_page.open_page(browser, url, 420)
-    assert status == f"Photos are sent to 127.0.0.1:{running.port}, which computes the answers (cpu)."
+    assert status == f"Answered by 127.0.0.1:{running.port} on its cpu."
     try_page.choose(browser, photos[:6])
     found = try_page.answers(browser, 6)
     classifier = Classifier(model, "cpu")

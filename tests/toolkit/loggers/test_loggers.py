@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,9 @@ def log_folder(tmp_path_factory):
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         patch.setenv("MLFLOW_TRACKING_URI", (root / "mlruns").as_uri())
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        patch.setenv("TRACKIO_DIR", str(root / "trackio"))
+        for name in ("TRACKIO_PROJECT", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+            patch.delenv(name, raising=False)
         yield root
 
 
@@ -90,7 +94,7 @@ def run(photos, tmp_path_factory):
     with pytest.raises(KeyboardInterrupt):
         train_until(photos, folder, 2, LOGGERS, stop=True)
     kept = load(folder).read_json("log.json")
-    for name in ("tensorboard", "mlflow"):  # wandb can't read back an offline run
+    for name in ("tensorboard", "mlflow", "trackio"):  # wandb can't read back an offline run
         kept[name]["epochs"] = 1
     write_json(folder / "log.json", kept)
     return train_until(photos, folder, 4, LOGGERS)
@@ -183,6 +187,26 @@ def test_wandb_has_each_epoch_once_under_one_id_and_options_metrics_mistakes_and
     assert b"the model" in kept
 
 
+def test_trackio_has_each_epoch_once_and_options_metrics_mistakes_and_model(run, log_folder):
+    name, root = run.read_json("log.json")["trackio"]["id"], log_folder / "trackio"
+    assert name.startswith("three-")
+    with sqlite3.connect(root / "rapid-finetune.db") as base:
+        logged = base.execute("SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY id", [name]).fetchall()
+        (config,) = base.execute("SELECT config FROM configs WHERE run_name = ?", [name]).fetchall()
+        kinds = base.execute("SELECT type FROM artifacts").fetchall()
+    rows = [(step, json.loads(metrics)) for step, metrics in logged]
+    assert {step: row for step, row in rows if "lr" in row} == history(run)
+    assert len([row for _, row in rows if "lr" in row]) == 4
+    (results,) = [row for _, row in rows if "best/accuracy" in row]
+    assert results["best/accuracy"] == run.metrics["accuracy"]
+    images = [value for value in results.values() if isinstance(value, dict)]
+    assert {each["caption"].rpartition(": ")[2] for each in images} == {row["file"] for row in mistakes(run)}
+    assert all((root / "media" / each["file_path"]).read_bytes().startswith(b"\x89PNG") for each in images)
+    assert json.loads(config[0])["arch"] == "test_resnet"
+    assert kinds == [("model",)]
+    assert b"the model" in [path.read_bytes() for path in root.glob("artifacts/**/sha256/*/*")]
+
+
 def test_resuming_a_finished_run_logs_nothing_twice(run, photos, log_folder, tmp_path):
     shutil.copytree(run.folder, tmp_path / "again")
     before = run.path("log.json").read_text()
@@ -217,7 +241,7 @@ def test_the_error_for_a_missing_library_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # Python then finds no such module
     with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '.\[wandb\]'"):
         loggers(["wandb"])
-    with pytest.raises(ValueError, match="--log comet: give one or more of tensorboard, wandb, mlflow"):
+    with pytest.raises(ValueError, match="--log comet: give one or more of tensorboard, wandb, mlflow, trackio"):
         loggers(["comet"])
 
 

@@ -70,7 +70,6 @@ def _check_ours(api, repository: str, kind: Kind, mark: str, ours: set[str]) -> 
 @contextmanager
 def _errors(repository: str) -> Iterator[None]:
     "Turn huggingface_hub's errors into ours."
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     login = "`hf auth login`, or HF_TOKEN, with a token that may write there"
@@ -82,5 +81,7 @@ def _errors(repository: str) -> Iterator[None]:
         if error.response is not None and error.response.status_code in (401, 403):
             raise PermissionError(f"the hub refuses {repository} ({reason_of(error)}): {login}") from error
         raise ConnectionError(f"the hub did not take {repository}: {reason_of(error)}") from error
-    except httpx.HTTPError as error:
+    except Exception as error:  # of several network libraries
+        if isinstance(error, OSError):
+            raise
         raise ConnectionError(f"no way to the hub for {repository}: {reason_of(error)}") from error
