@@ -100,13 +100,19 @@ def ran(tmp_path_factory):
     return run
 
 
+def shows(output):
+    "True unless an output is of stderr, or a progress bar that has ended and shows nothing."
+    html = output.get("data", {}).get("text/html")
+    return output.get("name") != "stderr" and (html is None or "<td>" in html)
+
+
 def keep(content, notebook):
     "Store a notebook with its outputs, without what it said on stderr and when."
     kept = nbformat.from_dict(content)
     for cell in kept.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if shows(output)]
     kept.metadata.language_info = {"name": "python"}
     notebook.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
