@@ -33,7 +33,7 @@ const sentence = (device, difference) =>
   `Computed by ${device}. A test pattern gave the probabilities of Python within ${difference.toExponential(0)}.`;
 
 async function downloaded(url) {
-  const reply = await fetch(url);
+  const reply = await fetch(url, {cache: "no-cache"});  // else a model that was replaced may come from the cache
   if (!reply.ok) throw new Error(`${url}: ${reply.status} ${reply.statusText}`);
   const parts = [], reader = reply.body.getReader();
   let size = 0;

@@ -54,7 +54,7 @@ def _get(answer: Callable[[], Response]) -> Callable[[Request], Awaitable[Respon
 def _script(name: str) -> Route:
     "A script of the front page."
     text = script(name)
-    return Route(f"/{name}", _get(lambda: Response(text, media_type="text/javascript")))
+    return Route(f"/{name}", _get(lambda: Response(text, 200, {"Cache-Control": "no-cache"}, "text/javascript")))
 
 
 def server_metadata() -> dict[str, object]:
