@@ -17,7 +17,7 @@ from export.browser.space import SPACE_FILES, write_space
 from export.convert.model_card import MARK, model_card
 from export.publishing.own_folder import check_free
 from export.publishing.published import published
-from export.publishing.upload import Kind, address, check_name, listed, upload
+from export.publishing.upload import Upload, check_name, listed, send
 from toolkit.command import run_script
 from toolkit.files import replacing, write_atomic
 from toolkit.run import Run, load
@@ -107,6 +107,7 @@ def hub(
     space: bool = False,  # with --push: upload the page of export.web too, as the Space USER/NAME
     dry_run: bool = False,  # with --push: list what would go, and send nothing
     private: bool = False,  # with --push: make a new repository private
+    runtime: Path | None = None,  # with --space: onnxruntime-web as npm packs it (default: npm brings it)
 ) -> Path | str:
     """Write a run as a folder for timm and the Hugging Face Hub: weights, config.json and a model card.
 
@@ -116,11 +117,11 @@ def hub(
     together, FileExistsError if files of somebody else would be lost, PermissionError or ConnectionError if the hub
     refuses, OSError if npm can't bring what the Space needs.
     """
-    if (space or dry_run or private) and not push:
-        raise ValueError("--space, --dry_run and --private are of --push: add it, or leave them out")
+    if (space or dry_run or private or runtime) and not push:
+        raise ValueError("--space, --dry_run, --private and --runtime are of --push: add it, or leave them out")
     trained = load(run)
     if push:
-        return _push(trained, str(folder), space, dry_run, private)
+        return _push(trained, str(folder), space, dry_run, private, runtime)
     write_folder(trained, folder := Path(folder), folder.resolve().name)
     print(f"model {folder}\nload it: timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)", flush=True)
     return folder
@@ -144,22 +145,21 @@ def write_folder(run: Run, folder: Path, name: str) -> None:
                     shutil.copyfile(made / file, beside)
 
 
-def _push(run: Run, repository: str, space: bool, dry_run: bool, private: bool) -> str:
+def _push(run: Run, repository: str, space: bool, dry_run: bool, private: bool, runtime: Path | None) -> str:
     "Upload the model, and the Space if it is asked for; or list both. Returns the model's address."
     check_name(repository)
     with tempfile.TemporaryDirectory() as temporary:
-        folders: dict[Kind, Path] = {"model": Path(temporary) / "model"}
-        write_folder(run, folders["model"], repository.partition("/")[2])
+        model, page = Path(temporary) / "model", Path(temporary) / "space"
+        write_folder(run, model, repository.partition("/")[2])
+        uploads = [Upload(model, repository, "model", MARK, FILES, private)]
         if space:
-            folders["space"] = Path(temporary) / "space"
-            write_space(folders["model"] / "model.onnx", folders["space"], repository)
-        for kind, folder in folders.items():
-            if dry_run:
-                print(listed(folder, repository, kind), flush=True)
-            else:
-                ours = FILES if kind == "model" else SPACE_FILES
-                print(f"{kind} {upload(folder, repository, kind, MARK, ours, private)}", flush=True)
-    return address(repository, "model")
+            write_space(model / "model.onnx", page, repository, runtime)
+            uploads.append(Upload(page, repository, "space", MARK, SPACE_FILES, private))
+        if not dry_run:
+            send(uploads)
+        for upload in uploads:
+            print(listed(upload) if dry_run else f"{upload.kind} {upload.address}", flush=True)
+    return uploads[0].address
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@
 docs/web.md has the ways to bring it to a phone.
 """
 
+import shlex
 from pathlib import Path
 
+from export.runtime.metadata import check_exists
 from toolkit.command import run_script
 
 LARGE = 60_000_000
@@ -22,19 +24,20 @@ def web(
 ) -> Path:
     """Write a page that labels photos in the browser with a model.onnx: no photo leaves the device.
 
-    Returns the folder. Raises OSError if onnxruntime-web can't be brought, ValueError for a file that is not a model of
-    ours, FileExistsError if the folder holds other files.
+    Returns the folder. Raises OSError if there is no model or onnxruntime-web can't be brought, ValueError for a file
+    that is not a model of ours, FileExistsError if the folder holds other files.
     """
     from export.browser.runtime import package
     from export.browser.site import write_site
 
+    check_exists(Path(model))
     folder = Path(folder)
     written = write_site(Path(model), folder, name, package(runtime))
     if written.size > LARGE and written.card.precision == "fp32":
-        print(
-            f"note: {written.size / 1e6:.0f} MB are much for a phone: export with --precision fp16 or int8", flush=True
-        )
-    print(f"page {folder}\ntry it: python -m http.server --bind 127.0.0.1 --directory {folder}", flush=True)
+        megabytes = f"{written.size / 1e6:.0f} MB"
+        print(f"note: {megabytes} are much for a phone: export with --precision fp16 or int8", flush=True)
+    print(f"page {folder}", flush=True)
+    print(f"try it: python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(folder))}", flush=True)
     return folder
 
 

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_stand_in"
 LARGE = 1_000_000
+FIRST, DATE = "initial commit", "2026-11-28T00:00:00.000Z"
 
 
 @dataclass
@@ -23,12 +24,14 @@ class Repository:
     sdk: str | None
     files: dict[str, bytes] = field(default_factory=lambda: {".gitattributes": b""})
     commits: list[str] = field(default_factory=list)
+    theirs: bool = False  # of somebody else
 
 
 class Hub(BaseHTTPRequestHandler):
     repositories: dict[tuple[str, str], Repository]
     stored: dict[str, bytes]
     writes: list[str]
+    full: set[str]  # repositories that take no commit
 
     def do_GET(self):
         path = self.path.partition("?")[0]
@@ -38,7 +41,17 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         if path.startswith("/api/") and rest == "":
             return self.answer(
-                {"id": name, "sha": self.sha(found), "siblings": [{"rfilename": f} for f in found.files]}
+                {
+                    "id": name,
+                    "sha": self.sha(found),
+                    "private": found.private,
+                    "siblings": [{"rfilename": f} for f in found.files],
+                }
+            )
+        if rest.startswith("commits/"):
+            titles = found.commits[::-1] if found.theirs else [FIRST, *found.commits][::-1]
+            return self.answer(
+                [{"id": "0" * 40, "title": t, "message": "", "authors": [], "date": DATE} for t in titles]
             )
         if rest.startswith("tree/"):
             return self.answer(
@@ -72,6 +85,9 @@ class Hub(BaseHTTPRequestHandler):
             self.repositories[kind, name] = Repository(
                 kind, asked.get("private") or asked.get("visibility") == "private", asked.get("sdk")
             )
+            if kind == "space":  # what the hub commits with it
+                example = {"README.md": b"---\nsdk: static\n---\n", "index.html": b"example", "style.css": b""}
+                self.repositories[kind, name].files |= example
             return self.answer({"url": f"{self.server.address}/{name}", "id": name, "name": name})
         kind, name, rest = self.named(path)
         if rest == "info/lfs/objects/batch":
@@ -100,6 +116,8 @@ class Hub(BaseHTTPRequestHandler):
             ]
             return self.answer({"files": modes})
         assert rest.startswith("commit/"), self.path
+        if name in self.full:
+            return self.answer({"error": "no space left"}, 500)
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "header":
@@ -159,7 +177,7 @@ class Hub(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def hub() -> Iterator[tuple[str, type[Hub]]]:
     "The stand-in's address, and what it holds. It is empty."
-    handler = type("Empty", (Hub,), {"repositories": {}, "stored": {}, "writes": []})
+    handler = type("Empty", (Hub,), {"repositories": {}, "stored": {}, "writes": [], "full": set()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()

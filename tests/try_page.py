@@ -1,5 +1,6 @@
 """The page to try a model, driven in a headless browser as a user would."""
 
+import base64
 import contextlib
 import functools
 import http.server
@@ -68,8 +69,23 @@ def choose(browser: Browser, photos: Sequence[Path]) -> None:
     browser.devtools("DOM.setFileInputFiles", files=[str(each) for each in photos], nodeId=node)
 
 
+def give(browser: Browser, photo: Path, how: str) -> None:
+    "Drop a photo on the page, or paste it: an event as a browser makes it."
+    script = """
+    const [text, name, how] = arguments, bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+    const carried = new DataTransfer();
+    carried.items.add(new File([bytes], name));
+    dispatchEvent(how === "drop" ? new DragEvent("drop", {dataTransfer: carried})
+                                 : new ClipboardEvent("paste", {clipboardData: carried}));
+    """
+    browser.run(script, base64.b64encode(photo.read_bytes()).decode(), photo.name, how)
+
+
 def answers(browser: Browser, count: int) -> list[Found]:
     "The cards of all photos that were given, once there are so many and each is done; in the order in which they came."
     done = 'document.querySelectorAll("#answers > li[data-done]").length'
     wait(browser, f"return {done} === {count}")
+    browser.run('document.querySelectorAll("#answers details").forEach(each => { each.open = true; })')
+    opened = '[...document.querySelectorAll("#answers details")].every(each => each.querySelector("li"))'
+    wait(browser, f"return {opened}")
     return [Found(**each) for each in browser.run(ANSWERS)]

@@ -10,12 +10,13 @@ function service(facts, say) {
   async function answer(photo) {
     const headers = {"Content-Type": "application/octet-stream"};
     if (token.value) headers.Authorization = `Bearer ${token.value}`;
-    const reply = await fetch("predict", {method: "POST", body: photo, headers}).catch(() => { throw new Error("the service can't be reached"); });
+    const reply = await fetch("predict", {method: "POST", body: photo, headers}).catch(error => { throw new Error(`the service can't be asked (${error.message})`); });
     if (reply.status === 401) {
       door.hidden = false;
       token.focus();
     }
-    const found = await reply.json(), entry = found.predictions?.[0];
+    const found = await reply.json().catch(() => { throw new Error(`the service answered ${reply.status} ${reply.statusText}`); });
+    const entry = found.predictions?.[0];
     if (found.error || entry.error) throw new Error(found.error ?? entry.error);
     return {...entry, probabilities: Object.entries(entry.probabilities).sort((one, other) => other[1] - one[1]), square: await seen(photo, facts.preprocess)};
   }
@@ -23,13 +24,17 @@ function service(facts, say) {
 }
 
 // The square of a photo, for people to look at; null if this browser can't read the photo.
-const seen = (photo, preprocess) => decoded(photo, preprocess.resize).then(read => square(read, preprocess), () => null);
+const seen = (photo, preprocess) => decoded(photo, preprocess.resize).then(read => square(read, preprocess)).catch(() => null);
 
 function browser(facts, say) {
   const worker = new Worker("worker.js", {type: "module"}), asked = [];
   let settle;
   const ready = new Promise((resolve, reject) => { settle = {resolve, reject}; });
-  worker.onerror = event => settle.reject(new Error(`The model can't be loaded: ${event.message ?? "this browser has no module workers"}`));
+  worker.onerror = event => {  // of the script itself; what the model raises comes as a message
+    const error = new Error(`The model can't be loaded: ${event.message ?? "worker.js is missing, or this browser has no module workers"}`);
+    settle.reject(error);
+    for (const each of asked.splice(0)) each.reject(error);
+  };
   worker.onmessage = ({data}) => {
     if (data.loading) say(data.loading);
     else if (data.ready) settle.resolve(data.ready);
@@ -38,6 +43,6 @@ function browser(facts, say) {
     else asked.shift().resolve(data.answer);
   };
   worker.postMessage({facts, device: new URLSearchParams(location.search).get("device")});
-  const answer = photo => new Promise((resolve, reject) => { asked.push({resolve, reject}); worker.postMessage({photo}); });
+  const answer = photo => ready.then(() => new Promise((resolve, reject) => { asked.push({resolve, reject}); worker.postMessage({photo}); }));
   return {answer, ready};
 }

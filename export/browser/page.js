@@ -32,7 +32,8 @@ function bars(entries) {
 function card(photo) {
   const url = URL.createObjectURL(photo), seen = element("div", {className: "seen"});
   const image = element("img", {src: url, alt: `your photo ${photo.name}`});
-  image.addEventListener("error", () => image.remove());
+  image.addEventListener("load", () => URL.revokeObjectURL(url));
+  image.addEventListener("error", () => { URL.revokeObjectURL(url); image.remove(); });
   seen.append(image);
   const entry = element("li", {}, seen, element("p", {className: "label none"}, "…"), element("p", {className: "file", dir: "auto"}, photo.name));
   byId("answers").prepend(entry);
@@ -46,8 +47,11 @@ function show(entry, photo, answer) {
   if (answer.unsure)
     entry.append(element("p", {className: "soft"}, `The most probable class, ${name}, has ${percent(share)}. Below ${percent(facts.threshold)} the model gives no answer.`));
   entry.append(bars(answer.probabilities.slice(0, FEW)));
-  if (answer.probabilities.length > FEW)
-    entry.append(element("details", {}, element("summary", {}, `all ${answer.probabilities.length} classes`), bars(answer.probabilities.slice(FEW))));
+  if (answer.probabilities.length > FEW) {
+    const others = element("details", {}, element("summary", {}, `all ${answer.probabilities.length} classes`));
+    others.addEventListener("toggle", () => others.append(bars(answer.probabilities.slice(FEW))), {once: true});
+    entry.append(others);
+  }
   if (answer.square) entry.querySelector(".seen").append(...network(answer.square, photo));
   entry.querySelector(".file").append(` · ${Math.round(answer.milliseconds)} ms`);
   entry.dataset.done = "answered";
@@ -84,6 +88,7 @@ async function work() {  // one photo after the other
   while (waiting.length) {
     const [entry, photo] = waiting.shift(), started = performance.now();
     try {
+      if (!photo.size) throw new Error("The file is empty.");
       const answer = await engine.answer(photo);
       show(entry, photo, {milliseconds: performance.now() - started, ...answer});
     } catch (error) {
@@ -99,28 +104,33 @@ byId("choose").addEventListener("click", () => byId("files").click());
 for (const input of [byId("files"), byId("shot")])
   input.addEventListener("change", () => { add([...input.files]); input.value = ""; });
 
-const drop = byId("drop"), images = list => [...list].filter(file => file.size);
+const drop = byId("drop");
 for (const kind of ["dragover", "drop"]) addEventListener(kind, event => event.preventDefault());
 addEventListener("dragover", () => drop.classList.add("over"));
 addEventListener("dragleave", () => drop.classList.remove("over"));
-addEventListener("drop", event => { drop.classList.remove("over"); add(images(event.dataTransfer.files)); });
-addEventListener("paste", event => add(images(event.clipboardData.files)));
+addEventListener("drop", event => { drop.classList.remove("over"); add([...event.dataTransfer.files]); });
+addEventListener("paste", event => add([...event.clipboardData.files]));
 
 let stream = null;
 byId("camera").addEventListener("click", async () => {
   if (!navigator.mediaDevices) return byId("shot").click();  // without HTTPS a page gets no camera, but a phone's app
+  byId("camera").disabled = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment", width: {ideal: 1280}}});
   } catch (error) {
+    byId("camera").disabled = false;
     return say(`The camera can't be used: ${error.message}`, true);
   }
+  byId("take").disabled = true;
   byId("video").srcObject = stream;
   byId("live").hidden = false;
-  byId("take").focus();
+  byId("stop").focus();
 });
+byId("video").addEventListener("loadeddata", () => { byId("take").disabled = false; byId("take").focus(); });
 function close() {
   stream?.getTracks().forEach(track => track.stop());
   byId("live").hidden = true;
+  byId("camera").disabled = false;
   byId("camera").focus();
 }
 byId("stop").addEventListener("click", close);

@@ -39,7 +39,7 @@ def script(name: str) -> str:
 def page(model: Model, name: str, engine: str, **facts: Any) -> str:
     """The page's HTML.
 
-    engine: "service" or "browser", where answers are computed. facts: more of what the scripts of that engine take.
+    engine: "service" or "browser", where answers are computed. facts: more that the scripts of that engine take.
     """
     from jinja2 import Environment, FileSystemLoader
 
@@ -48,7 +48,6 @@ def page(model: Model, name: str, engine: str, **facts: Any) -> str:
     card = model.card
     known = {
         "engine": engine,
-        "classes": card.classes,
         "preprocess": card.preprocess,
         "threshold": card.threshold,
         "device": model.device,

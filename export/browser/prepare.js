@@ -1,11 +1,20 @@
 // A photo -> the square that the model takes. docs/resizing.md has this arithmetic in words; toolkit/data/resizing.py
 // has it in Python, by OpenCV. Names are the same there.
 
+// Throws if the browser changes pixels that a page reads, as some do against fingerprinting.
+export function checkCanvas() {
+  const context = new OffscreenCanvas(16, 16).getContext("2d", {willReadFrequently: true}), wanted = context.createImageData(16, 16);
+  for (let at = 0; at < wanted.data.length; at++) wanted.data[at] = at % 4 === 3 ? 255 : (at * 37) % 256;
+  context.putImageData(wanted, 0, 0);
+  if (context.getImageData(0, 0, 16, 16).data.some((value, at) => value !== wanted.data[at]))
+    throw new Error("this browser changes the pixels that a page reads, against fingerprinting; allow this page to read canvases");
+}
+
 // The photo of a Blob, upright, over white: {data: RGB bytes, height, width, whole: [height, width]}. A JPEG that is
-// much larger than `resize` comes at 1/2, 1/4 or 1/8. Throws if the browser can't read it.
+// much larger than `resize` comes at 1/2, 1/4 or 1/8. Throws a DOMException if the browser can't read it.
 export async function decoded(blob, resize) {
   const jpeg = new Uint8Array(await blob.slice(0, 2).arrayBuffer()).join() === "255,216";
-  const bitmap = await createImageBitmap(blob, {imageOrientation: "from-image", colorSpaceConversion: "none"});
+  const bitmap = await createImageBitmap(blob, {colorSpaceConversion: "none"});
   const {width, height} = bitmap;
   const least = Math.ceil(2.75 * resize), shorter = Math.min(width, height);
   const k = jpeg ? [8, 4, 2, 1].find(factor => factor === 1 || shorter >= factor * least) : 1;

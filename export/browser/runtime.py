@@ -25,7 +25,8 @@ FILES = [
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 ]
-"What the page loads: the first three for WebAssembly, the others where there is WebGPU."
+"""The files that the page loads: the first three for WebAssembly, the others where there is WebGPU. Those called .mjs
+get the name .js, because nginx does not know .mjs for a script."""
 
 
 def package(given: Path | None = None) -> Path:
@@ -44,13 +45,15 @@ def unpack(package: Path, folder: Path) -> None:
     with tarfile.open(package) as archive:
         for name in FILES:
             content = archive.extractfile(f"package/dist/{name}")
-            (folder / name).write_bytes(content.read())
+            (folder / name.replace(".mjs", ".js")).write_bytes(content.read())
 
 
 def _checked(path: Path) -> Path:
     found = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if found != SHA512:
-        raise ValueError(f"{path} is not onnxruntime-web {VERSION} as npm has it: `npm pack onnxruntime-web@{VERSION}`")
+        raise ValueError(
+            f"{path} is not onnxruntime-web {VERSION} as npm has it: delete it, or `npm pack onnxruntime-web@{VERSION}`"
+        )
     return path
 
 

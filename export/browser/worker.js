@@ -1,7 +1,7 @@
 // The model in the browser: onnxruntime-web in a thread of its own, by WebGPU if there is one, else by WebAssembly.
-import {decoded, square} from "./prepare.js";
+import {checkCanvas, decoded, square} from "./prepare.js";
 
-let facts, ort, session;
+let facts, ort, session;  // session: one that passed the test
 
 onmessage = async ({data}) => {
   if (data.facts) {
@@ -13,6 +13,7 @@ onmessage = async ({data}) => {
 };
 
 async function load(wanted) {
+  checkCanvas();
   const model = await downloaded("model.onnx");
   const gpu = wanted === "wasm" ? null : await navigator.gpu?.requestAdapter();
   if (wanted === "webgpu" && !gpu) throw new Error("this browser has no WebGPU here");
@@ -50,22 +51,26 @@ async function downloaded(url) {
 // is over the bound of the file's precision.
 async function opened(model, device) {
   postMessage({loading: "Starting the model …"});
-  ort = await import(device === "webgpu" ? "./onnxruntime/ort.webgpu.min.mjs" : "./onnxruntime/ort.wasm.min.mjs");
+  const [script, files] = device === "webgpu" ? ["ort.webgpu.min.js", "ort-wasm-simd-threaded.asyncify"] : ["ort.wasm.min.js", "ort-wasm-simd-threaded"];
+  const at = name => new URL(`onnxruntime/${name}`, import.meta.url).href;
+  ort = await import(at(script));
+  ort.env.wasm.wasmPaths = {mjs: at(`${files}.js`), wasm: at(`${files}.wasm`)};
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   ort.env.logLevel = "error";
-  session = await ort.InferenceSession.create(model, {executionProviders: [device], logSeverityLevel: 3});
+  const opening = await ort.InferenceSession.create(model, {executionProviders: [device], logSeverityLevel: 3});
   const side = facts.preprocess.crop, pattern = new Uint8Array(side * side * 3);
   for (let y = 0, at = 0; y < side; y++) for (let x = 0; x < side; x++) for (let c = 0; c < 3; c++) pattern[at++] = (x * y + 40 * c) % 256;
-  const found = (await probabilities(pattern)).shares;
+  const found = (await computed(opening, pattern)).shares;
   const difference = Math.max(...facts.check.probabilities.map((share, i) => Math.abs(share - found[i])));
   const bound = facts.check.bounds[device];
   if (!(difference <= bound))
     throw new Error(`a test pattern gives a probability that is ${difference.toExponential(1)} from Python's, more than ${bound}`);
+  session = opening;
   return difference;
 }
 
-async function probabilities(pixels) {
-  const side = facts.preprocess.crop, outputs = await session.run({image: new ort.Tensor("uint8", pixels, [1, side, side, 3])});
+async function computed(model, pixels) {
+  const side = facts.preprocess.crop, outputs = await model.run({image: new ort.Tensor("uint8", pixels, [1, side, side, 3])});
   const figures = {logits: outputs.logits.data, shares: outputs.probabilities.data};
   if (![...figures.logits, ...figures.shares].every(Number.isFinite)) throw new Error("the model gives no numbers for this photo");
   return figures;
@@ -76,10 +81,10 @@ async function answer(photo) {
   let read;
   try {
     read = await decoded(photo, facts.preprocess.resize);
-  } catch {
-    throw new Error("This browser can't read it as a photo.");
+  } catch (error) {
+    throw error instanceof DOMException ? new Error("This browser can't read it as a photo.") : error;
   }
-  const pixels = square(read, facts.preprocess), {logits, shares} = await probabilities(pixels);
+  const pixels = square(read, facts.preprocess), {logits, shares} = await computed(session, pixels);
   const label = facts.classes[logits.indexOf(Math.max(...logits))], confidence = Math.max(...shares);
   return {
     label, confidence, square: pixels,

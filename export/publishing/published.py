@@ -12,19 +12,52 @@ def last_part(path: str) -> str:
     return PureWindowsPath(path).name.encode(errors="replace").decode()
 
 
-def without_paths(options: dict[str, Any]) -> dict[str, Any]:
-    "The options of a recipe with the last part of each path."
+def without_paths(value: Any) -> Any:
+    """A recipe's record in which each option that is a path is cut to its last part.
+
+    An average holds the records of its models, each with its own options.
+    """
+    if isinstance(value, list):
+        return [without_paths(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _cut(each) if name == "options" else without_paths(each) for name, each in value.items()}
+
+
+def _cut(options: Any) -> Any:
+    if not isinstance(options, dict):
+        return options
     return {name: last_part(value) if isinstance(value, str) else value for name, value in options.items()}
 
 
 def published(model: onnx.ModelProto) -> onnx.ModelProto:
-    "The model, changed in place: paths in its options are cut to their last part, stack traces in its graph are gone."
+    "The model, changed in place: no paths in its options, no stack traces and no remarks in its graph."
     metadata = {prop.key: prop.value for prop in model.metadata_props}
-    recipe = json.loads(metadata.get("recipe", "null"))
-    if isinstance(recipe, dict) and isinstance(recipe.get("options"), dict):
-        recipe["options"] = without_paths(recipe["options"])
-        metadata |= {"recipe": json.dumps(recipe, ensure_ascii=False)}
+    if "recipe" in metadata:
+        metadata["recipe"] = json.dumps(without_paths(json.loads(metadata["recipe"])), ensure_ascii=False)
     onnx.helper.set_model_props(model, metadata)
-    for part in (*model.graph.node, *model.graph.value_info, *(node for f in model.functions for node in f.node)):
-        del part.metadata_props[:]
+    _clear(model.graph)
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+        _clear_nodes(function.node)
     return model
+
+
+def _clear(graph: onnx.GraphProto) -> None:
+    for part in (graph, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    _clear_nodes(graph.node)
+
+
+def _clear_nodes(nodes: Any) -> None:
+    for node in nodes:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
+                _clear(graph)
+
+
+GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

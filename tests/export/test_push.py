@@ -29,7 +29,7 @@ def push(hub, digits_run, tmp_path):
         clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
         settings |= {"HF_TOKEN": token} if token else {}
-        words = [sys.executable, "-m", "export.hub", str(run), *arguments, "--push"]
+        words = [sys.executable, "-m", "export.hub", str(run), *map(str, arguments), "--push"]
         return subprocess.run(words, cwd=ROOT, env=clean | settings, capture_output=True, text=True, timeout=180)
 
     return push
@@ -48,8 +48,10 @@ def test_a_model_and_its_space_go_there_and_work(hub, push, package, digits_run)
     assert space.files["model.onnx"] == model.files["model.onnx"]
     card = yaml.safe_load(space.files["README.md"].decode().split("---")[1])
     assert (card["sdk"], card["app_file"], card["models"]) == ("static", "index.html", ["me/digits"])
-    assert {"index.html", "worker.js", "onnxruntime/ort.wasm.min.mjs"} <= set(space.files)
-    assert str(digits_run.folder).encode() not in b"".join([*model.files.values(), *space.files.values()])
+    assert {"index.html", "worker.js", "onnxruntime/ort.wasm.min.js"} <= set(space.files)
+    secret, sent = str(digits_run.folder.parent).encode(), b"".join([*model.files.values(), *space.files.values()])
+    assert secret in digits_run.path("model.onnx").read_bytes()
+    assert secret not in sent
 
 
 def test_a_dry_run_lists_what_would_go_and_sends_nothing(hub, push, digits_run):
@@ -71,14 +73,28 @@ def test_a_second_upload_replaces_the_first_and_leaves_none_of_it(hub, push, dig
     assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
 
 
-def test_a_repository_with_other_files_is_left_alone(hub, push):
-    theirs = hub_stand_in.Repository("model", False, None, {"README.md": b"mine", "notes.txt": b"mine"})
-    hub[1].repositories["model", "me/digits"] = theirs
-    done = push("me/digits")
+def test_a_repository_with_other_files_is_left_alone_and_nothing_else_is_sent(hub, push, package):
+    theirs = hub_stand_in.Repository("space", False, "gradio", {"app.py": b"mine"}, ["mine"], theirs=True)
+    hub[1].repositories["space", "me/digits"] = theirs
+    done = push("me/digits", "--space", "--runtime", package)
     assert done.returncode == 2
-    assert "me/digits holds README.md, which export.hub did not upload: give another name" in done.stderr
-    assert theirs.files == {"README.md": b"mine", "notes.txt": b"mine"}
+    assert "spaces/me/digits holds app.py, which export.hub did not upload: give another name" in done.stderr
+    assert theirs.files == {"app.py": b"mine"}
     assert hub[1].writes == []
+
+
+def test_an_upload_that_was_interrupted_goes_through_later_and_leaves_files_that_are_not_ours(hub, push, package):
+    hub[1].full.add("me/digits")
+    assert push("me/digits", "--space", "--runtime", package).returncode == 2
+    hub[1].full.clear()
+    hub[1].repositories["model", "me/digits"].files[".gitignore"] = b"theirs"
+    done = push("me/digits", "--space", "--runtime", package)
+    assert done.returncode == 0, done.stderr
+    assert ".gitignore" in hub[1].repositories["model", "me/digits"].files
+    assert "style.css" not in hub[1].repositories["space", "me/digits"].files
+    refused = push("me/digits", "--private")
+    assert refused.returncode == 2
+    assert "me/digits is public; make it private on its page first" in refused.stderr
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", None])
@@ -95,7 +111,10 @@ def test_without_a_way_to_the_hub_it_says_so(push):
     assert "no way to the hub for me/digits" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["digits", "me/../digits", "me/", "/digits", "me/di gits", "https://hub/me/digits"])
+WRONG = ["digits", "me/../x", "me/", "/x", "me/a b", "https://hub/me/x", "me/a--b", "me/x.git", "me/x.", "mé/x"]
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_a_name_that_is_none_is_refused_first(name, digits_run):
     from export.hub import hub
 
@@ -127,6 +146,6 @@ def test_the_space_states_the_licence_of_the_weights(digits_run, tmp_path, packa
     found = {each.key: each.value for each in proto.metadata_props}
     onnx.helper.set_model_props(proto, found | {"weights_license": json.dumps("cc-by-nc-4.0")})
     onnx.save(proto, tmp_path / "model.onnx")
-    write_space(tmp_path / "model.onnx", tmp_path / "space", "me/digits")
+    write_space(tmp_path / "model.onnx", tmp_path / "space", "me/digits", package)
     text = (tmp_path / "space" / "README.md").read_text()
     assert "Licence of the weights that its training began with: cc-by-nc-4\\.0." in text

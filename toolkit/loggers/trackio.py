@@ -1,15 +1,17 @@
 """Logs to trackio, configured by its own variables: TRACKIO_DIR, TRACKIO_SPACE_ID, TRACKIO_SERVER_URL.
 
-`trackio show` shows the runs. The project is TRACKIO_PROJECT, else rapid-finetune. trackio 0.43 prints what it can't
-send as warnings, and raises nothing.
+`trackio show` shows the runs. The project is TRACKIO_PROJECT, else rapid-finetune. trackio 0.43 prints curves
+that it can't send as warnings, keeps them, and sends them when it is started again.
 """
 
 import contextlib
 import io
 import os
 import secrets
+import sqlite3
 from pathlib import Path
 
+import httpx
 import trackio
 from trackio.utils import TRACKIO_DIR
 
@@ -20,7 +22,7 @@ PROJECT = "rapid-finetune"
 
 
 class Logger:
-    unavailable = ()
+    unavailable = (RuntimeError, sqlite3.Error, httpx.HTTPError)  # of the upload of model.onnx
 
     def folder(self) -> Path:
         return Path(TRACKIO_DIR)

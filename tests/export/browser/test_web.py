@@ -11,6 +11,7 @@ import pytest
 import try_page
 from browser import Browser
 
+import export.browser.site
 from export.session import Classifier
 from export.web import web
 
@@ -160,7 +161,7 @@ def test_what_is_no_photo_gets_a_reason_and_the_next_one_an_answer(site, photos,
     assert compare([second], site / "model.onnx", photos[:1]) < 1e-5
 
 
-def test_a_model_that_was_cut_short_or_computes_something_else_is_refused(site, browser, tmp_path):
+def test_a_model_that_was_cut_short_or_computes_something_else_is_refused(site, photos, browser, tmp_path):
     copy = shutil.copytree(site, tmp_path / "site")
     page, model = (copy / "index.html").read_text(), (site / "model.onnx").read_bytes()
     (copy / "model.onnx").write_bytes(model[:-100])
@@ -172,6 +173,22 @@ def test_a_model_that_was_cut_short_or_computes_something_else_is_refused(site, 
         start = page.index('"probabilities": [') + len('"probabilities": [')
         (copy / "index.html").write_text(page[:start] + "0.987, " + page[page.index(",", start) + 1 :])
         assert "a test pattern gives a probability that is" in try_page.open_page(browser, url + "?again")
+        try_page.give(browser, photos[0], "drop")
+        (refused,) = try_page.answers(browser, 1)
+        assert refused.title == "not answered"
+        assert "a test pattern gives a probability that is" in refused.text
+
+
+@pytest.mark.parametrize("how", ["drop", "paste"])
+def test_a_photo_may_be_dropped_or_pasted_before_the_model_is_there(site, photos, browser, tmp_path, how):
+    (tmp_path / "empty.png").touch()
+    with try_page.served(site) as url:
+        browser.open_url(url)
+        try_page.give(browser, photos[0], how)
+        try_page.give(browser, tmp_path / "empty.png", how)
+        answered, empty = try_page.answers(browser, 2)
+    assert compare([answered], site / "model.onnx", photos[:1]) < 1e-5
+    assert "The file is empty." in empty.text
 
 
 def test_hostile_class_names_are_shown_as_they_are(digits_run, package, photos, browser, tmp_path):
@@ -181,7 +198,8 @@ def test_hostile_class_names_are_shown_as_they_are(digits_run, package, photos, 
         try_page.open_page(browser, url)
         try_page.choose(browser, photos[:3])
         found = try_page.answers(browser, 3)
-        assert browser.run('return document.querySelectorAll("b b, script:not([id]):not([src])").length') == 0
+        injected = 'return document.querySelectorAll("span b, bdi b, p b, script:not([id]):not([src])").length'
+        assert browser.run(injected) == 0
     for answer in found:
         assert set(answer.shares) == set(names) - {"__proto__"}  # an object of JavaScript can't hold that key
         assert "__proto__" in answer.text
@@ -217,22 +235,57 @@ def test_dark_and_light(site, browser):
     assert shades[1] < 40
 
 
-def test_the_folder_holds_no_path_of_this_machine(digits_run, site):
-    found = b"".join(path.read_bytes() for path in site.glob("*.*"))
-    for secret in (str(digits_run.folder.parent), str(digits_run.recipe["data"]["path"])):
-        assert secret.encode() not in found
+def test_the_folder_holds_no_path_of_this_machine(digits_run, package, tmp_path):
+    recipe = {"recipe": "average", "options": {}, "models": [{"recipe": digits_run.recipe | {"data": None}}]}
+    average = changed(digits_run.path("model.onnx"), tmp_path / "average.onnx", recipe=recipe)
+    proto = onnx.load(average)
+    proto.graph.node[0].doc_string = proto.graph.doc_string = f"{digits_run.folder}/model.py, line 3"
+    onnx.save(proto, average)
+    secret = str(digits_run.folder.parent).encode()
+    assert average.read_bytes().count(secret) >= 3
+    for file in write(tmp_path, average, package).rglob("*"):
+        assert file.is_dir() or secret not in file.read_bytes(), file
+
+
+def test_no_file_needs_a_type_that_file_servers_may_not_know(site):
+    suffixes = {path.suffix for path in site.rglob("*") if path.is_file()}
+    assert suffixes == {".html", ".js", ".wasm", ".onnx"}  # of these a browser asks .html, .js and .wasm for a type
 
 
 def test_a_folder_with_other_files_is_left_alone_and_its_own_is_written_again(site, digits_run, package, tmp_path):
     copy = shutil.copytree(site, tmp_path / "site")
     before = (copy / "index.html").read_bytes()
+    (copy / "page.js").write_text("damaged")
     write(tmp_path, digits_run.path("model.onnx"), package)
     assert (copy / "index.html").read_bytes() == before
+    assert (copy / "page.js").read_bytes() == (site / "page.js").read_bytes()
     (copy / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"holds notes\.txt, which export\.web did not write"):
         write(tmp_path, digits_run.path("model.onnx"), package)
     assert (copy / "notes.txt").read_text() == "mine"
     assert (copy / "index.html").read_bytes() == before
+
+
+def test_a_page_whose_writing_was_interrupted_is_written_again(digits_run, package, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export.browser.site, "unpack", full)
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path, digits_run.path("model.onnx"), package)
+    assert "being written" in (tmp_path / "site" / "index.html").read_text()
+    write(tmp_path, digits_run.path("model.onnx"), package)
+    assert "worker.js" in {path.name for path in (tmp_path / "site").iterdir()}
+
+
+def test_a_model_of_another_precision_or_none_writes_nothing(digits_run, package, tmp_path):
+    odd = changed(digits_run.path("model.onnx"), tmp_path / "odd.onnx", precision="fp4")
+    with pytest.raises(ValueError, match="has the precision 'fp4', expected fp32, fp16, int8"):
+        write(tmp_path, odd, package)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        web(tmp_path / "typo.onnx", tmp_path / "site")
+    assert not (tmp_path / "site").exists()
 
 
 def test_another_package_is_refused(digits_run, tmp_path):

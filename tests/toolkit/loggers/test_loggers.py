@@ -237,6 +237,19 @@ def test_an_unreachable_server_is_reported_and_gets_the_missing_epochs_later(pho
     ]
 
 
+def test_a_tracker_that_is_gone_at_the_end_ends_no_run(photos, tmp_path, monkeypatch, capfd):
+    trackio = pytest.importorskip("trackio")
+
+    def gone(*given, **named):
+        raise RuntimeError("trackio remote client not ready after 60.0s")
+
+    monkeypatch.setattr(trackio.Run, "log_artifact", gone)
+    run = train_until(photos, tmp_path / "gone", 1, ["trackio"])
+    assert run.metrics["epochs"] == 1
+    assert "--log trackio: trackio remote client not ready after 60.0s; what is missing" in capfd.readouterr().err
+    assert run.read_json("log.json")["trackio"]["results"] == 0
+
+
 def test_the_error_for_a_missing_library_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # Python then finds no such module
     with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '.\[wandb\]'"):
