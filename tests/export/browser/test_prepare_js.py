@@ -11,13 +11,14 @@ from PIL import Image
 
 import export.browser
 from export.reading.prepare import prepared
-from toolkit.data.preprocess import fitted, preprocessing, resize_center_crop
+from toolkit.data.photo import read_reduced
+from toolkit.data.preprocess import fitted, preprocessing, resize_center_crop, smallest_side
 
 SQUARE = """
 const {decoded, square} = await import("./prepare.js"), [name, preprocess] = arguments;
-const pixels = square(await decoded(await (await fetch(name)).blob(), preprocess.resize), preprocess);
+const photo = await decoded(await (await fetch(name)).blob(), preprocess.resize), pixels = square(photo, preprocess);
 let text = ""; for (const value of pixels) text += String.fromCharCode(value);
-return btoa(text);
+return [btoa(text), photo.height, photo.width];
 """
 
 
@@ -92,8 +93,9 @@ def differences(page, make, suffix, preprocess):
     folder, browser = page
     file = folder / f"{make.__name__}{suffix}"
     make(file)
-    text = browser.run(f"return (async (...arguments) => {{{SQUARE}}})(...arguments)", file.name, preprocess)
-    wanted = prepared(file, preprocess)
+    answer = browser.run(f"return (async (...arguments) => {{{SQUARE}}})(...arguments)", file.name, preprocess)
+    text, wanted = answer[0], prepared(file, preprocess)
+    assert tuple(answer[1:]) == read_reduced(file, smallest_side(preprocess))[0].shape[:2]
     square = np.frombuffer(base64.b64decode(text), np.uint8).reshape(wanted.shape)
     assert wanted.std() > 10
     return np.abs(square.astype(int) - wanted)

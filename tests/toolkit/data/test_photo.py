@@ -346,7 +346,7 @@ def test_a_progressive_jpeg_cut_between_two_scans_is_refused():
     scans = [found.start() for found in re.finditer(b"\xff\xda", whole)]
     assert len(scans) > 5
     for at in scans:
-        with pytest.raises(ValueError, match="<bytes>: not a readable photo"):
+        with pytest.raises(ValueError, match="<bytes>: not a (readable )?photo"):  # Pillow 13 opens what has no scan
             read_photo(whole[:at])
     assert read_photo(whole[: scans[-1]], lenient=True).shape == (200, 300, 3)
 
@@ -455,6 +455,7 @@ def test_bombs_are_refused_before_they_are_decoded_and_only_the_first_frame_of_a
     printed = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert printed.keys() == files.keys() | films.keys(), done.stderr
     refusal = "decompression bomb|at most 178,956,970|Decompressed data too large"
+    refusal += "|could not create decoder object"  # Pillow 12 asks for a WebP's memory first
     assert [name for name in files if not re.search(refusal, printed[name])] == [], printed
     assert {printed[name] for name in films} == {"(1500, 1500, 3)"}
 
