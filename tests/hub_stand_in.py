@@ -27,7 +27,25 @@ class Repository:
     theirs: bool = False  # of somebody else
 
 
-class Hub(BaseHTTPRequestHandler):
+class Answering(BaseHTTPRequestHandler):
+    "Answers with bytes or JSON, and prints nothing."
+
+    def answer(self, content, status=200, headers=()):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (
+            {"Content-Length": str(len(body)), "Content-Type": "application/json"} | dict(headers)
+        ).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+class Hub(Answering):
     repositories: dict[tuple[str, str], Repository]
     stored: dict[str, bytes]
     writes: list[str]
@@ -158,20 +176,6 @@ class Hub(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return b"".join(parts)
-
-    def answer(self, content, status=200, headers=()):
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in (
-            {"Content-Length": str(len(body)), "Content-Type": "application/json"} | dict(headers)
-        ).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import hub_stand_in
 import pytest
 
 from toolkit.data.dataset import find_data
@@ -23,7 +24,7 @@ FIND = (
 )
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(hub_stand_in.Answering):
     "The hub's answers for one data set of two revisions of one commit, at its addresses."
 
     files: dict[str, bytes] = {}
@@ -58,16 +59,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, content, status=200, headers=()):
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        described = {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, "ETag": hashlib.sha1(body).hexdigest()}
-        for name, value in (described | dict(headers)).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
+        described = {"X-Repo-Commit": COMMIT, "ETag": hashlib.sha1(body).hexdigest()}
+        super().answer(content, status, described | dict(headers))
 
 
 @pytest.fixture
