@@ -28,12 +28,17 @@ class Found(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    "The address at which a plain file server offers the folder."
+def served(folder: Path, **headers: str) -> Iterator[str]:
+    "The address at which a plain file server offers the folder. headers: those that it sends beside its own."
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *given):
             pass
+
+        def end_headers(self):
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            super().end_headers()
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -82,6 +82,15 @@ def test_the_page_gives_the_answers_of_python_and_asks_no_one_else(site, photos,
         assert {each for each in browser.requests() if not each.startswith(("blob:", url))} == set()
 
 
+def test_a_page_that_is_isolated_computes_in_threads(site, photos, browser):
+    isolated = {"Cross_Origin_Opener_Policy": "same-origin", "Cross_Origin_Embedder_Policy": "require-corp"}
+    with try_page.served(site, **isolated) as url:
+        status, cores = try_page.open_page(browser, url), browser.run("return navigator.hardwareConcurrency")
+        assert f"WebAssembly in {min(4, cores)} thread" in status
+        try_page.choose(browser, photos[:3])
+        assert compare(try_page.answers(browser, 3), site / "model.onnx", photos[:3]) < 1e-5
+
+
 def test_webgpu_gives_them_too_and_is_named(site, photos, graphics):
     with try_page.served(site) as url:
         assert "by WebGPU." in try_page.open_page(graphics, url + "?device=webgpu")
