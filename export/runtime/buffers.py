@@ -1,7 +1,8 @@
 """The memory of a batch of prepared images, ordinary or pinned for a GPU, on which the model is run."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -60,7 +61,8 @@ class BoundBuffer:
 
         self.session, self.images = session, self._memory(shape, device) if images is None else images
         if images is not None and device == "cuda":
-            _pin(images)
+            with _pinned_if_possible():
+                pin(images)
         fixed = functools.partial(onnxruntime.OrtValue.ortvalue_from_shape_and_type, device_type=device, device_id=0)
         self.on_device = fixed(shape, np.uint8)
         self.binding = session.io_binding()
@@ -81,12 +83,16 @@ class BoundBuffer:
 
     @staticmethod
     def _memory(shape: tuple[int, ...], device: str) -> np.ndarray:
-        return pinned(shape) if device == "cuda" else np.zeros(shape, np.uint8)
+        if device == "cuda":
+            with _pinned_if_possible():
+                return pinned(shape)
+        return np.zeros(shape, np.uint8)
 
 
-def _pin(images: np.ndarray) -> None:
-    "Pin the memory if the driver allows it. A GPU reads memory that is not pinned a little slower; a line says so."
+@contextmanager
+def _pinned_if_possible() -> Iterator[None]:
+    "If the driver refuses to pin memory, say so. A GPU reads memory that is not pinned a little slower."
     try:
-        pin(images)
+        yield
     except OSError as error:
         print_line(f"photos go to the GPU from memory that is not pinned: {error}")

@@ -134,13 +134,15 @@ class Batcher:
     # Threads that run the model
 
     def _run_batches(self, warm: threading.Event) -> None:
-        buffer = self.model.buffer(workers=1)
-        targets = buffer.images if isinstance(self.model, Ensemble) else [buffer.images]
         try:
+            buffer = self.model.buffer(workers=1)
             self.model.warm_up(self.stop)
         except Exception as error:
             self.failure = error
-        warm.set()
+            return
+        finally:
+            warm.set()
+        targets = buffer.images if isinstance(self.model, Ensemble) else [buffer.images]
         while batch := self._next_batch():
             for place, (_, _, images) in enumerate(batch):
                 for target, image in zip(targets, images, strict=True):

@@ -2,7 +2,10 @@
 
     python tests/bench/gpu.py                        # ours, by_hand, nchw, ceiling
     python tests/bench/gpu.py ours bf16 compiled     # precisions and --compile
-    ARCH=mobilenetv2_100 BS=64 python tests/bench/gpu.py ours graphs    # another network
+    ARCH=mobilenetv2_100 BS=64 STEPS=200 WARM=50 python tests/bench/gpu.py ours graphs    # another network
+
+With steps of a few milliseconds, workers must have come to their pace before the clock starts: at first they have two
+batches each ahead.
 
     ours       hw1's learner, fp16, on JPEG files
     by_hand    a loop with every trick (channels last, fused AdamW, TF32, cuDNN's search) on the same files
@@ -14,8 +17,9 @@
     graphs     ours with --cuda_graphs
 
 The loops by hand read with torchvision in as many workers. Each side has a process of its own, because cuDNN keeps what
-it chose for a shape. All start at once; then they take turns. Timed are the steps after the tenth of each turn, so that
-the start of workers stays out. A ratio is the median of the rounds' ratios.
+it chose for a shape. All start at once; then they take turns. Timed are the steps after the first WARM of each turn, so
+that the start of workers stays out. A ratio is the median of the rounds' ratios. Memory is the most that torch reserved
+on the GPU.
 """
 
 import os
@@ -43,8 +47,9 @@ from toolkit.learner.profiler import Profile  # noqa: E402
 from toolkit.models.timm_model import create_model  # noqa: E402
 
 ARCH, BS = os.environ.get("ARCH", "resnet152"), int(os.environ.get("BS", "128"))
-SIZE, CLASSES, STEPS, WARM, ROUNDS = 224, 8, 40, 10, 3
 WORKERS = len(os.sched_getaffinity(0))
+SIZE, CLASSES, ROUNDS = 224, 8, 3
+STEPS, WARM = int(os.environ.get("STEPS", "40")), int(os.environ.get("WARM", "10"))
 BARS = {"by_hand": 0.95, "nchw": 1.6, "ceiling": 0.9}
 OURS = {  # options, and whether cuDNN searches
     "ours": [{}],
@@ -67,6 +72,10 @@ def write_photos(root):
             folder = root / split / str(number % CLASSES)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{number}.jpg").write_bytes(files[number % 64])
+
+
+def memory():
+    return torch.cuda.max_memory_reserved() / 2**30
 
 
 def now():
@@ -106,7 +115,7 @@ def learner(root, options, search=False):
     def run(steps):
         with learn.no_bar(), learn.no_logging():
             learn.fit(1, cbs=[Profile(), steady := Steady(steps)])
-        return {"rate": (steps - WARM) * BS / steady.seconds, "waiting": steady.waiting}
+        return {"rate": (steps - WARM) * BS / steady.seconds, "waiting": steady.waiting, "memory": memory()}
 
     return run
 
@@ -131,7 +140,7 @@ def by_hand(root, tricks, files):
             if index + 1 == WARM:
                 start = now()
             if index + 1 == steps:
-                return {"rate": (steps - WARM) * BS / (now() - start)}
+                return {"rate": (steps - WARM) * BS / (now() - start), "memory": memory()}
 
     return run
 
@@ -159,16 +168,26 @@ def measure(names):
         write_photos(Path(folder))
         begun, sides = time.perf_counter(), {name: side(name, Path(folder)) for name in names}
         first = {name: one.begin(WARM + 2) for name, one in sides.items()}  # imports, the search, a program
-        for name, done in first.items():
-            if error := done.exception():  # the others are measured all the same
-                print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
-                sides.pop(name).end()
-                continue
-            print(f"{name} ready after {time.perf_counter() - begun:.0f} s", flush=True)
-        rounds = [{name: one(STEPS) for name, one in sides.items()} for _ in range(ROUNDS)]
+        for name in names:
+            if result(name, first[name], sides):
+                print(f"{name} ready after {time.perf_counter() - begun:.0f} s", flush=True)
+        rounds = []
+        for _ in range(ROUNDS):
+            done = {name: result(name, sides[name].begin(STEPS), sides) for name in list(sides)}
+            rounds.append(done)
+            print("photos/s:", ", ".join(f"{name} {each['rate']:.0f}" for name, each in done.items() if each))
         for one in sides.values():
             one.end()
-    tell(list(rounds[0]), rounds)
+    tell(list(sides), rounds)
+
+
+def result(name, done, sides):
+    "The figures of a side; None if it fails, which ends it and no other side."
+    if error := done.exception():
+        print(f"{name} failed: {type(error).__name__}: {error}", flush=True)
+        sides.pop(name).end()
+        return None
+    return done.result()
 
 
 def tell(names, rounds):
@@ -176,6 +195,7 @@ def tell(names, rounds):
     for name in names:
         rates = [each[name]["rate"] for each in rounds]
         line = f"{name:9} {statistics.median(rates):6.0f} photos/s ({min(rates):.0f} to {max(rates):.0f})"
+        line += f", {max(each[name]['memory'] for each in rounds):.1f} GiB"
         if "waiting" in rounds[0][name]:
             waiting = statistics.median(each[name]["waiting"] for each in rounds)
             line += f", waiting for photos {waiting:.1%} of the time (at most {WAITING:.0%})"

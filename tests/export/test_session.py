@@ -443,6 +443,16 @@ def test_a_bound_buffer_with_outputs_in_place_gives_the_same(model):
         np.testing.assert_allclose(np.concatenate([one, other]), whole, atol=1e-6)
 
 
+def test_without_pinned_memory_a_gpu_reads_ordinary_memory_and_a_line_says_so(monkeypatch, capsys):
+    def refused(shape):
+        raise OSError("the CUDA driver's cuMemHostAlloc failed with error 2")
+
+    monkeypatch.setattr("export.runtime.buffers.pinned", refused)
+    memory = BoundBuffer._memory((2, 4, 4, 3), "cuda")
+    assert (memory.shape, memory.dtype, memory.any()) == ((2, 4, 4, 3), np.uint8, False)
+    assert capsys.readouterr().err.count("not pinned: the CUDA driver's cuMemHostAlloc failed with error 2") == 1
+
+
 @pytest.mark.parametrize("tta", ["none", "flip"])
 def test_through_bound_buffers_the_stream_is_that_of_the_cpu(tmp_path, monkeypatch, tta):
     loaded = onnx.load(tiny_onnx.write(tmp_path / "left.onnx"))  # sees the left half, so that a mirror matters

@@ -37,6 +37,8 @@ def pick_device(name: str) -> torch.device:
         )
     if kind == "cuda" and not number:
         return _own_gpu()
+    if number:
+        torch.cuda.set_device(int(number))  # streams and events are made on the current one
     return torch.device(name)
 
 

@@ -25,7 +25,7 @@ from torch.optim import AdamW, Optimizer
 from toolkit.data.dataloaders import PhotoLoaders
 from toolkit.data.workers import kept_workers
 from toolkit.learner.accumulate import AccumulateGradients
-from toolkit.learner.cuda_graphs import CudaGraphs
+from toolkit.learner.cuda_graphs.callback import CudaGraphs
 from toolkit.learner.device import mixed_precision, pick_precision
 from toolkit.learner.guards import OTHER_FITS, LastPhoto, Validation, check_callback
 from toolkit.learner.loss_scaler import LossScaler

@@ -10,6 +10,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 
 from toolkit.learner.accumulate import AccumulateGradients
+from toolkit.learner.cuda_graphs.callback import CudaGraphs
 from toolkit.learner.learner import Learner
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.machine import free_memory
@@ -24,9 +25,10 @@ def largest_batch_size(learn: Learner, photos: int) -> tuple[int, str]:
     message on the memory it takes.
 
     On CUDA each size is tried, from the largest, by a step with the optimiser's state in place; the peak that torch
-    counts may be 90 % of the free memory. A CPU's memory does not run out with an error: the system swaps, then kills.
-    There the peaks of this process (Linux's VmHWM) in steps of 8 and of 16 photos are extrapolated linearly, and the
-    batches that workers read ahead are added; that may be 80 % of the free memory of machine and container.
+    counts may be 90 % of the free memory, with --cuda_graphs half of that.
+    A CPU's memory does not run out with an error: the system swaps, then kills. There the peaks of this process
+    (Linux's VmHWM) in steps of 8 and of 16 photos are extrapolated linearly, and the batches that workers read ahead
+    are added; that may be 80 % of the free memory of machine and container.
     Peaks at 128 photos of 128 px were 1844, 1463 and 1577 MB for mobilenetv2_100 in bf16, resnet18 and vit_tiny in
     fp32; the estimates are 1919, 1858 and 1723 (24 Nov 2026, torch 2.15).
     Batches larger than the training set are not tried.
@@ -38,6 +40,7 @@ def largest_batch_size(learn: Learner, photos: int) -> tuple[int, str]:
     else:
         free, peaks = free_memory(), _peaks_on_cpu(learn, sizes)
     room = free * (1 - SPARE[learn.dls.device.type])
+    room /= 2 if learn.callback(CudaGraphs) else 1  # a recording keeps a step's memory beside that of other steps
     for size, peak in zip(sizes, peaks, strict=True):
         if peak <= room:
             return size, f"{_gib(peak)} of the {_gib(free)} GiB that are free"

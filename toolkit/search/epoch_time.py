@@ -7,6 +7,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException, CancelTrainException, CancelValidException
 
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
+from toolkit.learner.cuda_graphs.callback import SEEN, CudaGraphs
 from toolkit.learner.learner import Learner
 from toolkit.search.snapshot import restoring_state
 
@@ -58,6 +59,7 @@ class EpochClock(Callback):
 
     def _start(self, group: int) -> None:
         ahead = 2 * self.dl.fake_l.num_workers  # torch's prefetch_factor
+        ahead = max(ahead, SEEN) if self.learn.callback(CudaGraphs) else ahead  # the recording is left out too
         self.group, self.ready = group, group * -(-(ahead + 1) // group)
         self.enough = self.ready + group * -(-self.batches // group)
         self.done, self.waited, self.first, self.start = 0, 0.0, None, perf_counter()

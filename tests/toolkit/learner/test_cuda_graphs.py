@@ -1,17 +1,20 @@
 """Training by recorded batches is training: on a CPU by a stand-in for a CUDA graph, on a GPU in test_gpu.py."""
 
 import contextlib
+import gc
+import weakref
 
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBatchException, CancelFitException
 from noise import write_noise
 from torch import nn
 
 from recipes import hw1
-from toolkit.learner import cuda_graphs
-from toolkit.learner.cuda_graphs import SEEN, CudaGraphs, RecordedStep, check_hooks, kind_of
-from toolkit.learner.device import resolved
+from toolkit.learner.cuda_graphs import recorded_step
+from toolkit.learner.cuda_graphs.callback import SEEN, CudaGraphs, check_hooks, kind_of
+from toolkit.learner.cuda_graphs.recorded_step import RecordedStep
+from toolkit.learner.device import pick_device, resolved
 from toolkit.options import Options
 
 
@@ -43,8 +46,8 @@ def recordings(monkeypatch):
 
         return replay, None
 
-    monkeypatch.setattr(cuda_graphs, "recorded", recorded)
-    monkeypatch.setattr(cuda_graphs, "side_stream", contextlib.nullcontext)
+    monkeypatch.setattr(recorded_step, "recorded", recorded)
+    monkeypatch.setattr(recorded_step, "side_stream", contextlib.nullcontext)
     return found
 
 
@@ -132,20 +135,126 @@ def test_hooks_of_layers_end_the_fit_by_an_error_and_those_of_the_model_do_not(d
         learn.fit(1, cbs=CudaGraphs())
 
 
-def test_a_network_that_cannot_be_recorded_is_an_error_and_no_memory_stays_one(data, recordings, monkeypatch):
-    for raised, expected, words in (
-        (RuntimeError("operation not permitted when stream is capturing"), ValueError, "can't be recorded .operation"),
-        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError, "out of memory"),
-    ):
+def refusing(error):
+    "What `recorded` is replaced by: a recording that ends with `error`."
 
-        def refuse(*_, error=raised):
+    def refuse(*_):
+        raise error
+
+    return refuse
+
+
+def test_a_network_that_cannot_be_recorded_is_an_error(data, recordings, monkeypatch):
+    refused = refusing(RuntimeError("operation not permitted when stream is capturing"))
+    monkeypatch.setattr(recorded_step, "recorded", refused)
+    learn = learner(data)
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match="can't be recorded .operation not perm"):
+        learn.fit(1, cbs=CudaGraphs())
+    assert not isinstance(vars(learn.model).get("forward"), RecordedStep)
+
+
+def test_without_memory_for_a_recording_training_goes_on_without_and_says_so(data, recordings, monkeypatch, capsys):
+    _, expected = trained(data)
+    monkeypatch.setattr(recorded_step, "recorded", refusing(torch.OutOfMemoryError("CUDA out of memory")))
+    _, weights = trained(data, CudaGraphs())
+    for one, other in zip(weights, expected, strict=True):
+        assert torch.equal(one, other)
+    assert capsys.readouterr().out.count("batches of 10 x 3 x 32 x 32 are not recorded: there is no memory") == 1
+
+
+def gradient_leaves(tensor):
+    "The tensors whose gradients the backward pass of `tensor` would add to."
+    seen, left = set(), [tensor.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [following for following, _ in node.next_functions]
+    return [node.variable for node in seen if hasattr(node, "variable")]
+
+
+def test_no_weight_of_the_model_is_in_a_recording(data, monkeypatch):
+    "Where an earlier batch's graph is alive, the weight's own gradient is tied to the stream of that batch."
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    model[1].bias.requires_grad_(False)
+    kept, images = [], torch.randn(4, 3, 2, 2)
+    alive = model(images)
+
+    def recorded(function, stream, pool=None):
+        function()
+        kept.extend(gradient_leaves(function.__self__.logits))
+        return function, None
+
+    monkeypatch.setattr(recorded_step, "recorded", recorded)
+    monkeypatch.setattr(recorded_step, "side_stream", contextlib.nullcontext)
+    step = RecordedStep(model, images)
+    own = {id(weight) for weight in model.parameters()}
+    assert len(gradient_leaves(alive)) == 5
+    assert len(kept) == 10  # of the forward and the backward pass
+    assert not own & {id(leaf) for leaf in kept}
+    assert {leaf.data_ptr() for leaf in kept} <= {weight.data_ptr() for weight in model.parameters()}
+    step(images).sum().backward()
+    expected = torch.autograd.grad(model(images).sum(), step.weights)
+    for weight, gradient in zip(step.weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+
+
+class Stop(Callback):
+    "Ends a fit in its fourth batch, after the backward pass, or leaves that batch out."
+
+    order = 99
+
+    def __init__(self, event, error):
+        setattr(self, event, lambda: self._raise(error))
+
+    def _raise(self, error):
+        if self.iter == 3:
             raise error
 
-        monkeypatch.setattr(cuda_graphs, "recorded", refuse)
-        learn = learner(data)
-        with learn.no_bar(), learn.no_logging(), pytest.raises(expected, match=words):
-            learn.fit(1, cbs=CudaGraphs())
-        assert not isinstance(vars(learn.model).get("forward"), RecordedStep)
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), CancelFitException()])
+def test_after_a_fit_that_ends_within_an_epoch_the_recording_is_gone(data, recordings, monkeypatch, error):
+    learn, places = learner(data, accum=1), []
+    monkeypatch.setattr(RecordedStep, "__init__", watched(places))
+    ends = pytest.raises(KeyboardInterrupt) if isinstance(error, KeyboardInterrupt) else contextlib.nullcontext()
+    with learn.no_bar(), learn.no_logging(), ends:
+        learn.fit(1, cbs=[CudaGraphs(), Stop("after_backward", error)])
+    recordings.clear()
+    gc.collect()
+    assert [place() for place in places] == [None]
+
+
+def watched(places, begin=RecordedStep.__init__):
+    "A RecordedStep's __init__ that keeps a weak reference to it."
+
+    def init(self, *given):
+        places.append(weakref.ref(self))
+        begin(self, *given)
+
+    return init
+
+
+def test_a_batch_that_is_left_out_leaves_the_model_its_own_forward_pass(data, recordings):
+    learn = learner(data, accum=1, precision="fp16")
+    before = vars(learn.model)["forward"]
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=[CudaGraphs(), Stop("before_batch", CancelBatchException())])
+    assert vars(learn.model)["forward"] == before
+
+
+def test_the_first_error_of_a_recording_is_told(monkeypatch):
+    "torch ends a recording that failed by an error of its own."
+
+    def refuse(*_):
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(recorded_step, "recorded", refuse)
+    monkeypatch.setattr(recorded_step, "side_stream", contextlib.nullcontext)
+    with pytest.raises(ValueError, match="can't be recorded .operation not permitted"):
+        RecordedStep(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(2, 3, 2, 2))
 
 
 def test_no_memory_at_the_end_of_a_recording_is_told_as_such(monkeypatch):
@@ -157,8 +266,8 @@ def test_no_memory_at_the_end_of_a_recording_is_told_as_such(monkeypatch):
         finally:
             raise RuntimeError("operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(cuda_graphs, "recorded", refuse)
-    monkeypatch.setattr(cuda_graphs, "side_stream", contextlib.nullcontext)
+    monkeypatch.setattr(recorded_step, "recorded", refuse)
+    monkeypatch.setattr(recorded_step, "side_stream", contextlib.nullcontext)
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         RecordedStep(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(2, 3, 2, 2))
 
@@ -176,6 +285,15 @@ def test_where_there_are_no_graphs_the_option_is_refused(monkeypatch, changed, r
     monkeypatch.setattr("toolkit.learner.device.ranks.count", lambda: ranks)
     with pytest.raises(ValueError, match=message):
         resolved(Options(cuda_graphs=True, **changed))
+
+
+def test_a_numbered_gpu_is_the_current_one_so_that_streams_are_its_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    assert pick_device("cpu") == torch.device("cpu")
+    assert chosen == [1]
 
 
 def test_after_an_error_in_a_replay_the_model_has_its_own_forward_pass(data, recordings, monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from noise import write_noise
 
 from recipes import hw1
+from toolkit.learner.cuda_graphs.callback import CudaGraphs
 from toolkit.search import batch_size
 from toolkit.search.batch_size import _sizes, largest_batch_size
 
@@ -54,6 +55,15 @@ def test_less_memory_makes_smaller_mini_batches_and_too_little_an_error(data, mo
     assert all(torch.equal(*pair) for pair in zip(learn.model.state_dict().values(), weights, strict=True))
     assert learn.opt is None
     assert learn.dls.train.bs == 16
+
+
+def test_a_recording_keeps_half_of_the_memory(data, monkeypatch):
+    learn = small(data)
+    monkeypatch.setattr(batch_size, "_peaks_on_cpu", lambda learn, sizes: [100.0 * size for size in sizes])
+    monkeypatch.setattr(batch_size, "free_memory", lambda: 100 * 32 / 0.8 + 1)
+    assert largest_batch_size(learn, 32)[0] == 32
+    learn.add_cb(CudaGraphs())
+    assert largest_batch_size(learn, 32)[0] == 16
 
 
 def test_what_workers_read_ahead_counts(data, monkeypatch):
