@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STEPS = 200  # of L-BFGS at most
+STEPS_TO_COMPARE = 30
+"Where fits are only compared. On five data sets more changed no choice, and took two to nine times as long (LOG.md)."
 
 
 def fit_linear(

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from toolkit.features.fit_linear import classifier
+from toolkit.features.fit_linear import STEPS_TO_COMPARE, classifier
 from toolkit.features.views import out_of_fold as log_probabilities
 
 STRENGTHS = (0.1, 0.01)  # of the L2 penalty: strong ones, so that wrong labels are not learned by heart
 ENOUGH = 1.1  # times the lowest log loss
-STEPS = 30  # of L-BFGS; more change no finding
 CLEAR = 10  # times as likely as the label another class must be,
 CONFIDENT = 5  # or this many times if confident learning counts the photo in another class
 
@@ -45,7 +44,7 @@ def held_out_probabilities(features: np.ndarray, labels: np.ndarray, folds: np.n
     and deviation 1 of all together, with the penalty l2 / 2 * sum(weight ** 2) beside the mean loss.
     Returns float32 [photos, classes]; NaN for photos of fold -1, which no classifier leaves out.
     """
-    fit = partial(classifier, classes=int(labels.max()) + 1, l2=l2, steps=STEPS)
+    fit = partial(classifier, classes=int(labels.max()) + 1, l2=l2, steps=STEPS_TO_COMPARE)
     return np.exp(log_probabilities(fit, features, labels, folds, [features])[0]).astype(np.float32)
 
 

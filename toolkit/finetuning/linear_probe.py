@@ -17,7 +17,7 @@ from toolkit import ranks
 from toolkit.features import extract
 from toolkit.features.doubts import Doubt
 from toolkit.features.find_doubts import Labelled, find_doubts
-from toolkit.features.fit_linear import fit_linear
+from toolkit.features.fit_linear import STEPS_TO_COMPARE, fit_linear
 from toolkit.finetuning.mixup_cutmix import own_loss
 from toolkit.learner.learner import Learner
 
@@ -116,7 +116,7 @@ def _strength(
     fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: photos are sorted by class
     found = []
     for l2 in STRENGTHS:
-        *start, _ = fit_linear(features[~fifth], labels[~fifth], loss, l2, start)
+        *start, _ = fit_linear(features[~fifth], labels[~fifth], loss, l2, start, STEPS_TO_COMPARE)
         predicted = (features[fifth] @ start[0].T + start[1]).argmax(1)
         found.append((l2, float((predicted == labels[fifth]).float().mean()), start))
     best = max(accuracy for _, accuracy, _ in found)

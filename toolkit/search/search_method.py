@@ -13,7 +13,7 @@ from toolkit.data.augmentation import Augmentation
 from toolkit.data.dataset import DataSet
 from toolkit.data.transforms import Augment
 from toolkit.features.duplicates import groups, near_duplicates
-from toolkit.features.fit_linear import classifier
+from toolkit.features.fit_linear import STEPS_TO_COMPARE, classifier
 from toolkit.features.folds import grouped_folds
 from toolkit.features.views import changed_features, enlarged, is_familiar, mirrored, mirroring_harms, out_of_fold
 from toolkit.finetuning.frozen_batch_norm import FrozenBatchNorm
@@ -141,7 +141,7 @@ def _by_features(learn: Learner, photos: list[Path], known: Known, folds: np.nda
         views.append(features.copy())
         views[-1][few] = changed
     each = (perf_counter() - begun) / (2 * len(few))
-    fit = partial(classifier, classes=int(labels.max()) + 1, l2=L2)
+    fit = partial(classifier, classes=int(labels.max()) + 1, l2=L2, steps=STEPS_TO_COMPARE)
     plain, centre, mirror = (part[few] for part in out_of_fold(fit, features, labels, folds, views))
     return not mirroring_harms(plain, mirror, labels[few]), is_familiar(plain, centre, labels[few]), each
 
