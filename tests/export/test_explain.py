@@ -2,10 +2,10 @@
 
 import csv
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,7 +37,7 @@ def done(digits_run, photos, tmp_path_factory):
     "The command, and the folder that it wrote."
     out = tmp_path_factory.mktemp("out") / "heatmaps"
     command = [sys.executable, "-m", "export.explain", digits_run.folder, photos, "--out", out, "--device", "cpu"]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT), out
+    return forked.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT), out
 
 
 def rows(out):

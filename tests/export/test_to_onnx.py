@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import onnx
 import onnxruntime
@@ -255,7 +255,7 @@ def test_the_next_export_removes_only_half_written_files_of_a_killed_one(run, tm
     for name in others:
         (tmp_path / name).write_text("another's")
     arguments = [sys.executable, "-c", KILLED, run.folder, out]
-    assert subprocess.run(arguments, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert forked.run(arguments, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     left = [path for path in tmp_path.glob(".m.onnx.????????") if path.stat().st_size > 10_000]
     assert len(left) == 1
     to_onnx(run.folder, out, device="cpu", images=20)

@@ -4,10 +4,10 @@ import csv
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import onnx
 import pytest
@@ -95,7 +95,7 @@ def test_a_model_without_its_run_is_verified_by_labels_alone_and_a_line_says_so(
 
 def verified(model, data, *options):
     command = [sys.executable, "-m", "export.verify", model, data, "--device", "cpu", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return forked.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_a_file_that_differs_from_its_run_exits_with_2_and_the_difference(digits_run, model, tmp_path):

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import numpy as np
 import onnx
 import pytest
@@ -421,7 +422,7 @@ def words(photos, out, *arguments):
 
 def started(photos, out, *arguments):
     "A process that has finished its first epoch."
-    process = subprocess.Popen(
+    process = forked.Popen(
         [*HW1, *words(photos, out, "--epochs", 500, *arguments)],
         cwd=ROOT,
         text=True,

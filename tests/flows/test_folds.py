@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import onnxruntime
 import pytest
@@ -194,7 +195,7 @@ def start(photos, out, *more):
     "The command in a process of its own, which a test may kill."
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "recipes.hw1", *words(photos, out, *more)]
-    return subprocess.Popen(
+    return forked.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
 

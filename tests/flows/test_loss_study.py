@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from noise import write_noise
@@ -36,7 +37,7 @@ def study(*arguments):
 
 
 def begin(*arguments):
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-m", "recipes.loss_study", *arguments],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,7 @@ SMALL = "--arch test_resnet --weights none --image_size 32 --bs 16 --device cpu 
 
 def python(folder, *words, begin=False, **environment):
     given = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"} | environment
-    start = subprocess.Popen if begin else subprocess.run
+    start = forked.Popen if begin else forked.run
     outputs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return start([sys.executable, *map(str, words)], cwd=folder, env=os.environ | given, **outputs)
 

@@ -6,10 +6,10 @@ import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import timm
 import torch
@@ -37,7 +37,7 @@ SMALL = "--arch test_resnet --image_size 32 --device cpu --precision fp32 --work
 def command(*arguments):
     words = [sys.executable, "-m", "recipes.rapid", *map(str, arguments)]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=one_thread, check=False)
+    return forked.run(words, cwd=ROOT, capture_output=True, text=True, env=one_thread, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import pytest
 import torch
@@ -30,7 +30,7 @@ SMALL = "--arch test_resnet --weights none --image_size 32 --bs 32 --device cpu 
 
 def command(module, *arguments, **environment):
     words = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, check=False)
+    return forked.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, check=False)
 
 
 @pytest.fixture(scope="session")

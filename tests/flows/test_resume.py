@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import forked
 import onnx
 import pytest
 import torch
@@ -53,7 +54,7 @@ def on_one_thread(photos, out, *arguments, recipe="hw1"):
 
 def start(photos, out, *arguments, recipe="hw1", stderr=subprocess.PIPE):
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # two such processes with two each stall on two cores
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-m", f"recipes.{recipe}", *words(photos, out, *arguments)],
         cwd=ROOT,
         env=one_thread,
