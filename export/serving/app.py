@@ -25,7 +25,7 @@ def application(service: Service, access: Access) -> ASGIApp:
     base = f"/v2/models/{service.name}"
     document, front = described(service), try_page(service.model, service.name, "service")
     routes = [
-        Route("/", _get(lambda: HTMLResponse(front))),
+        Route("/", _get(lambda: HTMLResponse(front.encode("utf-8", "replace")))),  # a file's name may be no Unicode
         *(_script(name) for name in SCRIPTS),
         Route("/docs", _get(lambda: HTMLResponse(page(document)))),
         Route("/openapi.json", _get(lambda: json_answer(document))),

@@ -1,6 +1,7 @@
 """The report page of a run, made only from the files in its folder."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ from toolkit.pages.run_text import (
 from toolkit.run import Run
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 
 def write_report(run: Run) -> Path:
@@ -107,10 +108,15 @@ def examples(run: Run, predictions: Predictions, heatmaps: Heatmaps) -> dict:
 
 def template(name: str) -> "Template":
     "The template `name` of this folder, with the filters and functions that the pages use."
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("toolkit.pages", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri, heat_uri=heat_uri)
     environment.globals.update(with_unit=with_unit, repr=repr, quoted=lambda path: shlex.quote(str(path)))
-    return environment.get_template(name)
+    return environment

@@ -1,6 +1,8 @@
 """The service's front page, in a headless Chromium and over HTTP."""
 
 import html
+import os
+import shutil
 
 import pytest
 import service
@@ -26,6 +28,15 @@ def test_a_photo_given_to_the_page_gets_the_answer_of_the_model(running, model, 
     assert browser.run("return document.documentElement.scrollWidth") <= 420
     assert browser.run("return document.querySelectorAll('canvas[aria-label]').length") == 6
     assert not [each for each in browser.requests() if not each.startswith(("blob:", url))]
+
+
+def test_the_page_of_an_ensemble_shows_a_file_whose_name_is_no_unicode(model, tmp_path):
+    other = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    shutil.copyfile(model, other)
+    with service.started(model, other) as running:
+        page = service.ask(running.port, "/")
+    assert page.status == 200
+    assert "caf?.onnx" in page.body.decode()
 
 
 def test_what_the_service_refuses_is_said_on_the_card(running, photos, browser, tmp_path):
