@@ -2,12 +2,12 @@
 # All that is measured on a GPU, each step with a time limit that names it, and a table at the end.
 #   tests/gpu_check.sh [training] [prediction] [STEP...]     DATA and WEIGHTS: photos to train on, weights of mobilenetv2_100
 # training needs torch, prediction onnxruntime-gpu too. Both together are meant to take 12 minutes of an H100 at most. STEPs
-# by name alone: compiled, bf16 (training), hw1_graphs, rapid_graphs (prediction).
+# by name alone: small, compiled, bf16 (training), hw1_graphs, rapid_graphs (prediction).
 set -u
 cd "$(dirname "$0")/.."
 DATA=${DATA:-../shared/data/grocery20} WEIGHTS=${WEIGHTS:-../shared/weights/mobilenetv2_100.pth} LOGS=${OUT:-$(mktemp -d)}
 PYTHON=${PYTHON:-python3} MODEL=${MODEL:-$(mktemp -d)/resnet152_fp16.onnx} # made once
-TRAINING="gpu_tests steps small precision" PREDICTION="onnx_tests hw1 rapid wrong_option predict model scaling"
+TRAINING="gpu_tests steps precision" PREDICTION="onnx_tests hw1 rapid wrong_option predict model scaling"
 small=("$DATA" --arch mobilenetv2_100 --weights "$WEIGHTS")
 table=""
 
