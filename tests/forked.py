@@ -1,4 +1,4 @@
-"""Python in a process forked from one that has imported torch, fastai and timm, which takes ten seconds of a core.
+"""Python in a process forked from one that has imported torch, fastai and timm: the import takes ten seconds of a core.
 
 `run` and `Popen` are those of `subprocess`. Our own packages are imported by each process, as in a new one. Tests of
 how a command starts, and of variables that libraries read when they are imported, take `subprocess`.
@@ -19,12 +19,12 @@ import sys
 import threading
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from toolkit import SPINS
-
 LIBRARIES = "torch torchvision fastai.vision.all timm albumentations cv2 onnx scipy.stats sklearn.metrics"
-"Not onnxruntime: it starts a thread, which a fork would not have and wait for."
+"Not onnxruntime: it starts a thread, which a fork lacks and would wait for."
+TURN = threading.Lock()
 ENDED = 8  # bytes of a child's number, and of its exit status
 
 
@@ -40,12 +40,12 @@ class Popen(subprocess.Popen):
         keys = {name: given[name] for name in ("start_new_session", "process_group")}
         task = {"words": words, "cwd": str(given["cwd"] or os.getcwd()), "env": dict(given["env"] or os.environ)} | keys
         self._ending, theirs = socket.socketpair()
-        with theirs:
+        with theirs, TURN:
             message = json.dumps(task).encode()
             socket.send_fds(server(), [len(message).to_bytes(ENDED)], [*streams, theirs.fileno()])
             server().sendall(message)
-        for stream in {stream for stream in ours if stream != -1}:
-            os.close(stream)
+        pipes = "p2cread p2cwrite c2pread c2pwrite errread errwrite".split()
+        self._close_pipe_fds(*(given[name] for name in pipes))
         self.pid, self._child_created = self._number(), True
 
     def _number(self) -> int:
@@ -63,7 +63,8 @@ class Popen(subprocess.Popen):
 
     def _ended(self, timeout: float | None) -> int | None:
         "Return the exit status, for which `timeout` seconds are waited, or None."
-        if self.returncode is None and select.select([self._ending], [], [], timeout)[0]:
+        wait = None if timeout is None else max(0, timeout)
+        if self.returncode is None and select.select([self._ending], [], [], wait)[0]:
             self.returncode = self._number()
             self._ending.close()
         return self.returncode
@@ -89,6 +90,8 @@ def run(words: list, **options: Any) -> subprocess.CompletedProcess:
 @cache
 def server() -> socket.socket:
     "Start the process that is forked, and return the socket that takes tasks."
+    from toolkit import SPINS
+
     ours, theirs = socket.socketpair()
     words = [sys.executable, "-P", __file__, str(theirs.fileno())]  # -P: tests/toolkit is not our toolkit
     environment = os.environ | {"GOMP_SPINCOUNT": SPINS}
@@ -122,33 +125,35 @@ def serve(tasks: socket.socket) -> list[str]:
 
 
 def supervise(child: int, files: list[int]) -> None:
-    "Tell the number of the process `child`, wait for its end, tell its exit status, and end."
+    "Wait for the end of the process `child`, tell its exit status, and end."
     *streams, ending = files
     for number in (*range(3), *streams):
         os.close(number)
-    os.write(ending, child.to_bytes(ENDED))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.write(ending, status.to_bytes(ENDED, signed=True))
     os._exit(0)
 
 
 def become(task: dict, files: list[int]) -> list[str]:
-    "Take the streams, the environment and the folder of `task`. Return its words."
+    "Take the streams, the environment and the folder of `task`, and tell the process's number. Return its words."
     *streams, ending = files
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    for file in files:
-        os.close(file)
+    for stream in streams:
+        os.close(stream)
     if task["start_new_session"]:
         os.setsid()
-    elif (task["process_group"] or -1) >= 0 or task["process_group"] == 0:
+    elif task["process_group"] >= 0:
         os.setpgid(0, task["process_group"])
     os.environ.clear()
     os.environ.update(task["env"])
     os.chdir(task["cwd"])
+    os.write(ending, os.getpid().to_bytes(ENDED))
+    os.close(ending)
     if count := task["env"].get("OMP_NUM_THREADS"):
         sys.modules["torch"].set_num_threads(int(count))
-    sys.stdin, sys.stderr = open(0, closefd=False), open(2, "w", buffering=1, closefd=False)
+    sys.stdin = open(0, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     unbuffered = "-u" in task["words"][:2] or "PYTHONUNBUFFERED" in task["env"]
     sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), line_buffering=os.isatty(1), write_through=unbuffered)
     return task["words"]
@@ -159,6 +164,7 @@ if __name__ == "__main__":
     kind, *sys.argv = [word for word in sys.orig_argv[1:] if word != "-u"]
     first = os.getcwd() if kind in ("-m", "-c") else str(Path(kind).resolve().parent)
     sys.path[:0] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.modules["__main__"] = ModuleType("__main__")  # without the names of this file
     if kind == "-m":
         module, sys.argv[0] = sys.argv[0], "-m"
         runpy._run_module_as_main(module)  # as `python -m` does

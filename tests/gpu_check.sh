@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # All that is measured on a GPU, each step with a time limit that names it, and a table at the end.
 #   tests/gpu_check.sh [training] [prediction] [STEP...]     DATA and WEIGHTS: photos to train on, weights of mobilenetv2_100
-# training needs torch, prediction onnxruntime-gpu too. Both together are meant to take 12 minutes of an H100 at most. STEPs
-# by name alone: small, compiled, bf16 (training), hw1_graphs, rapid_graphs (prediction).
+# training needs torch, prediction onnxruntime-gpu too. Both together are meant to take 12 minutes of an H100 at most. These
+# run only if they are named: small, compiled, bf16 (training); hw1_graphs, rapid_graphs (prediction).
 set -u
 cd "$(dirname "$0")/.."
 DATA=${DATA:-../shared/data/grocery20} WEIGHTS=${WEIGHTS:-../shared/weights/mobilenetv2_100.pth} LOGS=${OUT:-$(mktemp -d)}
@@ -40,7 +40,7 @@ run() {
         predict) step $1 130 16 "$PYTHON" tests/bench/predict.py gpu --precision fp16 --rounds 2 --model "$MODEL" ;;
         model) step $1 130 16 "$PYTHON" tests/bench/predict.py alone --precision fp16 --model "$MODEL" ;;
         scaling) step $1 60 16 "$PYTHON" tests/bench/predict.py lock scaling ;;
-        *) echo "unknown step $1: choose of training, prediction, $TRAINING $PREDICTION"; exit 2 ;;
+        *) echo "unknown step $1: choose of training, prediction, $TRAINING small compiled bf16 $PREDICTION hw1_graphs rapid_graphs"; exit 2 ;;
     esac
 }
 

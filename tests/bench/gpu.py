@@ -17,7 +17,7 @@ batches each ahead.
     graphs     ours with --cuda_graphs
 
 The loops by hand read with torchvision in as many workers. Each side has a process of its own, because cuDNN keeps what
-it chose for a shape. All start at once; then they take turns. Timed are the steps after the first WARM of each turn, so
+it chose for a shape. All start at once; then they take turns. The steps after the first WARM of each turn are timed, so
 that the start of workers stays out. A ratio is the median of the rounds' ratios. Memory is the most that torch reserved
 on the GPU.
 """
@@ -175,7 +175,9 @@ def measure(names):
         for _ in range(ROUNDS):
             done = {name: result(name, sides[name].begin(STEPS), sides) for name in list(sides)}
             rounds.append(done)
-            print("photos/s:", ", ".join(f"{name} {each['rate']:.0f}" for name, each in done.items() if each))
+            print(
+                "photos/s:", ", ".join(f"{name} {each['rate']:.0f}" for name, each in done.items() if each), flush=True
+            )
         for one in sides.values():
             one.end()
     tell(list(sides), rounds)

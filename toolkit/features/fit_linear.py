@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 STEPS = 200  # of L-BFGS at most
 STEPS_TO_COMPARE = 30
-"Where fits are only compared. On five data sets more changed no choice, and took two to nine times as long (LOG.md)."
+"Enough for fits that rapid only compares: on five data sets more changed no choice (LOG.md, 28 November 2026)."
 
 
 def fit_linear(

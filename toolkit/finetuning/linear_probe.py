@@ -110,7 +110,7 @@ def _strength(
     """Choose the L2 penalty on a 20 % hold-out by the one-standard-error rule.
 
     The strongest penalty of STRENGTHS wins whose accuracy is within a standard error of the best: a weak penalty looks
-    good if held-out photos are nearly the same as others. Each fit starts from the one before it.
+    good if held-out photos are nearly the same as others. Each fit starts from the one before it and is cut short.
     Returns the penalty, its accuracy on the hold-out, and its weight and bias.
     """
     fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: photos are sorted by class

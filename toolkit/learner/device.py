@@ -23,6 +23,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 def pick_device(name: str) -> torch.device:
     """Return the device `cpu`, `cuda` (or `cuda:1`), or for `auto` CUDA if there is one, else the CPU.
 
+    A GPU with a number becomes the current one, which `cuda` then means.
     Raises ValueError for another name and for a CUDA device that torch does not see.
     """
     if name == "auto":
@@ -144,6 +145,12 @@ def _check_cuda_graphs(device: torch.device, compile: bool) -> None:
         raise ValueError(f"--cuda_graphs on {ranks.count()} processes: it is made for one; leave --cuda_graphs out")
     if compile:
         raise ValueError("--cuda_graphs and --compile: choose one of them")
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    "True if a computation ended for want of GPU memory, by torch's word or by cuDNN's, cuBLAS's or the driver's."
+    words = "ALLOC_FAILED", "out of memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -11,6 +11,7 @@ from fastai.callback.core import Callback, CancelFitException
 
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.cuda_graphs.callback import CudaGraphs
+from toolkit.learner.device import lacks_memory
 from toolkit.learner.learner import Learner
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.machine import free_memory
@@ -100,7 +101,7 @@ def _peak_on_cuda(learn: Learner, size: int) -> float:
                 _take_step(learn, size)
         return torch.cuda.max_memory_allocated(learn.dls.device) - before
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "ALLOC_FAILED" not in str(error):  # cuDNN's, cuBLAS's
+        if not lacks_memory(error):
             raise
         return float("inf")
 

@@ -25,8 +25,9 @@ def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tu
     They include the wait for photos, copying, forward and backward passes, optimiser steps, the learner's callbacks in
     training, and validation. At least `batches` batches (rounded up to whole optimiser steps) are timed. Before them
     the first step is left out, in which buffers are made and the GPU's libraries loaded, and as many batches as the
-    workers read ahead meanwhile. A pass that is not much longer is timed whole, in a second epoch, when the workers
-    have started; so this takes two short epochs at most. A longer pass includes their start.
+    workers read ahead meanwhile. With --cuda_graphs the batch that is recorded is left out too. A pass that is not much
+    longer is timed whole, in a second epoch, when the workers have started; so this takes two short epochs at most. A
+    longer pass includes their start.
     If steps are slow, a pass is cut as soon as it has taken `at_most` seconds and timed one step after the first.
 
     They do not include what `training.fit.fit` writes after an epoch, nor that photos are slower to read for the first

@@ -135,17 +135,17 @@ def test_hooks_of_layers_end_the_fit_by_an_error_and_those_of_the_model_do_not(d
         learn.fit(1, cbs=CudaGraphs())
 
 
-def refusing(error):
-    "What `recorded` is replaced by: a recording that ends with `error`."
+def refusing(kind, text):
+    "A stand-in for `recorded`: the recording ends with an error."
 
     def refuse(*_):
-        raise error
+        raise kind(text)
 
     return refuse
 
 
 def test_a_network_that_cannot_be_recorded_is_an_error(data, recordings, monkeypatch):
-    refused = refusing(RuntimeError("operation not permitted when stream is capturing"))
+    refused = refusing(RuntimeError, "operation not permitted when stream is capturing")
     monkeypatch.setattr(recorded_step, "recorded", refused)
     learn = learner(data)
     with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match="can't be recorded .operation not perm"):
@@ -155,11 +155,25 @@ def test_a_network_that_cannot_be_recorded_is_an_error(data, recordings, monkeyp
 
 def test_without_memory_for_a_recording_training_goes_on_without_and_says_so(data, recordings, monkeypatch, capsys):
     _, expected = trained(data)
-    monkeypatch.setattr(recorded_step, "recorded", refusing(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(recorded_step, "recorded", refusing(torch.OutOfMemoryError, "CUDA out of memory"))
     _, weights = trained(data, CudaGraphs())
     for one, other in zip(weights, expected, strict=True):
         assert torch.equal(one, other)
     assert capsys.readouterr().out.count("batches of 10 x 3 x 32 x 32 are not recorded: there is no memory") == 1
+
+
+def test_a_recording_without_memory_is_given_back_before_the_step_is_taken(data, recordings, monkeypatch):
+    learn, places, alive = learner(data, accum=1), [], []
+    monkeypatch.setattr(RecordedStep, "__init__", watched(places))
+    monkeypatch.setattr(recorded_step, "recorded", refusing(torch.OutOfMemoryError, "CUDA out of memory"))
+    learn.add_cb(Stop("after_pred", CancelFitException(), lambda: alive.extend(place() for place in places)))
+    gc.disable()
+    try:
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, cbs=CudaGraphs())
+    finally:
+        gc.enable()
+    assert alive == [None]
 
 
 def gradient_leaves(tensor):
@@ -174,7 +188,7 @@ def gradient_leaves(tensor):
 
 
 def test_no_weight_of_the_model_is_in_a_recording(data, monkeypatch):
-    "Where an earlier batch's graph is alive, the weight's own gradient is tied to the stream of that batch."
+    "A weight's own gradient is tied to the stream of an earlier batch if that batch's graph is alive."
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
     model[1].bias.requires_grad_(False)
     kept, images = [], torch.randn(4, 3, 2, 2)
@@ -204,11 +218,13 @@ class Stop(Callback):
 
     order = 99
 
-    def __init__(self, event, error):
+    def __init__(self, event, error, look=lambda: None):
+        self.look = look
         setattr(self, event, lambda: self._raise(error))
 
     def _raise(self, error):
         if self.iter == 3:
+            self.look()
             raise error
 
 
@@ -232,6 +248,14 @@ def watched(places, begin=RecordedStep.__init__):
         begin(self, *given)
 
     return init
+
+
+def test_the_batch_that_begins_a_step_may_be_left_out(data, recordings):
+    "The gradients then start with the second batch of the step, and are kept from the third one's."
+    _, expected = trained(data, Stop("before_batch", CancelBatchException()), accum=3, epochs=3)
+    _, weights = trained(data, Stop("before_batch", CancelBatchException()), CudaGraphs(), accum=3, epochs=3)
+    for one, other in zip(weights, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_batch_that_is_left_out_leaves_the_model_its_own_forward_pass(data, recordings):
@@ -268,7 +292,7 @@ def test_no_memory_at_the_end_of_a_recording_is_told_as_such(monkeypatch):
 
     monkeypatch.setattr(recorded_step, "recorded", refuse)
     monkeypatch.setattr(recorded_step, "side_stream", contextlib.nullcontext)
-    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for a recording"):
         RecordedStep(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(2, 3, 2, 2))
 
 

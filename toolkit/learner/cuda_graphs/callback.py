@@ -1,5 +1,6 @@
 """The callback that trains by CUDA graphs."""
 
+import gc
 import time
 from collections.abc import Hashable
 
@@ -18,6 +19,7 @@ class CudaGraphs(Callback):
 
     Loss, optimiser step and short batches are computed as without it. A new size of image and a changed network, such
     as one with layers frozen, are recorded anew. A network draws from Python's generators only while it is recorded.
+    If there is no memory for a recording, training goes on without.
     Ends the fit with a ValueError if a layer has hooks, and for a network that can't be recorded.
     """
 
@@ -28,7 +30,7 @@ class CudaGraphs(Callback):
         self.weights, self.layers = list(self.model.parameters()), list(self.model.modules())  # once: it takes 4 ms
 
     def before_batch(self) -> None:
-        self.after_pred()  # had the batch before been cancelled
+        self.after_pred()  # if a callback left the batch before out
         images, self.replays = self.xb[0], False
         if len(images) != self.dl.bs or len(images) == 1:  # for one photo LastPhoto has hooks
             return
@@ -42,8 +44,11 @@ class CudaGraphs(Callback):
             self.model.forward = self.step
 
     def after_backward(self) -> None:
-        if self.replays and self.learn.accum > 1 and self.iter % self.learn.accum == 0:
+        if self.replays and self.learn.accum > 1:
             self.step.keep_gradients()
+
+    def before_validate(self) -> None:
+        self.after_pred()
 
     def after_fit(self) -> None:
         self.after_pred()
@@ -58,7 +63,11 @@ class CudaGraphs(Callback):
         except ValueError as error:
             self.learn.end_with(error)
         except torch.OutOfMemoryError:
-            print(f"{batches} are not recorded: there is no memory for it beside an ordinary step's", flush=True)
+            step = None
+        if step is None:
+            gc.collect()  # of what the failed recording had
+            torch.cuda.empty_cache()
+            print(f"{batches} are not recorded: there is no memory for that beside an ordinary step", flush=True)
             return None
         print(f"{batches} recorded in {time.perf_counter() - begun:.1f} s", flush=True)
         return step

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from toolkit.errors import reason_of
+from toolkit.learner.device import lacks_memory
 from toolkit.learner.random_state import random_state, set_random_state
 
 Launch = Callable[[], None]
@@ -20,9 +21,10 @@ class RecordedStep:
     """The forward and the backward pass of `model` on one batch, recorded; a call computes them on other images.
 
     images: [batch, 3, height, width], on the model's device. The recording leaves weights, batch norm's averages and
-    random generators as they are. Raises ValueError for a network that can't be recorded.
+    random generators as they are.
     The gradient is recorded for aliases of the weights. A weight's own gradient goes to the stream on which an earlier
     batch computed it, and a recording ends in an error if it meets another stream.
+    Raises ValueError for a network that can't be recorded, torch.OutOfMemoryError if there is no memory for it.
     torch's make_graphed_callables does not serve: before 2.14 it can't record while another thread uses the GPU, as the
     one that pins the next batches does.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
@@ -39,13 +41,13 @@ class RecordedStep:
             try:
                 self._record()
             except RuntimeError as error:
-                for cause in (error, error.__context__):  # torch ends a recording without memory by another error
-                    if isinstance(cause, torch.OutOfMemoryError):
-                        raise cause from None
+                if lacks_memory(error) or lacks_memory(error.__context__):
+                    raise torch.OutOfMemoryError("no memory for a recording") from None
                 raise ValueError(
-                    f"--cuda_graphs: the network can't be recorded ({reason_of(error.__context__ or error)}): "
+                    f"--cuda_graphs: the network can't be recorded ({reason_of(first_of(error))}): "
                     "leave --cuda_graphs out"
                 ) from error
+        self.places = {gradient.data_ptr() for gradient in self.gradients if gradient is not None}
 
     def __call__(self, images: Tensor) -> Tensor:
         "The logits of the images, [batch, classes]. Their gradient flows to the weights."
@@ -70,12 +72,19 @@ class RecordedStep:
 
     @torch.no_grad()
     def keep_gradients(self) -> None:
-        "Have the weights' gradients in memory of their own: the next replay overwrites the recording's."
+        "If the weights' gradients lie in the recording's memory, which the next replay overwrites, move them away."
         own = [weight for weight in self.weights if weight.grad is not None]
+        if not own or own[0].grad.data_ptr() not in self.places:
+            return
         self.kept = self.kept or [torch.empty_like(weight.grad) for weight in own]
         torch._foreach_copy_(self.kept, [weight.grad for weight in own])
         for weight, kept in zip(own, self.kept, strict=True):
             weight.grad = kept
+
+
+def first_of(error: RuntimeError) -> Exception:
+    "The error that made a recording fail: torch ends such a recording by another one."
+    return error.__context__ if isinstance(error.__context__, RuntimeError) else error
 
 
 class OwnForward(nn.Module):
@@ -122,9 +131,11 @@ def side_stream() -> Iterator[torch.cuda.Stream]:
     "Inside, the GPU works on a stream of its own, which a recording needs."
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        yield stream
-    torch.cuda.current_stream().wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield stream
+    finally:
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 def recorded(function: Launch, stream: torch.cuda.Stream, pool: Any = None) -> tuple[Launch, Any]:
