@@ -214,16 +214,16 @@ def test_no_weight_of_the_model_is_in_a_recording(data, monkeypatch):
 
 
 class Stop(Callback):
-    "Ends a fit in its fourth batch, after the backward pass, or leaves that batch out."
+    "Ends a fit at an event of its fourth batch, or leaves a batch out."
 
-    order = 99
+    order, run_valid = 99, False
 
-    def __init__(self, event, error, look=lambda: None):
-        self.look = look
+    def __init__(self, event, error, look=lambda: None, at=3):
+        self.look, self.at = look, at
         setattr(self, event, lambda: self._raise(error))
 
     def _raise(self, error):
-        if self.iter == 3:
+        if self.iter == self.at:
             self.look()
             raise error
 
@@ -252,8 +252,9 @@ def watched(places, begin=RecordedStep.__init__):
 
 def test_the_batch_that_begins_a_step_may_be_left_out(data, recordings):
     "The gradients then start with the second batch of the step, and are kept from the third one's."
-    _, expected = trained(data, Stop("before_batch", CancelBatchException()), accum=3, epochs=3)
-    _, weights = trained(data, Stop("before_batch", CancelBatchException()), CudaGraphs(), accum=3, epochs=3)
+    left_out = {"event": "before_batch", "error": CancelBatchException(), "at": 0}
+    _, expected = trained(data, Stop(**left_out), accum=3, epochs=3)
+    _, weights = trained(data, Stop(**left_out), CudaGraphs(), accum=3, epochs=3)
     for one, other in zip(weights, expected, strict=True):
         assert torch.equal(one, other)
 
