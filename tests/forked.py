@@ -162,7 +162,7 @@ def become(task: dict, files: list[int]) -> list[str]:
 if __name__ == "__main__":
     sys.orig_argv = serve(socket.socket(fileno=int(sys.argv[1])))
     kind, *sys.argv = [word for word in sys.orig_argv[1:] if word != "-u"]
-    first = os.getcwd() if kind in ("-m", "-c") else str(Path(kind).resolve().parent)
+    first = {"-m": os.getcwd(), "-c": ""}.get(kind, str(Path(kind).resolve().parent))
     sys.path[:0] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.modules["__main__"] = ModuleType("__main__")  # without the names of this file
     if kind == "-m":
