@@ -45,7 +45,6 @@ def digits_run(tmp_path_factory) -> Run:
 
     root = tmp_path_factory.mktemp("digits")
     learn = digits.learner(root / "data", device="cpu")
-    {"loss": "ce", "arch": "test_resnet", "bs": 64, "accum": 1, "lr": 4e-3, "seed": 0, "data": root / "data"}
     run = begin(root / "run", learn)
     fit(learn, run, 5)
     evaluate(learn, run)

@@ -76,6 +76,7 @@ def check(
 
 def as_json(report: Report) -> str:
     "One object: data, sound, photos (of each split), classes (photos of each, by split), findings."
+    # in ASCII, which any terminal prints; names that are not Unicode are kept
     data, held_out = report.data, Counter(report.data.valid.values())
     return json.dumps(
         {
@@ -88,7 +89,7 @@ def as_json(report: Report) -> str:
                 for finding in report.findings
             ],
         }
-    )  # in ASCII, so that any terminal prints it, and names that are not Unicode are kept
+    )
 
 
 def as_text(report: Report) -> Iterable[str]:

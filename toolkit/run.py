@@ -181,9 +181,8 @@ def git_revision() -> str | None:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", str(Path(__file__).resolve())
-        )  # it fails if this is installed inside another repository
+        # this fails if the code is installed inside another repository
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 
 OPSET = 18  # onnxruntime 1.14 and later
-
-
 FOLDED = 2**30  # the largest constant, in elements, that is computed when the graph is exported
 
 
@@ -47,9 +45,8 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
         # weights that are computed from others, as in nfnet, are too large for the exporter's own limit
         model = optimizer.optimize(onnx.load(path), input_size_limit=FOLDED, output_size_limit=FOLDED)
     for part in (*model.graph.node, *model.graph.value_info):
-        for prop in [
-            prop for prop in part.metadata_props if "stack_trace" in prop.key
-        ]:  # it holds paths of this machine
+        # a stack trace holds paths of this machine
+        for prop in [prop for prop in part.metadata_props if "stack_trace" in prop.key]:
             part.metadata_props.remove(prop)
     onnx.save(model, path)
 

@@ -37,9 +37,8 @@ class Metrics:
             registry=registry,
         )
         self.photos = Counter(f"{PREFIX}_photos", "Photos by outcome", ["outcome"], registry=registry)
-        self.batches = Histogram(
-            f"{PREFIX}_batch_photos", "Photos in a batch", buckets=BATCHES, registry=registry
-        )  # its sum over its count is the mean size
+        # its sum over its count is the mean size
+        self.batches = Histogram(f"{PREFIX}_batch_photos", "Photos in a batch", buckets=BATCHES, registry=registry)
         self.decoding = Counter(f"{PREFIX}_decode_seconds", "Seconds of threads that decode photos", registry=registry)
         self.computing = Counter(f"{PREFIX}_model_seconds", "Seconds of threads that run the model", registry=registry)
 

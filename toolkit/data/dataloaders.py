@@ -78,10 +78,8 @@ def make_dataloaders(
         after_item=[Augment(transform, state, preprocess), ResizeCenterCrop(preprocess)],
         after_batch=[IntToFloatTensor(), _normalization(preprocess)],
     )
-    loader._n_inp, loader._types = (
-        1,
-        {tuple: [TensorImage, TensorCategory]},
-    )  # else fastai loads a batch to find them
+    # fastai would load a batch to find these two
+    loader._n_inp, loader._types = 1, {tuple: [TensorImage, TensorCategory]}
     both = loader, loader.new(datasets.valid, shuffle=False)
     dls = PhotoLoaders(*both, path=data.root, device=torch.device(options.device))
     dls.data, dls.preprocess, dls.augment = data, preprocess, augment

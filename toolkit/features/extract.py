@@ -124,9 +124,8 @@ def head_inputs(
                 logits = model(images)
                 if not rest:
                     _check_mean(model, logits, [out for _, out in caught][: len(heads)], len(heads))
-                own = [
-                    inputs.flatten(1)[: len(images)] for inputs, _ in caught
-                ]  # without the padding of `whole_batches`
+                # without the padding of `whole_batches`
+                own = [inputs.flatten(1)[: len(images)] for inputs, _ in caught]
                 features.append(torch.cat(own, 1))
                 rest.append(tuple(others))
     finally:

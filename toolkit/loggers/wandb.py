@@ -54,9 +54,8 @@ class Logger:
         )
 
     def log_epochs(self, rows: dict[int, dict[str, float]]) -> None:
-        sent = max(
-            self.epochs, int(self.run.summary.get("epoch", 0))
-        )  # the server may know of more epochs than log.json, after a kill
+        # the server may know of more epochs than log.json, after a kill
+        sent = max(self.epochs, int(self.run.summary.get("epoch", 0)))
         for epoch, row in rows.items():
             if epoch > sent:
                 self.run.log({"epoch": epoch, **row})

@@ -97,11 +97,10 @@ def confusion(matrix: np.ndarray, names: list[str]) -> Figure:
 
 def _cell_colours(matrix: np.ndarray) -> np.ndarray:
     "RGB float [classes, classes, 3]: white for 0, towards blue on the diagonal and towards orange off it."
-    share = np.sqrt(matrix / np.maximum(matrix.sum(1, keepdims=True), 1))[
-        ..., None
-    ]  # the square root makes single mistakes visible
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    strength = np.sqrt(shares)[..., None]  # the square root makes single mistakes visible
     full = np.where(np.eye(len(matrix), dtype=bool)[..., None], _rgb(BLUE), _rgb(ORANGE))
-    return 1 - share * (1 - full)
+    return 1 - strength * (1 - full)
 
 
 def _rgb(colour: str) -> np.ndarray:
