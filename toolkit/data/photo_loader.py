@@ -90,7 +90,8 @@ class PhotoLoader(TfmdDL):
 
     def wif(self) -> None:
         cv2.setNumThreads(0)  # the workers are the parallelism
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the workers too, a cluster SIGTERM
+        for name in {"SIGINT", "SIGHUP"} & set(dir(signal)):  # a terminal sends them to the workers too
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             Thread(target=_end_for, args=[os.getppid()], daemon=True).start()

@@ -113,7 +113,8 @@ def _strength(
     good if held-out photos are nearly the same as others. Each fit starts from the one before it and is cut short.
     Returns the penalty, its accuracy on the hold-out, and its weight and bias.
     """
-    fifth = torch.arange(len(labels), device=labels.device) % 5 == 0  # of every class: photos are sorted by class
+    fifth = torch.zeros_like(labels, dtype=torch.bool)
+    fifth[labels.argsort(stable=True)[::5]] = True  # of every class
     found = []
     for l2 in STRENGTHS:
         *start, _ = fit_linear(features[~fifth], labels[~fifth], loss, l2, start, STEPS_TO_COMPARE)
@@ -122,6 +123,12 @@ def _strength(
     best = max(accuracy for _, accuracy, _ in found)
     enough = best - math.sqrt(best * (1 - best) / int(fifth.sum()))
     return next(result for result in found if result[1] >= enough)
+
+
+def is_probing(learn: Learner) -> bool:
+    "True if a fit of `learn` is computing its linear probe."
+    probe = learn.callback(LinearProbe)
+    return bool(probe and probe.computing)
 
 
 class LinearProbe(Callback):
@@ -135,6 +142,7 @@ class LinearProbe(Callback):
         self.ready: tuple[dict[str, Any], dict[str, Tensor]] | None = None  # what `probed` returned before the fit
         self.features: Known | None = None  # of the training photos, if they were computed before; see `know`
         self.of: tuple[int, list[int]] | None = None  # the data set and the versions of the weights of `features`
+        self.computing = False  # the classifier
         self.probing = False  # this epoch is the probe
         self.doubts: list[Doubt] | None = None  # about the training photos, from the probe's features
 
@@ -156,15 +164,16 @@ class LinearProbe(Callback):
     def before_fit(self) -> None:
         self.run = self.learn.is_plain_fit and self.found is None and not self.learn.resumed
         scheduler = self.learn.callback(ParamScheduler)
-        if scheduler and not isinstance(
-            scheduler, LRFinder
-        ):  # fine_tune, fit_one_cycle: another body than it was probed with
+        # fine_tune and fit_one_cycle train another body than it was probed with
+        if scheduler and not isinstance(scheduler, LRFinder):
             self.ready = self.features = None
 
     def before_train(self) -> None:
         if self.found is not None:
             return
+        self.computing = True
         self.found, head = self.ready or ranks.from_first(self.probed)
+        self.computing = False
         self.doubts = self.found.pop("doubts", None)
         linear_heads(self.model).load_state_dict(head)
         self.probing, self.features = True, None

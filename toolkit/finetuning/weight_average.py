@@ -55,6 +55,8 @@ class WeightAverage(Callback):
         self.averaged.steps += 1
         if self.averaged.steps > self.first:
             self._update()
+        else:  # a run of fewer epochs, which is given more now, had an average already
+            self.averaged.n_averaged.zero_()
 
     @torch.no_grad()
     def _update(self) -> None:

@@ -8,9 +8,12 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    "Return the state of every generator that training may draw from: torch's, CUDA's, numpy's and Python's."
+    """Return the state of every generator that training may draw from: torch's, the GPU's, numpy's and Python's.
+
+    "cuda" holds the state of the current GPU, and is empty if no GPU is in use. Ranks draw the same on their GPUs.
+    """
     kind, keys, *rest = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
@@ -22,8 +25,9 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     "Restore the generators to a state that `random_state` returned."
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if (gpus := state["cuda"]) and torch.cuda.is_initialized():
+        # earlier versions kept the state of every GPU that torch saw, which may be more than there are now
+        torch.cuda.set_rng_state(gpus[min(torch.cuda.current_device(), len(gpus) - 1)])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     random.setstate(state["python"])

@@ -15,7 +15,7 @@ from toolkit.learner.device import lacks_memory
 from toolkit.learner.learner import Learner
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.machine import free_memory
-from toolkit.search.snapshot import restoring_state
+from toolkit.search.snapshot import trying_a_fit
 
 SPARE = {"cuda": 0.1, "cpu": 0.2}  # share of the free memory kept for other steps and validation, which may need more
 SMALL = 8  # photos of the smaller trial on a CPU
@@ -96,7 +96,7 @@ def _peak_on_cuda(learn: Learner, size: int) -> float:
     before = torch.cuda.memory_allocated(learn.dls.device)
     torch.cuda.reset_peak_memory_stats(learn.dls.device)
     try:
-        with restoring_state(learn):
+        with trying_a_fit(learn):
             for _ in range(2):  # in the second the optimiser has its state
                 _take_step(learn, size)
         return torch.cuda.max_memory_allocated(learn.dls.device) - before
@@ -110,7 +110,7 @@ def _peaks_on_cpu(learn: Learner, sizes: list[int]) -> list[float]:
     "Peak additional memory in bytes of a step with each of `sizes`, extrapolated from two small ones."
     small = max(1, min(SMALL, len(learn.dls.train_ds) // 2))
     start = _reset_peak()
-    with restoring_state(learn):
+    with trying_a_fit(learn):
         _take_step(learn, small)  # in those after it the optimiser has its state
         peaks = []
         for size in (small, 2 * small):

@@ -6,10 +6,9 @@ from time import perf_counter
 import torch
 from fastai.callback.core import Callback, CancelFitException, CancelTrainException, CancelValidException
 
-from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.cuda_graphs.callback import SEEN, CudaGraphs
 from toolkit.learner.learner import Learner
-from toolkit.search.snapshot import restoring_state
+from toolkit.search.snapshot import trying_a_fit
 
 SMALLEST = 7 / 8  # of the image size: the smallest training squares that are planned for one more epoch
 
@@ -36,9 +35,7 @@ def epoch_seconds(learn: Learner, batches: int = 8, at_most: float = 30.0) -> tu
     if batches < 1:
         raise ValueError(f"cannot time {batches} batches: give 1 or more")
     clock = EpochClock(batches, at_most)
-    with restoring_state(learn), learn.no_logging(), learn.no_bar():
-        if resizing := learn.callback(ProgressiveResizing):
-            resizing.sizes = resizing.sizes[-1:]  # both epochs on squares of one size, the largest
+    with trying_a_fit(learn), learn.no_logging(), learn.no_bar():
         learn.fit(2, cbs=clock)
     return clock.seconds["train"], clock.seconds["valid"]
 

@@ -160,7 +160,6 @@ def epochs_within(
     start, probe = perf_counter(), [learn.probe] if learn.callback(LinearProbe) else []
     with restoring_state(learn):
         ready = [callback.probed() for callback in probe]
-        learn.remove_cbs(probe)
         train, valid = (SLACK * seconds for seconds in epoch_seconds(learn, batches=2))
     for callback, result in zip(probe, ready, strict=True):
         callback.ready = result

@@ -14,6 +14,8 @@ from fastai.optimizer import _BaseOptimizer
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from toolkit.finetuning.linear_probe import LinearProbe
+from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
 from toolkit.learner.random_state import random_state, set_random_state
 
@@ -43,6 +45,18 @@ def restoring_state(learn: Learner) -> Iterator[Learner]:
         with _undisturbed():
             for put_back in undo:
                 put_back()
+
+
+@contextlib.contextmanager
+def trying_a_fit(learn: Learner) -> Iterator[Learner]:
+    """`restoring_state` for fits that tell the time or the memory of training: each epoch inside trains, on the largest
+    squares. A fit of a run may begin with a linear probe and with smaller squares, which say nothing of later epochs.
+    """
+    with restoring_state(learn):
+        learn.remove_cbs([callback for callback in learn.cbs if isinstance(callback, LinearProbe)])
+        if resizing := learn.callback(ProgressiveResizing):
+            resizing.sizes = [max(resizing.sizes)]
+        yield learn
 
 
 def _keep(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> None:

@@ -1,26 +1,27 @@
 """The callback that writes a run's files, and goes on with the same bits from where last.pt stands."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import safetensors.torch
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 
 from toolkit import ranks
 from toolkit.evaluation.best_epoch import best_row, history_columns
-from toolkit.files import write_atomic, write_csv
+from toolkit.files import write_csv
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.weight_average import WeightAverage
-from toolkit.learner.accumulate import AccumulateGradients, all_samples, loss_sum
+from toolkit.learner.accumulate import all_samples, loss_sum
+from toolkit.learner.device import lacks_memory
 from toolkit.learner.guards import NaNGuard
 from toolkit.learner.random_state import random_state, set_random_state
 from toolkit.learner.schedule import Unfit
 from toolkit.run import Run
-from toolkit.training.out_of_memory import StepStart, halve_batch
+from toolkit.training.out_of_memory import StepStart, can_halve, halve_batch
 from toolkit.training.restore import check_schedule, learner_state, restore
-from toolkit.training.state import Best, EpochProgress, TrainState, read_state, write_state
+from toolkit.training.state import Best, EpochProgress, TrainState, resumed_state, settle_best, write_best, write_state
 
 
 class Checkpoint(Callback):
@@ -39,7 +40,7 @@ class Checkpoint(Callback):
         self.chosen_by, self.columns = best, history_columns(best)
         self.finished, self.rows, self.best, self.inside = 0, [], Best(), EpochProgress()
         self.halved: str | None = None  # the message on smaller batches, if memory ran out
-        self.state = ranks.from_first(lambda: read_state(run.path("last.pt")))  # the next fit goes on from it
+        self.state = ranks.from_first(lambda: resumed_state(run.folder))  # the next fit goes on from it
         if self.state:
             self._go_to(self.state)
         self.saved = self._position()
@@ -59,6 +60,7 @@ class Checkpoint(Callback):
 
     def before_fit(self) -> None:
         self.random, self.step = None, StepStart(self.model)
+        self.whole = False  # this epoch has been trained and validated, and is not written yet
         if self.state:
             try:
                 check_schedule(self.learn, self.state, self.epochs)
@@ -108,32 +110,33 @@ class Checkpoint(Callback):
             self.total = 0 * loss if ranks.rank() else loss * self.seen
             self._mark_step()
 
+    def after_validate(self) -> None:
+        self.whole = True
+
     def after_epoch(self) -> None:
-        self.finished, self.inside = self.finished + 1, EpochProgress()
+        self.finished, self.inside, self.whole = self.finished + 1, EpochProgress(), False
         found = {"lr": self.rate, "seconds": time.perf_counter() - self.start}
         found |= {"train_loss": ranks.total(self.total) / self.seen, "valid_loss": self.recorder.loss.value}
         found |= {metric.name: metric.value for metric in self.recorder.metrics}
         self.rows.append([self.finished, *(float(found[name]) for name in self.columns[1:])])
+        if (best := best_row(self.rows, self.chosen_by))["epoch"] == self.finished:
+            self.best = Best(self.finished, best["accuracy"], best["valid_loss"])
         try:
-            if (best := best_row(self.rows, self.chosen_by))["epoch"] == self.finished:
-                self.best = Best(self.finished, best["accuracy"], best["valid_loss"])
-                self._write_best()
+            if self.best.epoch == self.finished and ranks.rank() == 0:
+                average = self.learn.callback(WeightAverage)
+                write_best(self.target.folder, average.validated if average else self.model, self.finished)
             self._write(self._state(self.inside, random_state()))
             self.write_history()
         except OSError as error:
             self.learn.end_with(error)
 
     def after_cancel_fit(self) -> None:
-        self.halved = self._halve() if isinstance(self.learn.fault, torch.OutOfMemoryError) else None
+        self.halved = self._halve() if lacks_memory(self.learn.fault) else None
+        if self.whole and self.learn.fault is None:  # ended by a callback before this one, such as fastai's early stop
+            with suppress(CancelFitException):  # of an error in writing, which is the fit's fault then
+                self.after_epoch()
 
     # Files
-
-    def _write_best(self) -> None:
-        if ranks.rank() == 0:
-            average = self.learn.callback(WeightAverage)
-            model = average.validated if average else self.model
-            weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            write_atomic(self.target.path("best.safetensors"), safetensors.torch.save(weights))
 
     def write_history(self) -> None:
         "Write history.csv, as last.pt has it."
@@ -151,6 +154,7 @@ class Checkpoint(Callback):
     def _write(self, state: TrainState) -> None:
         if ranks.rank() == 0:
             write_state(self.target.path("last.pt"), state)
+            settle_best(self.target.folder, state)
         self.saved = self._position()
 
     # The state
@@ -183,13 +187,8 @@ class Checkpoint(Callback):
             self.random = state.random  # to be set at the first step, after the data loader has drawn
 
     def _halve(self) -> str | None:
-        """Have the next fit begin at the last optimiser step, with batches half as large. Return the message on it.
-
-        Return None if that is not possible: a batch of one photo, a learner without AccumulateGradients, an optimiser
-        that stopped half-way, or other ranks, which wait for this one inside the step.
-        """
-        can_accumulate, alone = self.learn.callback(AccumulateGradients) is not None, ranks.count() == 1
-        if self.step.random is None or not self.step.intact or not can_accumulate or not alone:
+        "Have the next fit begin at the last step, with smaller batches. Return the line on it, None if it can't."
+        if not can_halve(self.learn, self.step):
             return None
         self.step.restore_averages()
         state = self._state(self.inside, self.step.random)

@@ -8,6 +8,8 @@ import torch
 
 from toolkit import ranks
 from toolkit.features.doubts import FILE, write_doubts
+from toolkit.finetuning.linear_probe import is_probing
+from toolkit.learner.device import lacks_memory
 from toolkit.learner.distributed import distributed_gradients
 from toolkit.learner.guards import NaNGuard
 from toolkit.learner.learner import Learner
@@ -26,9 +28,9 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
 
     epochs, save_every: by default those of `learn.options`.
     After each epoch history.csv and last.pt are written, and best.safetensors if the epoch is the best yet by --best.
-    Training ends early if --patience epochs in a row are not. last.pt is also written every `save_every` optimiser
-    steps. After SIGINT (Ctrl-C) or SIGTERM it is written at the next step, and KeyboardInterrupt is raised. If memory
-    runs out, batches are halved and twice as many are accumulated.
+    Training ends early if --patience epochs in a row are not, or a callback of fastai's ends the fit. last.pt is also
+    written every `save_every` optimiser steps. After SIGINT (Ctrl-C) or SIGTERM it is written at the next step, and
+    KeyboardInterrupt is raised. If memory runs out, batches are halved and twice as many are accumulated.
     With --profile the parts of an epoch's time are printed, and `evaluate` records them.
     On several ranks all of them train (`learner.distributed`). After training rank 0 returns; the other ranks end
     their processes in this function.
@@ -53,8 +55,9 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
     with shown(learn), stopping_at_a_step(checkpoint), _writing_doubts(learn, run):
         try:
             with distributed_gradients(learn):
-                while not is_over(checkpoint, options.patience):
-                    _fit_in_memory(learn, checkpoint)
+                unfinished = not is_over(checkpoint, options.patience)
+                while unfinished:
+                    unfinished = _ran_out_of_memory(learn, checkpoint)
             if checkpoint.stop:
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -64,27 +67,39 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
             raise
     if checkpoint.finished < epochs:
         print(
-            f"training ends after {checkpoint.finished} of {epochs} epochs: none of the last {options.patience} had a "
-            f"better {options.best} than epoch {checkpoint.best.epoch}",
-            flush=True,
+            f"training ends after {checkpoint.finished} of {epochs} epochs: {_why_early(learn, checkpoint)}", flush=True
         )
     load_weights(learn.model, run.path("best.safetensors"))
 
 
-def _fit_in_memory(learn: Learner, checkpoint: Checkpoint) -> None:
-    "Fit to the end or until memory runs out; `checkpoint` then resumes with smaller batches."
+def _ran_out_of_memory(learn: Learner, checkpoint: Checkpoint) -> bool:
+    "Fit to the end, and return False. If memory runs out, return True: the next fit goes on with smaller batches."
     try:
         page = [RunPage(checkpoint.target)] if ranks.rank() == 0 else []
         cbs = [NaNGuard(), checkpoint, learn.time_spent, *page, *learn.profiles, Patience()]
         learn.fit(checkpoint.epochs - checkpoint.finished, cbs=cbs)
-        return
-    except torch.OutOfMemoryError as error:
+        return False
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
         if checkpoint.halved is None:
-            raise ValueError(f"{str(error).splitlines()[0]} Try a smaller --bs, --image_size or --arch") from error
+            remedy = "Leave out the linear probe" if is_probing(learn) else "Try a smaller --bs, --image_size or --arch"
+            raise ValueError(f"{str(error).splitlines()[0]} {remedy}") from error
     print(checkpoint.halved, flush=True)
     gc.collect()  # the error kept the tensors of the failed pass
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return True
+
+
+def _why_early(learn: Learner, checkpoint: Checkpoint) -> str:
+    "Why training ended before its last epoch. Raises ValueError if it ended before the end of the first one."
+    if not checkpoint.finished:
+        raise ValueError("a callback ended training in its first epoch: there are no weights of a whole one")
+    if not is_over(checkpoint, learn.options.patience):
+        return "a callback ended it"
+    best = f"{learn.options.best} than epoch {checkpoint.best.epoch}"
+    return f"none of the last {learn.options.patience} had a better {best}"
 
 
 @contextmanager

@@ -6,6 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from toolkit import ranks
+from toolkit.finetuning.linear_probe import is_probing
+from toolkit.learner.accumulate import AccumulateGradients
+from toolkit.learner.learner import Learner
 from toolkit.learner.performance import by_dtype
 from toolkit.learner.random_state import random_state
 from toolkit.training.state import TrainState
@@ -35,6 +39,16 @@ class StepStart:
     def restore_averages(self) -> None:
         for kept, averages in self.pairs:
             torch._foreach_copy_(averages, kept)
+
+
+def can_halve(learn: Learner, step: StepStart) -> bool:
+    """True if smaller batches help `learn`, which ran out of memory, and can be trained on from the start of `step`.
+
+    They can't without AccumulateGradients, if the optimiser stopped half-way, and beside other ranks, which wait for
+    this one inside the step. They are no help to a linear probe, which holds the features of all photos.
+    """
+    alone, accumulates = ranks.count() == 1, learn.callback(AccumulateGradients) is not None
+    return alone and accumulates and step.random is not None and step.intact and not is_probing(learn)
 
 
 def halve_batch(state: TrainState) -> TrainState | None:

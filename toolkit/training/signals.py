@@ -20,11 +20,14 @@ def stopping_at_a_step(checkpoint: "Checkpoint") -> Iterator[None]:
 
     On several ranks, which stop together, any of them may get it; a second signal within 5 s is the same one, passed on
     by the launcher.
+    If the terminal was closed, what is written to it from then on is dropped: the writing would fail.
     """
     asked, soon = 0.0, 5 if ranks.count() > 1 else 0
+    terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
+        _forget_closed(terminals)
         if checkpoint.stop:
             if time.monotonic() - asked < soon:
                 return
@@ -41,6 +44,15 @@ def stopping_at_a_step(checkpoint: "Checkpoint") -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _forget_closed(terminals: list[int]) -> None:
+    "Have those of the open files `terminals`, which were terminals, lead nowhere that are none any more."
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in terminals:
+        if not os.isatty(number):
+            os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _to_replace() -> dict[int, Any]:

@@ -1,16 +1,19 @@
-"""The content of last.pt: all that a run needs to go on with the same bits."""
+"""The files that a run goes on from: last.pt, all that it needs to go on with the same bits, and its best weights."""
 
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.errors import reason_of
 from toolkit.evaluation.best_epoch import HISTORY
-from toolkit.files import replacing
+from toolkit.files import replacing, write_atomic
+
+NEXT_BEST = ".best.{}.safetensors"  # by the epoch
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,32 @@ def write_state(path: Path, state: TrainState) -> None:
             raise ValueError(
                 f"the state of this run can't be kept in {path}, which stays as it was: {error}"
             ) from error
+
+
+def write_best(folder: Path, model: nn.Module, epoch: int) -> None:
+    """Write the weights of the best epoch beside best.safetensors, which `settle_best` replaces by them.
+
+    last.pt is written in between. A kill, or a disk that is full, then leaves the best weights that last.pt tells of.
+    """
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_atomic(folder / NEXT_BEST.format(epoch), safetensors.torch.save(weights))
+
+
+def settle_best(folder: Path, state: TrainState) -> None:
+    "Replace best.safetensors by the weights that `write_best` wrote, if they are of the best epoch of `state`."
+    for path in folder.glob(NEXT_BEST.format("*")):
+        if path.name == NEXT_BEST.format(state.best.epoch):
+            path.replace(folder / "best.safetensors")
+        else:
+            path.unlink()
+
+
+def resumed_state(folder: Path) -> TrainState | None:
+    "`read_state` of the run in `folder`, whose best.safetensors then has the weights that the state tells of."
+    state = read_state(folder / "last.pt")
+    if state:
+        settle_best(folder, state)
+    return state
 
 
 def read_state(path: Path, mmap: bool = False) -> TrainState | None:

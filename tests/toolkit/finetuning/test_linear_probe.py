@@ -61,6 +61,8 @@ def test_the_strongest_penalty_within_a_standard_error_of_the_best_is_chosen():
     torch.manual_seed(0)
     photos, classes, order = torch.randn(101, 60), torch.randint(0, 5, (101,)), torch.arange(500) % 101
     features, labels = photos[order] + 0.3 * torch.randn(500, 60), classes[order]  # each photo about five times
+    by_class = labels.argsort(stable=True)
+    features, labels = features[by_class], labels[by_class]
     held, right = torch.arange(500) % 5 == 0, {}
     for l2 in STRENGTHS:
         other = LogisticRegression(C=1 / (400 * l2), tol=1e-6, max_iter=5000).fit(features[~held], labels[~held])
@@ -73,6 +75,14 @@ def test_the_strongest_penalty_within_a_standard_error_of_the_best_is_chosen():
     l2, held_out, (weight, _) = _strength(features, labels, F.cross_entropy, zero)
     assert (l2, held_out) == (expected, pytest.approx(right[expected]))
     assert weight.shape == (5, 60)
+
+
+def test_photos_of_every_class_are_held_out_if_every_fifth_photo_is_of_one_class():
+    labels = torch.arange(500) % 5  # a CSV in the order of its names: one photo of each class by turns
+    features = F.one_hot(labels, 5).float() + 0.1 * torch.randn(500, 5, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros(5, 5), torch.zeros(5)
+    _, held_out, _ = _strength(features, labels, F.cross_entropy, zero)
+    assert held_out == 1
 
 
 def test_features_are_what_timm_gives_before_the_classifier(learn):
