@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.mixup import MixUp
+from fastai.callback.tracker import EarlyStoppingCallback
 from here import here
 from noise import write_noise
 from safetensors.torch import load_file
@@ -27,7 +28,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, 
 from export.convert.model_card import literal, model_card
 from export.to_onnx import to_onnx
 from recipes import hw1, rapid
+from toolkit.evaluation.best_epoch import HISTORY
 from toolkit.files import write_csv, write_json
+from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.models.pretrained import load_weights
 from toolkit.run import load
 from toolkit.training.begin import begin as begin_run
@@ -87,9 +90,12 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20
 def test_out_of_memory_in_a_first_step_gives_the_bits_of_a_run_begun_with_the_smaller_mini_batch(
     photos, tmp_path, capsys
 ):
-    "Twice: 16 to 8 to 4, the second time with batch norm's averages moved and half a gradient there."
+    """Twice: 16 to 8 to 4, the second time with batch norm's averages moved and half a gradient there, and in the words
+    of another library.
+    """
     run, learn = begin(photos, tmp_path / "halved", bs=16, accum=1)
-    fail(learn, {1, 3}, OUT_OF_MEMORY)
+    fail(learn, {1}, OUT_OF_MEMORY)
+    fail(learn, {3}, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     fit(learn, run, 2)
     said = capsys.readouterr().out
     assert "out of memory: going on with 2 batches of 8 to a step, not 1 of 16" in said
@@ -127,6 +133,99 @@ def test_out_of_memory_with_one_photo_is_an_error_that_says_what_to_do(photos, t
     ) as caught:
         fit(learn, run, 1)
     assert caught.value.__notes__ == [f"saved: 0 of 1 epochs; go on with --out {run.folder} --resume"]
+
+
+def test_smaller_batches_are_not_tried_for_a_probe_that_lacks_memory(photos, tmp_path, monkeypatch):
+    def linear_probe(*_):
+        nonlocal tried
+        tried += 1
+        raise OUT_OF_MEMORY
+
+    tried = 0
+    monkeypatch.setattr("toolkit.finetuning.linear_probe.linear_probe", linear_probe)
+    run, learn = begin(photos, tmp_path / "run")
+    learn.add_cb(LinearProbe())
+    with pytest.raises(ValueError, match="^CUDA out of memory. Tried .* Leave out the linear probe"):
+        fit(learn, run, 1)
+    assert tried == 1
+
+
+def test_an_error_of_the_model_itself_is_not_taken_for_a_lack_of_memory(photos, tmp_path):
+    run, learn = begin(photos, tmp_path / "run")
+    fail(learn, {3}, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="^shapes do not fit"):
+        fit(learn, run, 1)
+
+
+@pytest.mark.parametrize("full", ["write_state", "settle_best"])
+def test_the_best_weights_are_those_that_the_state_tells_of_wherever_a_run_ends(full, photos, tmp_path, monkeypatch):
+    "Between the two files: the disk takes no state beside the new weights, or the run is killed after the state."
+
+    def ends(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(
+        "toolkit.training.checkpoint.best_row", lambda rows, by: dict(zip(HISTORY, rows[-1], strict=True))
+    )
+    run, learn = begin(photos, tmp_path / "run")
+    fit(learn, run, 1)
+    first = load_file(run.path("best.safetensors"))
+    run, learn = begin(photos, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"toolkit.training.checkpoint.{full}", ends)
+        with pytest.raises(OSError, match="the disk is full"):
+            fit(learn, run, 2)
+    second = {name: weight.clone() for name, weight in learn.model.state_dict().items()}
+    told = read_state(run.path("last.pt")).best.epoch
+    assert told == (1 if full == "write_state" else 2)
+    fit(learn, run, told)  # all epochs are done
+    kept, expected = load_file(run.path("best.safetensors")), (first, second)[told - 1]
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    assert not [path for path in run.folder.glob(".*") if path.name != ".lock"]
+
+
+class EndsLike(Callback):
+    "fastai's EarlyStoppingCallback: the order in which it is called, and how it ends a fit, at that epoch of it."
+
+    order = EarlyStoppingCallback.order
+
+    def __init__(self, epoch):
+        self.last, self.fits = epoch, 0
+
+    def before_fit(self):
+        self.fits += 1
+
+    def after_epoch(self):
+        if self.epoch == self.last:
+            raise CancelFitException
+
+
+def test_a_fit_that_a_callback_ends_is_not_begun_again_and_its_epochs_count(photos, tmp_path, capsys):
+    run, learn = begin(photos, tmp_path / "run")
+    learn.add_cb(EarlyStoppingCallback(min_delta=100, patience=2))  # no loss falls by that much
+    fit(learn, run, 5)
+    assert len(history(run)) == 1 + 3
+    assert read_state(run.path("last.pt")).epoch == 3
+    assert "training ends after 3 of 5 epochs: a callback ended it" in capsys.readouterr().out
+    run, learn = begin(photos, tmp_path / "run")
+    learn.add_cb(EndsLike(0))
+    fit(learn, run, 5)
+    assert learn.ends_like.fits == 1
+    assert len(history(run)) == 1 + 4
+    whole, other = begin(photos, tmp_path / "whole")
+    fit(other, whole, 4)
+    assert history(run) == history(whole)
+
+
+def test_a_fit_that_a_callback_ends_in_its_first_epoch_is_an_error(photos, tmp_path):
+    class Ends(Callback):
+        def after_batch(self):
+            raise CancelFitException
+
+    run, learn = begin(photos, tmp_path / "run")
+    learn.add_cb(Ends())
+    with pytest.raises(ValueError, match="a callback ended training in its first epoch: there are no weights"):
+        fit(learn, run, 2)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_naming_epoch_step_and_photos(photos, tmp_path):
@@ -167,7 +266,7 @@ def test_a_disk_that_is_full_is_an_error_naming_the_file_and_the_state_before_st
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # a write beyond fails as on a full disk
     try:
-        with pytest.raises(OSError, match="last.pt|best.safetensors") as caught:
+        with pytest.raises(OSError, match=r"last\.pt|\.best\.2\.safetensors") as caught:
             fit(learn, run, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -84,7 +84,8 @@ def _ran_out_of_memory(learn: Learner, checkpoint: Checkpoint) -> bool:
             raise
         if checkpoint.halved is None:
             remedy = "Leave out the linear probe" if is_probing(learn) else "Try a smaller --bs, --image_size or --arch"
-            raise ValueError(f"{str(error).splitlines()[0]} {remedy}") from error
+            said = str(error).partition(":\n\t")[2] or str(error)  # without fastai's words on the callback
+            raise ValueError(f"{said.splitlines()[0]} {remedy}") from error
     print(checkpoint.halved, flush=True)
     gc.collect()  # the error kept the tensors of the failed pass
     if torch.cuda.is_available():

@@ -208,6 +208,26 @@ def test_a_resumed_run_has_the_average_of_an_unbroken_one(folder, tmp_path, kind
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_run_of_more_epochs_averages_over_the_last_of_them_alone(folder, tmp_path):
+    "The last quarter of two epochs is in the average of the shorter run, not in that of the longer one."
+
+    def go(epochs):
+        learn = learner(folder, WeightAverage("last", share=0.25), kept, seen)
+        fit(learn, begin(tmp_path / "run", learn), epochs)
+        return learn
+
+    kept, seen = (
+        FunctionCallback(lambda learn: own.append(learn.average.validated is learn.model), "after_epoch"),
+        Seen(),
+    )
+    own = []
+    go(2)
+    learn = go(4)
+    assert own == [True, False, True, False]
+    steps = len(learn.dls.train)
+    np.testing.assert_allclose(first(learn.average.averaged.module), np.mean(seen.weights[-steps:], 0), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("kind", "share", "says"), [("sma", 0.1, "'sma'"), ("ema", 0, "over 0 "), ("last", 2, "over 2 ")]
 )

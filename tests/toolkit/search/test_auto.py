@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from recipes import hw1, rapid
 from toolkit.evaluation.results import read_curve
+from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.schedule import OneCycle
 from toolkit.options import Options
@@ -97,6 +98,28 @@ def test_the_finder_sets_out_from_the_probed_head_that_training_sets_out_from(da
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
     assert learn.probe.found is found
+
+
+def test_workers_and_batch_size_are_those_of_training_and_nothing_is_probed_meanwhile(data, tmp_path, monkeypatch):
+    def probed(self):
+        raise AssertionError("the probe is computed")
+
+    class Sides(Callback):
+        def before_batch(self):
+            sides.add((self.training, self.xb[0].shape[-1]))
+
+    sides = set()
+    options = {"arch": "test_resnet", "image_size": 32, "bs": 8, "workers": 0, "device": "cpu"}
+    torch.save(rapid.learner(data, weights="none", **options).model.state_dict(), tmp_path / "weights.pth")
+    learn = rapid.learner(data, weights=str(tmp_path / "weights.pth"), epochs=3, train_sizes=(24, 32), **options)
+    learn.add_cb(Sides())
+    monkeypatch.setattr(LinearProbe, "probed", probed)
+    auto.search_batch_size(learn)
+    auto.search_workers(learn)
+    assert (True, 32) in sides
+    assert (True, 24) not in sides
+    assert learn.callback(LinearProbe) is learn.probe
+    assert learn.probe.found is None
 
 
 def test_the_finder_takes_its_steps_of_accumulated_mini_batches_with_scaler_and_schedule(data):
