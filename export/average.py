@@ -78,11 +78,12 @@ def _cards(models: list[Path]) -> list[Card]:
             "or int8, or give all of them to export.predict"
         )
     for model, card in zip(models, cards, strict=True):
-        for name, value in cards[0].preprocess.items():
-            if card.preprocess[name] != value:
+        for name in sorted(cards[0].preprocess.keys() | card.preprocess.keys()):
+            value, first = (each.preprocess.get(name) for each in (card, cards[0]))
+            if value != first:
                 raise ValueError(
-                    f"{model} takes photos with {name} {card.preprocess[name]}, {models[0]} with {value}: one file "
-                    "can't do both, but export.predict averages such files"
+                    f"{model} takes photos with {name} {value}, {models[0]} with {first}: one file can't do both, but "
+                    "export.predict averages such files"
                 )
     return cards
 

@@ -43,6 +43,8 @@ def verify(
     source = open_source(data, Columns(image_column, label_column))
     own = trained is not None and same_source(source, trained.recipe["data"])
     labels = evenly(trained.dataset().valid if own else labelled_photos(source.path), images)
+    if not labels:
+        raise ValueError(f"the photos of {data} are gone or have changed since {trained.folder} was trained on them")
     _check_labels(data, labels, classifier)
     reference = _reference(labels, trained, classifier, own)
     certificate = measured(reference, model, classifier.device, precision, kept)

@@ -17,6 +17,7 @@ from toolkit.command import run_script
 from toolkit.commandline.spread import with_keywords
 from toolkit.data.checks.decode import decode_with_progress
 from toolkit.data.checks.findings import STATES, Finding, checked_photos, counted, find_faults, printable, width
+from toolkit.data.checks.others import files_not_read
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.sources.source import Columns
 from toolkit.ranges import check_ranges
@@ -62,7 +63,7 @@ def check(
         refusals.append(Finding("wrong", "lone", str(error), [], []))
     paths = [*found.train, *found.valid, *found.test.values()]
     photos = checked_photos(found, decode_with_progress(paths, workers))
-    findings = [*refusals, *find_faults(found, photos)]
+    findings = _sorted([*refusals, *find_faults(found, photos), *files_not_read(found)])
     if network is None:
         return Report(found, findings)
     from toolkit.features.network import seen_by
@@ -70,8 +71,11 @@ def check(
 
     readable = [photo for photo in photos if not photo.result.reason]
     doubts = seen_by(found, readable, seed=seed, workers=workers, **network)
-    findings = sorted([*findings, *as_findings(doubts)], key=lambda finding: STATES.index(finding.state))
-    return Report(found, findings, doubts)
+    return Report(found, _sorted([*findings, *as_findings(doubts)]), doubts)
+
+
+def _sorted(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: STATES.index(finding.state))
 
 
 def as_json(report: Report) -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from toolkit import ranks
 from toolkit.data.dataset import DataSet, recorded_dataset
-from toolkit.data.on_disk.folds import fold_folder, holds_folds
+from toolkit.data.on_disk.folds import FOLDS, HELD_OUT, fold_folder, holds_folds
 from toolkit.files import file_lock, read_json
 from toolkit.schema import metrics_fault, read_recipe
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     import torch
     from fastai.learner import Learner
     from torch import nn
+
+HALF_WRITTEN = r"\.(.+\.(?:json|csv|html|png|pt|safetensors|onnx|npy|parquet|zip|md|txt|asked|partial))\.[a-z0-9_]{8}"
+"The name of a temporary file of `toolkit.files.replacing`, of a kind that a run folder may hold."
+
+BEGUN = ("recipe.json", "search.json", FOLDS, HELD_OUT)
+"The files that a run begins with."
 
 LIBRARIES = "torch torchvision timm fastai albumentations opencv-python numpy onnx onnxruntime".split()
 
@@ -42,7 +48,7 @@ def lock(folder: Path) -> FileLock:
     except Timeout as error:
         raise FileExistsError(f"{folder} is in use by a run that has not ended: give another --out, or wait") from error
     for path in folder.glob(".*"):
-        if name := re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name):  # a temporary file of `replacing`
+        if name := re.fullmatch(HALF_WRITTEN, path.name):
             locks = (folder / f".{name[1]}{kind}.lock" for kind in ("", ".partial"))
             if not any(each.exists() for each in locks):  # its writer is still running
                 path.unlink(missing_ok=True)
@@ -137,6 +143,9 @@ def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) ->
     if folder.exists() and any(folder.iterdir()) and not resume:
         held = "already holds a run" if (folder / "recipe.json").exists() or holds_folds(folder) else "is not empty"
         raise FileExistsError(f"--out {out} {held}: give another folder, or add --resume to go on with the run there")
+    if folder.is_dir() and not any((folder / name).exists() for name in BEGUN) and not holds_folds(folder):
+        if strange := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+            raise FileExistsError(f"--out {out} holds {strange[0]} and no run: give another folder")
     if (folder / "recipe.json").is_file():
         same_recipe(load(folder), recipe)
     return folder

@@ -12,10 +12,11 @@ image_name has no suffix, except if two names would then be the same.
 import glob
 import itertools
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
-from toolkit.data.on_disk.photo_files import SUFFIXES, natural_key, photo_names
+from toolkit.data.on_disk.photo_files import SUFFIXES, by_kind, natural_key, other_files, photo_names
 
 Named = list[tuple[str, Path]]
 "(image_name, path) of each photo."
@@ -25,11 +26,15 @@ def named_photos(images: str | Path | dict[str, Path]) -> Named:
     """Return (image_name, path) of every photo in `images`, in natural order of the name.
 
     From Python, `images` may also be a dict of paths by their full names, with suffix.
+    A line on stderr counts the files of a folder that are no photos.
     Raises FileNotFoundError if there is no such file or folder, ValueError if there is no photo in it.
     """
     found = images if isinstance(images, dict) else _found(Path(images))
     if not found:
         raise ValueError(f"{images}: no images found in it (files ending in {', '.join(sorted(SUFFIXES))})")
+    if not isinstance(images, dict) and Path(images).is_dir() and (others := other_files(Path(images))):
+        kinds = by_kind(Path(images), others)
+        print(f"{images}: {len(others)} files in it are no photos that are read ({kinds})", file=sys.stderr)
     return sorted(zip(_names(list(found)), found.values(), strict=True), key=lambda pair: natural_key(pair[0]))
 
 

@@ -67,7 +67,7 @@ def predict_here(
             with _all_rows(partial, new_rows, done, len(photos), classifier.bs) as rows:
                 quoted = formats.has_return(texts_of(columns, classifier.card.classes, options, photos))
                 noted = _with_errors_file(out, photos, rows, unread := [])
-                with _with_features(request, noted, classifier) as table:
+                with _with_features(request.features, noted, len(photos), classifier) as table:
                     formats.write_table(out, request.kind, columns, table, quoted, options.fallback)
             if options.zip:
                 formats.write_zip(out)
@@ -155,12 +155,12 @@ def _new_rows(
 
 
 def _with_features(
-    request: Request, rows: Iterator[Row], classifier: Classifier | Ensemble
+    path: Path | None, rows: Iterator[Row], count: int, classifier: Classifier | Ensemble
 ) -> contextlib.AbstractContextManager[Iterator[Row]]:
-    "The rows; with --features their features are written as they pass."
-    if request.features is None:
+    "The `count` rows; with --features their features are written to `path` as they pass."
+    if path is None:
         return contextlib.nullcontext(rows)
-    return contextlib.closing(with_features(request.features, rows, len(request.photos), classifier.feature_size))
+    return contextlib.closing(with_features(path, rows, count, classifier.feature_size))
 
 
 @contextlib.contextmanager

@@ -31,10 +31,16 @@ def _cut(options: Any) -> Any:
 
 
 def published(model: onnx.ModelProto) -> onnx.ModelProto:
-    "The model, changed in place: no paths in its options, no stack traces and no remarks in its graph."
+    """The model, changed in place: no paths in its options and its certificate, no stack traces and no remarks in its
+    graph.
+    """
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     if "recipe" in metadata:
         metadata["recipe"] = json.dumps(without_paths(json.loads(metadata["recipe"])), ensure_ascii=False)
+    if "verification" in metadata:
+        certificate = json.loads(metadata["verification"])
+        certificate["worst"] = [[last_part(name), *rest] for name, *rest in certificate.get("worst", [])]
+        metadata["verification"] = json.dumps(certificate, ensure_ascii=False)
     onnx.helper.set_model_props(model, metadata)
     _clear(model.graph)
     for function in model.functions:

@@ -60,6 +60,8 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
         ) from error
     if session.get_providers()[0] != PROVIDERS[device][0]:  # it falls back without an error
         raise ValueError(f"device {device}: onnxruntime loaded the model on {session.get_providers()[0]} instead")
+    if device == "tensorrt" and not parts_on(session, PROVIDERS[device][0]):  # it leaves what it can't parse to CUDA
+        raise ValueError(f"device {device}: TensorRT takes no part of {model}; choose cuda")
     if device != "cpu" and (nodes := nodes_on_cpu(session)):
         raise ValueError(
             f"device {device}: onnxruntime would run {first_few(nodes)} of {model} on the CPU: "
@@ -71,9 +73,14 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
 
 def nodes_on_cpu(session: "onnxruntime.InferenceSession") -> list[str]:
     "The nodes of a session on a GPU that fell back to the CPU: operator, and name if there is one."
-    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
+    parts = parts_on(session, "CPUExecutionProvider")
     nodes = [node for part in parts for node in part.get_nodes() if node.op_type not in OF_SIZES]
     return [f"{node.op_type} {node.name}".strip() for node in nodes]
+
+
+def parts_on(session: "onnxruntime.InferenceSession", provider: str) -> list:
+    "The parts of the graph that run on onnxruntime's `provider`."
+    return [part for part in session.get_provider_graph_assignment_info() if part.ep_name == provider]
 
 
 def device_of(session: "onnxruntime.InferenceSession") -> str:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from export.serving.limits import CONNECTIONS, HEADER_BYTES, HEADERS_WITHIN
+from export.serving.limits import ANSWER_WITHIN, CONNECTIONS, HEADER_BYTES, HEADERS_WITHIN
 
 CHECK_EVERY = 2.0
 "Seconds between two looks at a connection's age."
@@ -19,11 +19,13 @@ CHECK_EVERY = 2.0
 
 class Connection(HttpToolsProtocol):
     """One connection. since: when it began to wait for a request. steps: headers and bodies that are complete.
-    heading: bytes that came while headers were incomplete. size: bytes of the header fields of this request.
+    heading: bytes that came while headers were incomplete. size: bytes of the header fields of this request. closing:
+    when it was first seen to close.
     """
 
     since, in_headers, heading, steps, size = 0.0, True, 0, 0, 0
     timer: asyncio.TimerHandle | None = None
+    closing: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -89,7 +91,10 @@ class Connection(HttpToolsProtocol):
         "Close a connection that waits too long for a request; cut one that should be closed by now."
         waits = self.cycle is None or self.cycle.response_complete
         if self.transport.is_closing():
-            self.transport.abort()
+            self.closing = self.loop.time() if self.closing is None else self.closing
+            late = self.loop.time() - self.closing > ANSWER_WITHIN
+            if late or not self.transport.get_write_buffer_size():  # the rest of an answer may still be in it
+                self.transport.abort()
         elif waits and self.loop.time() - self.since > HEADERS_WITHIN:
             self.refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {HEADERS_WITHIN} seconds")
         self.timer = self.loop.call_later(CHECK_EVERY, self._check)

@@ -36,8 +36,8 @@ def serve_models(models: Sequence[Path], options: ServeOptions) -> None:
         limits = Limits(options.max_mb * 10**6, options.max_pixels, options.max_photos, options.queue)
         runners = RUNNERS if model.device != "cpu" else max(1, cores() // options.threads)
         service = Service(model, name, limits, runners)
-        service.batcher.start()
         try:
+            service.batcher.start()
             _run(service, Access(token, _hosts(options.host)), listener)
         finally:
             service.ready = False

@@ -178,6 +178,10 @@ def other_preprocess(path):
     write_metadata(path, {"preprocess": tiny_onnx.PREPROCESS | {"resize": 40}})
 
 
+def padded(path):
+    write_metadata(path, {"preprocess": {"fit": "pad"} | tiny_onnx.PREPROCESS | {"resize": 28, "version": 2}})
+
+
 def half(path):
     model = onnx.load(path)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float16), "unused"))
@@ -196,6 +200,14 @@ def test_files_that_differ_are_refused_saying_in_what(files, data, tmp_path, cha
     with pytest.raises(ValueError, match=message):
         average_models(files, tmp_path / "mean.onnx", data, "cpu")
     assert not (tmp_path / "mean.onnx").exists()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_file_for_whole_photos_and_one_for_their_centre_are_refused_in_either_order(files, data, tmp_path, first):
+    padded(files[first])
+    says = [r"b.onnx takes photos with fit None, .*a.onnx with pad", r"b.onnx takes photos with fit pad, .* with None"]
+    with pytest.raises(ValueError, match=says[first]):
+        average_models(files, tmp_path / "mean.onnx", data, "cpu")
 
 
 def test_other_operators_are_refused(files):

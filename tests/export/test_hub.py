@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import tiny_onnx
 import yaml
 
 from export.convert.model_card import MARK, base_model, data_name, literal, model_card
 from export.hub import FILES, crop_share, hub, timm_model
 from export.publishing.own_folder import check_free
-from export.publishing.published import last_part
+from export.publishing.published import last_part, published
 from toolkit.data.photo import read_photo
 from toolkit.data.preprocess import for_size, prepare
 from toolkit.run import load
@@ -104,6 +106,13 @@ def test_no_licence_is_invented_and_no_path_of_this_machine_is_written(folder, d
     for path in folder.iterdir():
         for place in (ROOT, digits_run.folder.parent, Path(sys.prefix)):
             assert str(place).encode() not in path.read_bytes(), path
+
+
+def test_the_worst_photos_of_a_certificate_are_named_without_their_folders(tmp_path):
+    worst = [["/home/me/photos/6.png", 0.1], ["val/a/7.png", 0.0]]  # the first lay outside of its CSV's folder
+    model = tiny_onnx.write(tmp_path / "m.onnx", metadata={"verification": json.dumps({"images": 2, "worst": worst})})
+    metadata = {prop.key: prop.value for prop in published(onnx.load(model)).metadata_props}
+    assert json.loads(metadata["verification"]) == {"images": 2, "worst": [["6.png", 0.1], ["7.png", 0.0]]}
 
 
 def test_the_onnx_file_gives_what_the_runs_file_gives(folder, digits_run):

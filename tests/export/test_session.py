@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -159,6 +160,20 @@ def test_a_model_of_which_a_part_would_run_on_the_cpu_is_refused_by_name(model, 
     monkeypatch.setattr(opening, "providers_of", lambda *given: [])
     with pytest.raises(ValueError, match="would run ReduceMean, Gemm, Softmax of .* on the CPU: choose cpu"):
         opening.opened(model, b"", "cuda")
+
+
+def test_a_model_of_which_tensorrt_takes_no_part_is_refused(model, monkeypatch):
+    class OnCuda:
+        def get_provider_graph_assignment_info(self):
+            return [SimpleNamespace(ep_name="CUDAExecutionProvider", get_nodes=list)]
+
+        def get_providers(self):
+            return PROVIDERS["tensorrt"]
+
+    monkeypatch.setattr(opening, "session_of", lambda *given: OnCuda())
+    monkeypatch.setattr(opening, "providers_of", lambda *given: [])
+    with pytest.raises(ValueError, match="device tensorrt: TensorRT takes no part of .*; choose cuda"):
+        opening.opened(model, b"", "tensorrt")
 
 
 def test_threads_is_how_many_the_cpu_computes_with(model):

@@ -108,6 +108,17 @@ def test_a_file_that_differs_from_its_run_exits_with_2_and_the_difference(digits
     assert "Traceback" not in done.stderr
 
 
+def test_photos_of_the_run_that_have_changed_since_can_not_judge_it(digits_run, model, tmp_path):
+    run, photos = shutil.copytree(digits_run.folder, tmp_path / "run"), tmp_path / "photos"
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["data"]["path"] = str(shutil.copytree(recipe["data"]["path"], photos))
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    shutil.copy(next((photos / "val/1").iterdir()), photos / "train/1/one_more.png")
+    message = "the photos of .*photos are gone or have changed since .*run was trained on them"
+    with pytest.warns(UserWarning, match="have changed"), pytest.raises(ValueError, match=message):
+        verify(run / "model.onnx", photos, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("folder", "message"),
     [("nothing", "nothing"), ("empty", "no labelled photos in"), ("unknown", "has photos of 'cat', a class")],

@@ -293,6 +293,36 @@ def test_names_that_differ_only_in_case_or_in_the_spelling_of_accents_are_warnin
     assert {finding.state for finding in found.values()} == {"warning"}
 
 
+def test_files_among_the_photos_that_are_not_read_are_a_warning_with_their_kinds(sound, capsys):
+    for name in ("train/a/IMG_1.HEIC", "train/a/IMG_2.heic", "train/a/raw", "val/b/notes.txt", "test/a.heic"):
+        put(sound / name, b"x")
+    for hidden in ("train/a/Thumbs.db", "train/a/.DS_Store", "labels.csv", "train/readme.txt"):
+        put(sound / hidden, b"x")
+    (sound / "train/a/gone.jpg").symlink_to(sound / "nowhere.jpg")
+    (finding,) = check(sound).findings
+    assert (finding.state, finding.kind) == ("warning", "other_files")
+    assert finding.text == ("6 files among the photos not read (.heic: 3, broken link: 1, no suffix: 1, .txt: 1)")
+    assert [item["file"] for item in finding.items] == finding.lines
+    assert sorted(finding.lines) == sorted(
+        ["test/a.heic", "train/a/IMG_1.HEIC", "train/a/IMG_2.heic", "train/a/gone.jpg", "train/a/raw"]
+        + ["val/b/notes.txt"]
+    )
+    capsys.readouterr()
+    data = find_data(sound)
+    assert readable(data).train == data.train
+    assert f"warning: {finding.text}: `python -m toolkit.check" in capsys.readouterr().err
+
+
+def test_in_class_folders_without_a_split_they_are_one_too(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(10):
+            put(tmp_path / f"data/{name}/{number}.png", encoded(10 * (name == "cat") + number, ".png"))
+    put(tmp_path / "data/cat/1.heic", b"x")
+    put(tmp_path / "data/LICENSE", b"x")
+    warnings = [finding.lines for finding in check(tmp_path / "data").findings if finding.kind == "other_files"]
+    assert warnings == [["cat/1.heic"]]
+
+
 def test_a_csv_is_checked_as_a_folder_is(sound):
     (sound / "val/b/v0.jpg").write_bytes((sound / "train/a/1.jpg").read_bytes())
     rows = [

@@ -137,13 +137,25 @@ def test_versions_are_those_installed():
 
 def test_a_run_deletes_half_written_files_in_its_folder_but_not_those_that_a_prediction_is_writing(tmp_path):
     with journal.held(tmp_path / "p.csv.partial"), files.replacing(tmp_path / "p.csv") as table:
-        for name in (".p.json.abcd1234", ".last.pt.abcd1234"):
+        for name in (".p.json.abcd1234", ".last.pt.abcd1234", ".env.template", ".env.defaults"):
             (tmp_path / name).write_bytes(b"half")
         held = run.lock(tmp_path)
         assert table.exists()
         assert sorted(path.name for path in tmp_path.glob(".*.abcd1234")) == []
+        assert sorted(path.name for path in tmp_path.glob(".env.*")) == [".env.defaults", ".env.template"]
         held.release()
     assert (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("begun", ["recipe.json", "search.json", "folds.csv", "held_out.csv", ".lock"])
+def test_a_folder_of_something_else_is_not_resumed(tmp_path, begun):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds notes.txt and no run: give another folder"):
+        run.new_folder("hw1", "ce", tmp_path, resume=True)
+    (tmp_path / "notes.txt").unlink()
+    (tmp_path / begun).write_text("")
+    with contextlib.suppress(ValueError):  # an empty recipe.json
+        assert run.new_folder("hw1", "ce", tmp_path, resume=True) == tmp_path
 
 
 @pytest.fixture

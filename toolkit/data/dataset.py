@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.on_disk.layouts import class_folders, held_out_photos, read_splits, stratified_split
+from toolkit.data.on_disk.layouts import class_folders, held_out_photos, is_split, read_splits, stratified_split
 from toolkit.data.on_disk.photo_files import find_photos
 from toolkit.data.sources.source import Columns, open_source
 from toolkit.options import missing_data
@@ -110,7 +110,7 @@ def find_data(
         raise FileNotFoundError(missing_data(data))
     if root.is_file():
         found = _from_csv(root, seed, allow_single)
-    elif (root / "train").is_dir():
+    elif is_split(root):
         found = _from_split_folders(root)
     elif labels := class_folders(root):
         found = DataSet(root, *stratified_split(labels, seed, allow_single))

@@ -14,6 +14,7 @@ from fastcore.xdg import xdg_cache_home
 from toolkit import ranks
 from toolkit.data.checks.decode import DecodeResult, decode_all, decode_with_progress
 from toolkit.data.checks.findings import checked_photos, counted, printable, same_content
+from toolkit.data.checks.others import files_not_read
 from toolkit.data.checks.without import without_listed
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.on_disk.folds import HELD_OUT, is_fold, read_held_out
@@ -70,13 +71,13 @@ def readable(data: DataSet, skip_unreadable: bool = False, workers: int | None =
     """Return `data`, with its squareness, if all its photos to train or validate on can be read, or with
     `skip_unreadable` the rest of it.
 
-    Each photo is decoded once: the outcome is kept in the user's cache folder until a file changes. Content that stands
-    in both splits, or under two classes, is a warning on stderr. Raises ValueError for photos that can't be read, for a
-    class that has no others, and for fewer than one worker.
+    Each photo is decoded once: the outcome is kept in the user's cache folder until a file changes. A warning on stderr
+    tells of content that stands in both splits or under two classes, and of files among the photos that are not read.
+    Raises ValueError for photos that can't be read, for a class that has no others, and for fewer than one worker.
     """
     outcome = _outcome(data, workers)
-    if outcome["warnings"]:
-        print(f"warning: {', '.join(outcome['warnings'])}: `{_command(data)}` lists them", file=sys.stderr)
+    if warnings := [*outcome["warnings"], *(finding.text for finding in files_not_read(data))]:
+        print(f"warning: {', '.join(warnings)}: `{_command(data)}` lists them", file=sys.stderr)
     data, reasons = replace(data, squareness=outcome["squareness"]), outcome["unreadable"]
     unread = {path: reasons[name] for path in (*data.train, *data.valid) if (name := data.relative(path)) in reasons}
     if not unread:

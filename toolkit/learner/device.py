@@ -21,30 +21,28 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device `cpu`, `cuda` (or `cuda:1`), or for `auto` CUDA if there is one, else the CPU.
+    """Return the device `cpu` or `cuda`, or for `auto` CUDA if there is one, else the CPU.
 
-    A GPU with a number becomes the current one, which `cuda` then means.
-    Raises ValueError for another name and for a CUDA device that torch does not see.
+    `cuda` is the first GPU that CUDA_VISIBLE_DEVICES leaves visible; of several ranks each has its own.
+    Raises ValueError for another name, and for `cuda` if torch sees no GPU.
     """
     if name == "auto":
         return _own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if kind == "cuda" and number.isdigit():  # onnxruntime, which verifies and predicts, would take the first
+        raise ValueError(f"--device {name}: set CUDA_VISIBLE_DEVICES={number}, and give --device cuda")
+    if name not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}: choose auto, cuda or cpu")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    if name == "cuda" and torch.cuda.device_count() == 0:
         raise ValueError(
-            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
-            "choose cpu or auto, or run `python -m toolkit.doctor` to see what is missing"
+            f"--device cuda: torch {torch.__version__} sees 0 CUDA devices; choose cpu or auto, or run "
+            "`python -m toolkit.doctor` to see what is missing"
         )
-    if kind == "cuda" and not number:
-        return _own_gpu()
-    if number:
-        torch.cuda.set_device(int(number))  # streams and events are made on the current one
-    return torch.device(name)
+    return _own_gpu() if name == "cuda" else torch.device("cpu")
 
 
 def _own_gpu() -> torch.device:
-    "The current GPU; each of several ranks on this machine has its own."
+    "The first GPU; each of several ranks on this machine has its own."
     if ranks.count() > 1:
         if ranks.local_rank() >= torch.cuda.device_count():
             raise ValueError(

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 import pytest
 import tiny_onnx
 from predicting import ROOT, label, rows, run, save
@@ -295,6 +297,26 @@ def test_a_photo_that_goes_or_breaks_between_kill_and_resume_keeps_its_row(model
     assert [name for name, _, _ in unread] == ["3", "12", "13", "17"]
     expected = [[str(seed), "" if seed in (3, 12, 13, 17) else label(seed)] for seed in range(23)]
     assert rows(half_done)[1:] == expected
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_the_features_of_a_photo_that_is_gone_keep_their_row(photos, tmp_path, interrupted_at, suffix):
+    model, features = tiny_onnx.write(tmp_path / "f.onnx", features=True), tmp_path / f"f{suffix}"
+    with interrupted_at("10.png"):
+        predict(model, photos, tmp_path / "p.csv", "cpu", bs=4, workers=0, features=features)
+    for name in ("2.png", "12.png"):
+        (photos / name).unlink()
+    predict(model, photos, tmp_path / "p.csv", "cpu", bs=4, resume=True, features=features)
+    if suffix == ".npy":
+        found = np.load(features)
+        whole = [index for index, row in enumerate(found) if np.isfinite(row).all()]
+        size = (len(found) * found.shape[1]) * 4
+        assert features.stat().st_size - size in range(64, 256)  # the header: no rows behind those it tells of
+    else:
+        found = pyarrow.parquet.read_table(features)["features"].to_pylist()
+        whole = [index for index, row in enumerate(found) if np.isfinite(row).all()]
+    assert len(found) == len(rows(tmp_path / "p.csv")) - 1 == 23
+    assert whole == [seed for seed in range(23) if seed not in (3, 12, 17)]
 
 
 def test_without_resume_it_starts_anew_and_a_line_says_so(model, photos, half_done, capfd):

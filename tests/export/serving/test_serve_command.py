@@ -119,6 +119,24 @@ def test_a_signal_drains_what_came_is_answered_and_nobody_else(model, number):
             socket.create_connection(("127.0.0.1", running.port), timeout=5)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_model_has_run_once_ends_the_service(model, number):
+    slow = """
+import time
+from export.session import Classifier
+warm_up = Classifier.warm_up
+Classifier.warm_up = lambda *given: print("warming", flush=True) or time.sleep(1) or warm_up(*given)
+"""
+    words = [sys.executable, "-c", slow + RUN, str(model), "--device", "cpu", "--port", "0"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "warming\n"
+            process.send_signal(number)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+
+
 def test_a_second_ctrl_c_ends_at_once(model):
     with started(model, "--bs", 1, before=SLOW_MODEL) as running, ThreadPoolExecutor(60) as pool:
         posted = [pool.submit(hostile.good, running.port) for _ in range(60)]  # 15 seconds of work

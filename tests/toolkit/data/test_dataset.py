@@ -11,7 +11,7 @@ from here import here
 
 from recipes import rapid
 from toolkit.data.dataset import find_data, recorded_dataset
-from toolkit.data.on_disk.layouts import check_outside_data
+from toolkit.data.on_disk.layouts import check_outside_data, labelled_photos
 
 
 def put(folder, *names):
@@ -112,6 +112,24 @@ def test_hidden_files_and_other_files_are_no_photos(homework):
     (homework / "train/.ipynb_checkpoints").mkdir()
     put(homework, "train/0/.hidden.png")
     assert len(find_data(homework).train) == 24
+
+
+def test_a_class_may_be_named_train(tmp_path):
+    for name in ("car", "plane", "train"):
+        put(tmp_path / "data", *(f"{name}/{number}.png" for number in range(5)))
+    data = find_data(tmp_path / "data")
+    assert data.classes == ["car", "plane", "train"]
+    assert (len(data.train), len(data.valid)) == (12, 3)
+    assert len(labelled_photos(tmp_path / "data")) == 15
+    with pytest.raises(ValueError, match="where photos are looked for"):
+        check_outside_data(tmp_path / "data", {"--out": tmp_path / "data/car/run"})
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_photos_beside_the_class_folders_of_train_do_not_make_it_a_class(tmp_path, other):
+    put(tmp_path, "train/cat/1.png", "train/1.png", f"{other}/cat/2.png")
+    with pytest.raises(ValueError, match="train/ but neither val/ nor valid/|1 photos lie in .*train itself"):
+        find_data(tmp_path)
 
 
 FAULTS = {

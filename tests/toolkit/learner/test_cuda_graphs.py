@@ -14,7 +14,7 @@ from recipes import hw1
 from toolkit.learner.cuda_graphs import recorded_step
 from toolkit.learner.cuda_graphs.callback import SEEN, CudaGraphs, check_hooks, kind_of
 from toolkit.learner.cuda_graphs.recorded_step import RecordedStep
-from toolkit.learner.device import pick_device, resolved
+from toolkit.learner.device import resolved
 from toolkit.options import Options
 
 
@@ -310,15 +310,6 @@ def test_where_there_are_no_graphs_the_option_is_refused(monkeypatch, changed, r
     monkeypatch.setattr("toolkit.learner.device.ranks.count", lambda: ranks)
     with pytest.raises(ValueError, match=message):
         resolved(Options(cuda_graphs=True, **changed))
-
-
-def test_a_numbered_gpu_is_the_current_one_so_that_streams_are_its_own(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert pick_device("cuda:1") == torch.device("cuda", 1)
-    assert pick_device("cpu") == torch.device("cpu")
-    assert chosen == [1]
 
 
 def test_after_an_error_in_a_replay_the_model_has_its_own_forward_pass(data, recordings, monkeypatch):

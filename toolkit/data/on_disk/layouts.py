@@ -21,16 +21,27 @@ def labelled_photos(data: str | Path) -> dict[Path, str]:
         splits = read_splits(root)
         labels = splits["valid"] or splits["train"]
     else:
-        labels = held_out_photos(root) if _is_split(root) else class_folders(root)
+        labels = held_out_photos(root) if is_split(root) or _is_part(root) else class_folders(root)
     if not labels:
         raise ValueError(f"no labelled photos in {root}: it takes <class>/*, val/<class>/*, or a CSV with path,label")
     return labels
 
 
-def _is_split(folder: Path) -> bool:
-    "True if the folder holds parts of a data set, and not its classes."
+def is_split(root: Path) -> bool:
+    """True if the folder `root` has a train/ with classes in it.
+
+    A train/ beside folders of other names, with photos in itself, is a class.
+    """
+    train, names = root / "train", {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    if not names - set(SPLITS) or {"val", "valid"} & names:
+        return "train" in names
+    return "train" in names and not any(path.parent == train for path in find_photos(train))
+
+
+def _is_part(folder: Path) -> bool:
+    "True if all folders in `folder` are named like parts of a data set."
     names = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
-    return "train" in names or (bool(names) and names <= set(SPLITS))
+    return bool(names) and names <= set(SPLITS)
 
 
 def class_folders(folder: Path) -> dict[Path, str]:
@@ -149,7 +160,7 @@ def _searched_folders(root: Path) -> list[Path]:
     "The folders below which photos are searched for, whether they exist or not, and those linked into them."
     if not root.is_dir():
         return []
-    folders = [root / name for name in SPLITS] if (root / "train").is_dir() else [root]
+    folders = [root / name for name in SPLITS] if is_split(root) else [root]
     inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     return folders + [path for path in inside if path.is_symlink() and path.is_dir() and path.name[0] != "."]
 

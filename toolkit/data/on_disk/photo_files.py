@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ SUFFIXES = frozenset(
 )
 """The suffixes, in lower or upper case, of the files that `find_photos` returns."""
 
+OF_SYSTEMS = ("thumbs.db", "desktop.ini")
+"Files that Windows puts beside photos."
+
 
 def find_photos(root: str | Path) -> list[Path]:
     """Every file below `root` with one of SUFFIXES, in natural order of its path relative to `root`.
@@ -30,7 +34,19 @@ def find_photos(root: str | Path) -> list[Path]:
 
 def photo_names(root: Path) -> Iterator[str]:
     "The paths of `find_photos`, relative to `root`, with slashes, in any order. They are text: a Path costs more."
-    return _names_below(os.fspath(root), "", ())
+    return (name for name, entry in _entries_below(os.fspath(root), "", ()) if _is_photo(entry))
+
+
+def other_files(root: Path) -> list[str]:
+    "The files below `root` that `photo_names` leaves out, in natural order, without hidden ones."
+    names = (name for name, entry in _entries_below(os.fspath(root), "", ()) if not _is_photo(entry))
+    return sorted((name for name in names if name.rpartition("/")[2].lower() not in OF_SYSTEMS), key=natural_key)
+
+
+def by_kind(root: Path, names: Iterable[str]) -> str:
+    "Words on how many of these files there are of each kind: a suffix, none, or a link that leads nowhere."
+    kinds = Counter(_kind(root / name) for name in names)
+    return ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
 
 
 def natural_key(text: str) -> tuple:
@@ -71,8 +87,18 @@ def _numbers_apart(part: str) -> list[str | int]:
     return pieces
 
 
-def _names_below(folder: str, before: str, above: tuple[str, ...]) -> Iterator[str]:
-    "The names of photos below `folder`, each with `before` in front. above: the real paths of the folders it is in."
+def _kind(path: Path) -> str:
+    return (path.suffix.lower() or "no suffix") if path.exists() else "broken link"
+
+
+def _is_photo(entry: os.DirEntry) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file()
+
+
+def _entries_below(folder: str, before: str, above: tuple[str, ...]) -> Iterator[tuple[str, os.DirEntry]]:
+    """The files below `folder`, with their names, each with `before` in front. above: the real paths of the folders
+    that it is in.
+    """
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that holds it
         return
@@ -81,6 +107,6 @@ def _names_below(folder: str, before: str, above: tuple[str, ...]) -> Iterator[s
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _names_below(entry.path, f"{before}{entry.name}/", (*above, real))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
-                yield before + entry.name
+                yield from _entries_below(entry.path, f"{before}{entry.name}/", (*above, real))
+            else:
+                yield before + entry.name, entry
