@@ -437,3 +437,12 @@ def test_rapid_within_minutes_on_cuda_writes_every_file(data, tmp_path, capsys, 
     assert "--minutes 0.3: " in said.out
     for name in ("report.html", "model.onnx", "predictions.csv", "heatmaps.json"):
         assert (tmp_path / "run" / name).is_file()
+
+
+def test_a_probe_before_the_first_fit_has_its_class_weights_on_the_gpu(data, tmp_path):
+    digits.learner(data, device="cpu")  # writes the photos
+    options = {"arch": "test_resnet", "image_size": 32, "device": "cuda", "class_weights": "balanced"}
+    torch.save(rapid.learner(data, weights="none", **options).model.state_dict(), tmp_path / "weights.pth")
+    learn = rapid.learner(data, weights=str(tmp_path / "weights.pth"), **options)
+    found, _ = learn.probe.probed()
+    assert found["held_out"] > 0.5

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STEPS = 200  # of L-BFGS at most
+HISTORY = 2**30  # bytes that L-BFGS may remember of earlier steps
 STEPS_TO_COMPARE = 30
 "Enough for fits that rapid only compares: on five data sets more changed no choice (LOG.md, 28 November 2026)."
 
@@ -27,7 +28,8 @@ def fit_linear(
     Returns weight, bias, and the loss without the penalty.
     """
     weight, bias = (part.clone().requires_grad_() for part in start)
-    search = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+    kept = max(10, min(100, HISTORY // (2 * weight.nbytes)))  # of two vectors a step; 100 is torch's default
+    search = torch.optim.LBFGS([weight, bias], max_iter=steps, history_size=kept, line_search_fn="strong_wolfe")
 
     def penalised() -> Tensor:
         search.zero_grad()

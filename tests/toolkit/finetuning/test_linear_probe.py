@@ -57,6 +57,25 @@ def test_the_classifier_is_scikit_learns():
     assert loss == pytest.approx(F.cross_entropy(features @ weight.T + bias, labels).item(), rel=1e-6)
 
 
+def test_a_large_classifier_is_fitted_in_bounded_memory_to_the_same_loss(monkeypatch):
+    torch.manual_seed(0)
+    features, labels = torch.randn(300, 50), torch.randint(0, 40, (300,))
+    start = torch.zeros(40, 50), torch.zeros(40)
+    *_, whole = fit_linear(features, labels, F.cross_entropy, 0.02, start)
+    monkeypatch.setattr("toolkit.features.fit_linear.HISTORY", 1)
+    kept = []
+
+    class Watched(torch.optim.LBFGS):
+        def __init__(self, *given, **options):
+            kept.append(options["history_size"])
+            super().__init__(*given, **options)
+
+    monkeypatch.setattr(torch.optim, "LBFGS", Watched)
+    *_, bounded = fit_linear(features, labels, F.cross_entropy, 0.02, start)
+    assert kept == [10]
+    assert bounded == pytest.approx(whole, rel=1e-3)
+
+
 def test_the_strongest_penalty_within_a_standard_error_of_the_best_is_chosen():
     torch.manual_seed(0)
     photos, classes, order = torch.randn(101, 60), torch.randint(0, 5, (101,)), torch.arange(500) % 101
