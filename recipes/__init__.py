@@ -101,6 +101,7 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     "Run a recipe into its run folder, or resume the run there; with --folds, into a folder of them."
     from export.run_predictions import predict_test_photos
     from toolkit.data.on_disk.folds import check_out, is_fold
+    from toolkit.pages.run_page import write_report
     from toolkit.run import new_folder
     from toolkit.training.evaluate import print_results
 
@@ -108,14 +109,19 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     check_out(folder, options.folds)
     if options.folds and not is_fold(folder):
         return run_folds(recipe, options, own, folder)
-    learn, run = train(recipe, options, own, folder)
-    unread = predict_test_photos(run, learn.dls.data, learn.dls.device.type)
+    learn, run = train(recipe, options, own, folder, page=False)
+    try:
+        unread = predict_test_photos(run, learn.dls.data, learn.dls.device.type)
+    finally:
+        write_report(run)  # with the test photos, if they could be predicted
     print_results(run)
     return unread
 
 
-def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -> "tuple[Learner, Run]":
-    """Train, evaluate and export a recipe's model in `folder`, or resume the run there.
+def train(
+    recipe: Recipe, options: Options, own: dict[str, Any], folder: Path, page: bool = True
+) -> "tuple[Learner, Run]":
+    """Train, evaluate and export a recipe's model in `folder`, or resume the run there. page: write its page too.
 
     The run of a fold also predicts the photos that it holds out; if it has finished, nothing is done again.
     """
@@ -139,7 +145,8 @@ def train(recipe: Recipe, options: Options, own: dict[str, Any], folder: Path) -
         evaluate(learn, run)
         explain_page(learn, run)
         to_onnx(run.folder, device=learn.dls.device.type, details=False)
-        write_report(run)
+        if page:
+            write_report(run)
         if learn.dls.data.held_out:
             evaluate_held_out(learn, run)
     return learn, run

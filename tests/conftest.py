@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 from browser import Browser
 
@@ -20,6 +21,11 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_table_of_operators() -> None:
+    forked.make_operators_once()
+
+
 @pytest.fixture
 def empty_data_cache(tmp_path_factory, monkeypatch) -> Path:
     "The folder of unpacked data sets in a user's cache that is empty."
@@ -32,6 +38,13 @@ def _present(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path.relative_to(SHARED.parent)}, which a plain clone does not have")
     return path
+
+
+@pytest.fixture
+def no_export(monkeypatch) -> None:
+    "Recipes in this process end without model.onnx and predictions, which take half of a small run."
+    monkeypatch.setattr("export.to_onnx.to_onnx", lambda folder, **options: None)
+    monkeypatch.setattr("export.run_predictions.predict_test_photos", lambda *given: [])
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +63,19 @@ def digits_run(tmp_path_factory) -> Run:
     evaluate(learn, run)
     to_onnx(run.folder, device="cpu")
     return run
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory) -> Path:
+    "The folder of the digits with a fourth of their photos, for tests that do not ask how well they are learnt."
+    from toolkit.data.digits import write_digits
+
+    folder = write_digits(tmp_path_factory.mktemp("digits") / "data")
+    for place in (*folder.glob("train/*"), *folder.glob("val/*")):
+        for number, photo in enumerate(sorted(place.iterdir())):
+            if number % 4:
+                photo.unlink()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,7 @@ def serve(tasks: socket.socket) -> list[str]:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a `supervise`
     for name in LIBRARIES.split():
         importlib.import_module(name)
+    make_operators_once()
     assert threading.active_count() == 1, threading.enumerate()  # a fork has one
     gc.freeze()  # else each fork copies the memory of the libraries when it looks for garbage
     while True:
@@ -122,6 +123,18 @@ def serve(tasks: socket.socket) -> list[str]:
             return become(task, files)
         for file in files:
             os.close(file)
+
+
+def make_operators_once() -> None:
+    """Make torch's table of ONNX operators, for all exports of this process and of those that are forked from it.
+
+    Else each export makes it, from the sources of 500 functions, in a second.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    make = cache(ONNXRegistry.from_torchlib.__func__)
+    ONNXRegistry.from_torchlib = classmethod(lambda kind, opset_version=18: make(kind, opset_version))
+    ONNXRegistry.from_torchlib()
 
 
 def supervise(child: int, files: list[int]) -> None:

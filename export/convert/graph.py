@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.convert.fold_batch_norm import folded
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -31,7 +33,7 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
     size = preprocess["crop"]
     with _quiet_exporter(), _not_in_place(model):
         torch.onnx.export(
-            Deployable(model, preprocess["mean"], preprocess["std"], temperature).eval(),
+            Deployable(folded(model.eval(), size), preprocess["mean"], preprocess["std"], temperature).eval(),
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),  # a batch of 1 would become a constant
             path,
             input_names=["image"],

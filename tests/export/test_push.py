@@ -3,16 +3,22 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import hub_stand_in
 import onnx
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMAND = """
+import importlib, runpy
+import huggingface_hub.constants
+importlib.reload(huggingface_hub.constants)  # it reads the settings of the environment
+runpy.run_module("export.hub", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture
@@ -23,14 +29,14 @@ def hub():
 
 @pytest.fixture
 def push(hub, digits_run, tmp_path):
-    "export.hub with --push, in a process of its own: huggingface_hub reads its settings when it is imported."
+    "export.hub with --push, in a process of its own."
 
     def push(*arguments, run=digits_run.folder, token=hub_stand_in.TOKEN, address=hub[0]):
         clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
         settings |= {"HF_TOKEN": token} if token else {}
-        words = [sys.executable, "-m", "export.hub", str(run), *map(str, arguments), "--push"]
-        return subprocess.run(words, cwd=ROOT, env=clean | settings, capture_output=True, text=True, timeout=180)
+        words = [sys.executable, "-c", COMMAND, str(run), *map(str, arguments), "--push"]
+        return forked.run(words, cwd=ROOT, env=clean | settings, capture_output=True, text=True, timeout=180)
 
     return push
 

@@ -17,13 +17,14 @@ WEIGHTS = [*SMALL[:3], "weights.pth", *SMALL[4:]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, few_digits):
     "With photos in `data` and the weights of a network in weights.pth."
     root = tmp_path_factory.mktemp("again")
     learn = hw1.learner(
         write_noise(root / "data", valid=4), arch="test_resnet", weights="none", image_size=32, workers=0
     )
     torch.save(learn.model.state_dict(), root / "weights.pth")
+    (root / "few_digits").symlink_to(few_digits)
     return root
 
 
@@ -36,7 +37,7 @@ def again(page):
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (digits, "--data digits --epochs 1 --bs 256".split()),
+        (digits, "--data few_digits --epochs 1".split()),
         (hw1, [*SMALL, "--epochs", "1", "--loss", "focal", "--sampler", "balanced"]),
         (rapid, [*SMALL, "--epochs", "2", "--train_sizes", "24", "32", "--mixup", "0.4", "--average", "last"]),
         pytest.param(rapid, [*WEIGHTS, "--epochs", "2"], marks=pytest.mark.slow),
@@ -44,10 +45,8 @@ def again(page):
         (rapid, [*WEIGHTS, "--minutes", "0.05"]),
     ],
 )
-def test_the_line_that_says_how_to_run_it_again_does(recipe, words, folder, tmp_path, monkeypatch):
+def test_the_line_that_says_how_to_run_it_again_does(recipe, words, folder, tmp_path, monkeypatch, no_export):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("export.to_onnx.to_onnx", lambda folder, **options: None)  # which the line does not depend on
-    monkeypatch.setattr("export.run_predictions.predict_test_photos", lambda *given: [])
     assert run(recipe.main, [*words, "--out", str(tmp_path / "first")]) == 0
     python, minus_m, module, *said = again(tmp_path / "first" / "report.html")
     assert [python, minus_m, module] == ["python", "-m", recipe.__name__]

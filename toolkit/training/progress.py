@@ -16,6 +16,7 @@ from toolkit.run import Run, load
 from toolkit.training.checkpoint import Checkpoint
 
 PAGE = 0.03  # share of a fit's time that goes into its page, at most
+SHOWN = 10  # seconds that a page is there to be looked at before the last one is written, at least
 
 
 def shown(learn: Learner) -> AbstractContextManager:
@@ -32,7 +33,7 @@ def shown(learn: Learner) -> AbstractContextManager:
 
 
 class RunPage(Callback):
-    "Writes report.html after each epoch, in at most PAGE of the time."
+    "Writes report.html after an epoch, in at most PAGE of the time, if training goes on for SHOWN seconds or more."
 
     order = 72  # after Checkpoint
 
@@ -40,8 +41,9 @@ class RunPage(Callback):
         self.target, self.due = run, 0.0
 
     def after_epoch(self) -> None:
-        start = time.perf_counter()
-        if start < self.due:
+        start, checkpoint = time.perf_counter(), self.learn.callback(Checkpoint)
+        seconds = checkpoint.rows[-1][checkpoint.columns.index("seconds")]
+        if start < self.due or (checkpoint.epochs - checkpoint.finished) * seconds < SHOWN:
             return
         try:
             write_report(load(self.target.folder))  # a new Run, because a Run caches what it has read

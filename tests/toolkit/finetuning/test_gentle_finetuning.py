@@ -17,8 +17,8 @@ from toolkit.options import Options
 
 
 @pytest.fixture(scope="module")
-def dls(tmp_path_factory):
-    return digits.learner(tmp_path_factory.mktemp("digits") / "data", device="cpu", bs=256).dls
+def dls(few_digits):
+    return digits.learner(few_digits, device="cpu", bs=64).dls
 
 
 def learner(dls, arch, groups, *cbs):

@@ -27,8 +27,8 @@ from toolkit.training.fit import fit
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("digits") / "data"
+def folder(few_digits):
+    return few_digits
 
 
 @pytest.fixture

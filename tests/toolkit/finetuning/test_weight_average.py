@@ -39,11 +39,11 @@ def first(model):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("digits") / "data"
+def folder(few_digits):
+    return few_digits
 
 
-def learner(folder, *cbs, bs=256):
+def learner(folder, *cbs, bs=64):
     learn = digits.learner(folder, device="cpu", bs=bs)
     learn.remove_cb(learn.progress)
     learn.add_cbs(cbs)
@@ -96,9 +96,9 @@ class Spoil(Callback):
                 self.model.get_classifier().weight.zero_()
 
 
-def test_a_fit_in_a_notebook_leaves_what_it_reported(folder):
+def test_a_fit_in_a_notebook_leaves_what_it_reported(tmp_path):
     "The last epoch's figures are those of what is left, by `validate` and by predictions."
-    learn = learner(folder, WeightAverage("ema", share=0.1), Spoil(), bs=64)
+    learn = learner(tmp_path / "all_digits", WeightAverage("ema", share=0.1), Spoil(), bs=64)
     with learn.no_logging():
         learn.fit(2)
     *_, loss, accuracy = learn.recorder.values[-1]
@@ -144,8 +144,8 @@ def test_a_fit_that_ends_in_validation_leaves_the_weights_it_was_training(folder
     assert learn.model is model
 
 
-def test_the_average_counts_in_figures_and_in_what_is_kept(folder, tmp_path):
-    learn = learner(folder, WeightAverage("ema", share=0.1), Spoil(), bs=64)
+def test_the_average_counts_in_figures_and_in_what_is_kept(tmp_path):
+    learn = learner(tmp_path / "all_digits", WeightAverage("ema", share=0.1), Spoil(), bs=64)
     run = begin(tmp_path / "run", learn)
     fit(learn, run, 3)
     assert [row["epoch"] for row in _by_accuracy(run)][-1] == "3"

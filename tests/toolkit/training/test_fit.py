@@ -7,6 +7,7 @@ from fastai.callback.core import Callback
 
 from recipes import digits
 from toolkit.run import load
+from toolkit.training import progress
 from toolkit.training.begin import begin
 from toolkit.training.evaluate import PARTS, evaluate
 from toolkit.training.fit import fit
@@ -37,15 +38,26 @@ class Watch(Callback):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, few_digits):
     root = tmp_path_factory.mktemp("train")
-    learn = digits.learner(root / "data", device="cpu")
+    learn = digits.learner(few_digits, device="cpu")
     run = begin(root / "run", learn)
     watch = Watch(run.path("report.html"))
     learn.add_cbs([Slow(), watch])
-    fit(learn, run, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "SHOWN", 0.5)
+        fit(learn, run, 2)
     evaluate(learn, run)
     return run, watch
+
+
+def test_a_page_that_the_last_one_would_replace_at_once_is_not_written(tmp_path, few_digits):
+    learn = digits.learner(few_digits, device="cpu")
+    run = begin(tmp_path / "run", learn)
+    watch = Watch(run.path("report.html"))
+    learn.add_cb(watch)
+    fit(learn, run, 2)
+    assert watch.seen == ["", ""]
 
 
 def test_the_page_is_there_after_the_first_epoch_and_before_the_last(trained):

@@ -9,7 +9,6 @@ import torch
 from fastai.callback.core import Callback
 
 from recipes import digits, rapid
-from toolkit.data.digits import write_digits
 from toolkit.training.begin import begin
 from toolkit.training.fit import fit
 from toolkit.training.progress import time_left
@@ -45,8 +44,8 @@ def lines_of(learn, folder, epochs, capsys):
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
 
 
-def test_a_piped_run_prints_the_time_left_after_each_epoch_but_the_last(tmp_path, capsys):
-    first, second, last = lines_of(digits.learner(tmp_path / "data", device="cpu"), tmp_path / "run", 3, capsys)
+def test_a_piped_run_prints_the_time_left_after_each_epoch_but_the_last(few_digits, tmp_path, capsys):
+    first, second, last = lines_of(digits.learner(few_digits, device="cpu"), tmp_path / "run", 3, capsys)
     for line, left in ((first, 2), (second, 1)):
         duration = float(re.search(r"([\d.]+) s  about", line)[1])
         told = float(re.search(r"about (\d+) s left$", line)[1])
@@ -55,10 +54,10 @@ def test_a_piped_run_prints_the_time_left_after_each_epoch_but_the_last(tmp_path
     assert "left" not in last
 
 
-def test_a_linear_probe_says_nothing_on_the_time_of_the_epochs_after_it(tmp_path, capsys):
+def test_a_linear_probe_says_nothing_on_the_time_of_the_epochs_after_it(few_digits, tmp_path, capsys):
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
     learn = rapid.learner(
-        write_digits(tmp_path / "data"),
+        few_digits,
         arch="test_resnet",
         weights=tmp_path / "weights.pth",
         image_size=32,
