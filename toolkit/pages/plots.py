@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from toolkit.evaluation.best_epoch import FROM_CONFUSION
-from toolkit.pages.drawing import BLUE, GREY, INK, ORANGE, add_axes, short
+from toolkit.pages.drawing import BLUE, GREY, INK, ORANGE, add_axes, row_of, short
 
 NAMED = 40  # classes whose bars have names
 
@@ -27,7 +27,7 @@ def curves(
     history: columns of history.csv, float [epochs]; best: the number of the best epoch; probe: the first epoch was a
     linear probe, and is marked.
     """
-    figure = Figure(figsize=(4.0 * len(titles), 2.8), layout="constrained")
+    figure = row_of(len(titles), height=2.8, below=0.88)
     for position, title in enumerate(titles, 1):
         axes = add_axes(figure, position, len(titles), title, "epoch")
         for column, name, colour, style in lines_of(title, history):
@@ -112,7 +112,7 @@ def reliability(curve: list[dict], title: str, interval: Callable[[int, int], tu
 
     curve: what `calibration.reliability_curve` returns; interval(correct, total) -> (low, high).
     """
-    figure = Figure(figsize=(4.0, 3.2), layout="constrained")
+    figure = row_of(1, height=3.2, below=0.95, left=0.95)
     axes = add_axes(figure, 1, 1, title, "confidence")
     axes.set_ylabel("accuracy", color=INK, fontsize=10)
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1.0, label="perfect calibration")
@@ -133,7 +133,7 @@ def precision_over_coverage(curve: list[list[float]], chosen: tuple[float, float
     curve: [coverage, precision] of each point. chosen: the point of the model's threshold, or None. promise: the
     promised precision, drawn as a line; 0 for none.
     """
-    figure = Figure(figsize=(4.0, 3.2), layout="constrained")
+    figure = row_of(1, height=3.2, below=1.1, left=0.95)
     axes = add_axes(figure, 1, 1, "", "images with an answer")
     axes.set_ylabel("right answers", color=INK, fontsize=10)
     axes.plot(*zip(*curve, strict=True), "-", color=BLUE, label="most confident answers first")
@@ -164,10 +164,10 @@ def counts(numbers: dict[str, int]) -> Figure:
 
 def finder(lrs: list[float], losses: list[float], chosen: float) -> Figure:
     "The smoothed training loss by learning rate, up to where it diverges, with the chosen rate marked."
-    figure = Figure(figsize=(4.0, 2.8), layout="constrained")
+    figure = row_of(1, height=2.8, below=0.88)
     axes = add_axes(figure, 1, 1, "Learning-rate finder", "learning rate")
-    axes.set_ylabel("training loss, smoothed", color=INK, fontsize=10)
-    axes.plot(lrs, losses, color=BLUE, label="loss")
+    axes.set_ylabel("training loss", color=INK, fontsize=10)
+    axes.plot(lrs, losses, color=BLUE, label="loss, smoothed")
     axes.axvline(chosen, color=ORANGE, linewidth=1.4, linestyle="--", label=f"chosen: {chosen:g}")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=6))

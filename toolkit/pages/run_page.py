@@ -59,7 +59,7 @@ def write_report(run: Run) -> Path:
         order = mistakes.similarity_order(predictions.confusion)
         names = [predictions.classes[i] for i in order]
         matrix = predictions.confusion[np.ix_(order, order)]
-        write_atomic(run.path("confusion.png"), png(plots.confusion(matrix, names)))
+        write_atomic(run.path("confusion.png"), png(plots.confusion(matrix, names), tight=True))
         write_per_class(run, predictions)
         write_confusion(run, predictions)
     page = run.path("report.html")
