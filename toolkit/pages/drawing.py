@@ -55,8 +55,8 @@ def _saved(figure: Figure, **options: Any) -> bytes:
 def row_of(columns: int, height: float, below: float, left: float = 0.8) -> Figure:
     """A figure of `height` inches for a row of `columns` axes, 4 inches wide each, with room for their labels.
 
-    below: inches under the axes, for ticks, label and legend. left: inches beside each of them. matplotlib's constrained
-    layout would find the room by measuring each text several times, which takes half of the time of a page.
+    below: inches under the axes, for ticks, label and legend. left: inches beside each of them.
+    matplotlib's constrained layout finds the room by measuring each text several times: half of the time of a page.
     """
     right, above, width = 0.15, 0.32, 4.0 * columns
     figure, each = Figure(figsize=(width, height)), (width - columns * (left + right)) / columns
