@@ -2,6 +2,7 @@
 
     python tests/bench/exporting.py simplified [--archs resnet18 test_vit ...]   # needs onnxsim
     python tests/bench/exporting.py int8 --archs resnet152
+    python tests/bench/exporting.py folding --rounds 3     # the export itself, without and with batch norms folded first
 
 Sessions of one thread run in turn on the same images; a figure is the median, over rounds, of the ratio of the
 processor's seconds. Weights are random.
@@ -21,6 +22,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+from export.convert import graph  # noqa: E402
+from export.convert.fold_batch_norm import folded  # noqa: E402
 from export.convert.graph import export_graph, write_metadata  # noqa: E402
 from export.convert.mixed_precision import lower  # noqa: E402
 from toolkit.data.preprocess import for_size  # noqa: E402
@@ -60,6 +63,23 @@ def in_8_bits(path: Path) -> dict[str, Path]:
     return {"8 bits": out}
 
 
+def compare_folding(arch: str, size: int, rounds: int) -> None:
+    "The processor's seconds of an export, without folding and with it, in turn."
+    model, spent = create_model(arch, 100, "none", image_size=size).eval(), {"without": [], "with": []}
+    for _ in range(rounds + 1):  # the first is left out: it imports
+        for name, fold in (("without", lambda model, size: model), ("with", folded)):
+            graph.folded = fold
+            begun = time.process_time()
+            with tempfile.TemporaryDirectory() as scratch:
+                export_graph(model, for_size(size), Path(scratch) / "model.onnx")
+            spent[name].append(time.process_time() - begun)
+    pairs = list(zip(spent["without"], spent["with"], strict=True))[1:]
+    ratio = statistics.median(plain / other for plain, other in pairs)
+    print(
+        f"{arch:32}ratio {ratio:.2f}   {min(spent['without'][1:]):.1f} s without, {min(spent['with'][1:]):.1f} s with"
+    )
+
+
 def session(path: Path) -> tuple[onnxruntime.InferenceSession, float]:
     "And the processor's seconds it took to load."
     options = onnxruntime.SessionOptions()
@@ -87,13 +107,16 @@ def compare(path: Path, others: dict[str, Path], rounds: int, batch: int) -> Non
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["simplified", "int8"], default="int8")
+    parser.add_argument("what", nargs="?", choices=["simplified", "int8", "folding"], default="int8")
     parser.add_argument("--archs", nargs="+", default=["resnet18", "mobilenetv2_100", "test_convnext", "test_vit"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
     given = parser.parse_args()
-    make = {"simplified": simplified, "int8": in_8_bits}[given.what]
+    make = {"simplified": simplified, "int8": in_8_bits}.get(given.what)
     for arch in given.archs:
+        if make is None:
+            compare_folding(arch, SIZES.get(arch, 128), given.rounds)
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             file = exported(Path(scratch), arch, SIZES.get(arch, 128))
             compare(file, make(file), given.rounds, given.batch)
