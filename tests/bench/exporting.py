@@ -2,7 +2,7 @@
 
     python tests/bench/exporting.py simplified [--archs resnet18 test_vit ...]   # needs onnxsim
     python tests/bench/exporting.py int8 --archs resnet152
-    python tests/bench/exporting.py folding --rounds 3     # the export itself, without and with batch norms folded first
+    python tests/bench/exporting.py folding --rounds 3     # the export itself, its batch norms folded first or not
 
 Sessions of one thread run in turn on the same images; a figure is the median, over rounds, of the ratio of the
 processor's seconds. Weights are random.
@@ -66,7 +66,7 @@ def in_8_bits(path: Path) -> dict[str, Path]:
 def compare_folding(arch: str, size: int, rounds: int) -> None:
     "The processor's seconds of an export, without folding and with it, in turn."
     model, spent = create_model(arch, 100, "none", image_size=size).eval(), {"without": [], "with": []}
-    for _ in range(rounds + 1):  # the first is left out: it imports
+    for _ in range(rounds + 1):  # the first round imports, and is left out
         for name, fold in (("without", lambda model, size: model), ("with", folded)):
             graph.folded = fold
             begun = time.process_time()
