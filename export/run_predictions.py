@@ -1,25 +1,31 @@
 """The test photos of a run: its model labels them, and its page shows the least certain ones."""
 
+from collections.abc import Iterable
+
 from export.predictions.formats import Unread
+from export.predictions.inputs import Named
+from export.predictions.journal import Row
 from export.predictions.local import predict_here
 from export.predictions.options import PredictOptions
 from export.predictions.unsure import least_certain
 from toolkit.data.dataset import DataSet
 from toolkit.evaluation.least_certain import write_least_certain
 from toolkit.evaluation.mistakes import GALLERY
+from toolkit.pages.run_page import write_report
 from toolkit.run import Run
 
 
 def predict_test_photos(run: Run, data: DataSet, device: str) -> Unread:
-    """Write predictions.csv and least_certain.csv of the test photos of `data`; the run's page shows the latter.
+    """Write predictions.csv and least_certain.csv of the test photos of `data`, if there are any, then the run's page.
 
-    Without test photos nothing is written. Returns the photos that can't be read, as `export.predict.predict` does.
+    Returns the photos that can't be read, as `export.predict.predict` does. If it raises, the page is written too.
     """
-    if not data.test:
-        return []
-    return predict_here(
-        [run.path("model.onnx")],
-        data.test,
-        PredictOptions(run.path("predictions.csv"), device),
-        look=lambda rows, photos: write_least_certain(run, data, least_certain(rows, photos, GALLERY)),
-    )
+    options = PredictOptions(run.path("predictions.csv"), device)
+
+    def look(rows: Iterable[Row], photos: Named) -> None:
+        write_least_certain(run, data, least_certain(rows, photos, GALLERY))
+
+    try:
+        return predict_here([run.path("model.onnx")], data.test, options, look) if data.test else []
+    finally:
+        write_report(run)

@@ -101,7 +101,6 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     "Run a recipe into its run folder, or resume the run there; with --folds, into a folder of them."
     from export.run_predictions import predict_test_photos
     from toolkit.data.on_disk.folds import check_out, is_fold
-    from toolkit.pages.run_page import write_report
     from toolkit.run import new_folder
     from toolkit.training.evaluate import print_results
 
@@ -110,10 +109,7 @@ def run_pipeline(recipe: Recipe, options: Options, own: dict[str, Any]) -> list:
     if options.folds and not is_fold(folder):
         return run_folds(recipe, options, own, folder)
     learn, run = train(recipe, options, own, folder, page=False)
-    try:
-        unread = predict_test_photos(run, learn.dls.data, learn.dls.device.type)
-    finally:
-        write_report(run)  # with the test photos, if they could be predicted
+    unread = predict_test_photos(run, learn.dls.data, learn.dls.device.type)
     print_results(run)
     return unread
 

@@ -43,8 +43,10 @@ def _present(path: Path) -> Path:
 @pytest.fixture
 def no_export(monkeypatch) -> None:
     "Recipes in this process end without model.onnx and predictions, which take half of a small run."
+    from toolkit.pages.run_page import write_report
+
     monkeypatch.setattr("export.to_onnx.to_onnx", lambda folder, **options: None)
-    monkeypatch.setattr("export.run_predictions.predict_test_photos", lambda *given: [])
+    monkeypatch.setattr("export.run_predictions.predict_test_photos", lambda run, *given: write_report(run) and [])
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def _differ(ours: "Tensor", theirs: "Tensor") -> float:
 
 
 def _after_norm(norm: "nn.BatchNorm2d", x: "Tensor") -> "Tensor":
-    "What is left of timm's BatchNormAct2d and of torch's BatchNorm2d without the norm."
+    "Compute the rest of timm's BatchNormAct2d; torch's BatchNorm2d has none."
     return norm.act(norm.drop(x)) if hasattr(norm, "act") else x
 
 

@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from toolkit.data.on_disk.photo_files import SUFFIXES, by_kind, natural_key, other_files, photo_names
+from toolkit.data.on_disk.photo_files import SUFFIXES, by_kind, natural_key, photo_names, unsupported
 
 Named = list[tuple[str, Path]]
 "(image_name, path) of each photo."
@@ -26,15 +26,14 @@ def named_photos(images: str | Path | dict[str, Path]) -> Named:
     """Return (image_name, path) of every photo in `images`, in natural order of the name.
 
     From Python, `images` may also be a dict of paths by their full names, with suffix.
-    A line on stderr counts the files of a folder that are no photos.
+    A line on stderr counts the files of a folder that may be photos and are not read.
     Raises FileNotFoundError if there is no such file or folder, ValueError if there is no photo in it.
     """
     found = images if isinstance(images, dict) else _found(Path(images))
     if not found:
         raise ValueError(f"{images}: no images found in it (files ending in {', '.join(sorted(SUFFIXES))})")
-    if not isinstance(images, dict) and Path(images).is_dir() and (others := other_files(Path(images))):
-        kinds = by_kind(Path(images), others)
-        print(f"{images}: {len(others)} files in it are no photos that are read ({kinds})", file=sys.stderr)
+    if not isinstance(images, dict) and Path(images).is_dir() and (others := unsupported(Path(images))):
+        print(f"{images}: files in it that are not read: {by_kind(Path(images), others)}", file=sys.stderr)
     return sorted(zip(_names(list(found)), found.values(), strict=True), key=lambda pair: natural_key(pair[0]))
 
 

@@ -191,6 +191,16 @@ def test_names_that_would_collide_keep_their_suffix(tmp_path):
     }
 
 
+def test_photos_of_a_format_that_is_not_read_are_told_and_other_files_are_not(tmp_path, capsys):
+    save(tmp_path / "photos/a.png", 0)
+    for name in ("b.HEIC", "c.heic", "labels.csv", ".hidden.heic", "d"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    (tmp_path / "photos/e.jpg").symlink_to("nowhere.jpg")
+    assert [name for name, _ in named_photos(tmp_path / "photos")] == ["a"]
+    said = f"{tmp_path / 'photos'}: files in it that are not read: .heic: 2, no suffix: 1, broken link: 1\n"
+    assert capsys.readouterr().err == said
+
+
 def test_one_photo_is_named_by_itself(model, tmp_path):
     save(tmp_path / "deep" / "cat.png", 4)
     done = run(model, tmp_path / "deep" / "cat.png", "--out", tmp_path / "p.csv", "--device", "cpu")

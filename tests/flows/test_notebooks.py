@@ -174,7 +174,7 @@ def test_the_third_notebook_ships_what_the_learner_says(ran):
     content = ran("03_from_run_to_onnx")
     assert complaints(content) == []
     text = printed(content)
-    assert "best.safetensors curves.png history.csv" in text
+    assert "best.safetensors confusion.csv confusion.png curves.png history.csv" in text
     assert "\nTrue True\n" in text  # the rebuilt learner
     assert re.findall(r"same label +([\d.]+)%", text) == ["100.00"] * 2  # by to_onnx, and as the file has it
     assert "270 of 270 labels are the same" in text

@@ -12,6 +12,7 @@ TERMINAL = """
 import os, pty, signal, sys, types
 from toolkit.training.signals import stopping_at_a_step
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 terminal, end = pty.openpty()
 os.dup2(end, 1), os.dup2(end, 2), os.close(end)
 checkpoint = types.SimpleNamespace(stop=False)

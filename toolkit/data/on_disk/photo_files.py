@@ -18,6 +18,10 @@ SUFFIXES = frozenset(
 )
 """The suffixes, in lower or upper case, of the files that `find_photos` returns."""
 
+NO_SUFFIX, BROKEN = "no suffix", "broken link"
+UNSUPPORTED = frozenset(".heic .heif .jxl .svg .psd .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .tga .exr .ico".split())
+"Suffixes of photos that are not read."
+
 OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 "Files that Windows puts beside photos."
 
@@ -41,6 +45,11 @@ def other_files(root: Path) -> list[str]:
     "The files below `root` that `photo_names` leaves out, in natural order, without hidden ones."
     names = (name for name, entry in _entries_below(os.fspath(root), "", ()) if not _is_photo(entry))
     return sorted((name for name in names if name.rpartition("/")[2].lower() not in OF_SYSTEMS), key=natural_key)
+
+
+def unsupported(root: Path) -> list[str]:
+    "Those of `other_files` that may be photos: of a format that is not read, without a suffix, or links to nothing."
+    return [name for name in other_files(root) if _kind(root / name) in UNSUPPORTED | {NO_SUFFIX, BROKEN}]
 
 
 def by_kind(root: Path, names: Iterable[str]) -> str:
@@ -88,7 +97,7 @@ def _numbers_apart(part: str) -> list[str | int]:
 
 
 def _kind(path: Path) -> str:
-    return (path.suffix.lower() or "no suffix") if path.exists() else "broken link"
+    return (path.suffix.lower() or NO_SUFFIX) if path.exists() else BROKEN
 
 
 def _is_photo(entry: os.DirEntry) -> bool:
