@@ -26,6 +26,6 @@ def predict_test_photos(run: Run, data: DataSet, device: str) -> Unread:
         write_least_certain(run, data, least_certain(rows, photos, GALLERY))
 
     try:
-        return predict_here([run.path("model.onnx")], data.test, options, look) if data.test else []
+        return predict_here([run.path("model.onnx")], data.test, options, look=look) if data.test else []
     finally:
         write_report(run)
