@@ -1,6 +1,6 @@
 """Batch norms folded into the convolutions before them, before the graph is made.
 
-The exporter folds them too, at its end. Until then each costs it 0.1 s. The graph has the same nodes either way.
+The exporter folds them too, at its end. Until then each costs it 0.07 s. The graph has the same nodes either way.
 """
 
 import copy
@@ -24,7 +24,7 @@ def folded(model: "nn.Module", size: int) -> "nn.Module":
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
     copied = copy.deepcopy(model)
-    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(False), torch.no_grad():
         pairs, logits = _pairs(copied, noise)
         for conv, norm in pairs:
