@@ -4,7 +4,6 @@ The exporter folds them too, at its end. Until then each costs it 0.07 s. The gr
 """
 
 import copy
-from collections import Counter
 from types import MethodType
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,8 @@ def folded(model: "nn.Module", size: int) -> "nn.Module":
     """Return a copy of `model` that computes the same without batch norms behind convolutions, or `model` itself.
 
     model: in evaluation mode, float [batch, 3, size, size] -> logits. Noise goes through both. If the logits differ by
-    more than rounding, as they do if a convolution's output goes elsewhere too, `model` is returned.
+    more than rounding, as they do if a convolution's output goes elsewhere too or a layer is called twice, `model` is
+    returned.
     """
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -45,14 +45,13 @@ def _after_norm(norm: "nn.BatchNorm2d", x: "Tensor") -> "Tensor":
 
 
 def _pairs(model: "nn.Module", images: "Tensor") -> tuple[list[tuple["nn.Conv2d", "nn.BatchNorm2d"]], "Tensor"]:
-    "Each convolution whose output is the input of a batch norm, with that; both are called once. And the logits."
+    "Each convolution whose output is the input of a batch norm, with that. And the logits."
     from timm.layers import BatchNormAct2d, Conv2dSame
     from torch import nn
 
-    outputs, pairs, calls = {}, [], Counter()
+    outputs, pairs = {}, []
 
     def watch(module: nn.Module, given: tuple, output: "Tensor") -> None:
-        calls[module] += 1
         if type(module) in (nn.Conv2d, Conv2dSame):  # no others: some change their weights when they are called
             outputs[id(output)] = module, output  # the output is kept, so that no other has its id
         elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.running_mean is not None:
@@ -62,4 +61,4 @@ def _pairs(model: "nn.Module", images: "Tensor") -> tuple[list[tuple["nn.Conv2d"
     logits = model(images)
     for hook in hooks:
         hook.remove()
-    return [pair for pair in pairs if all(calls[part] == 1 for part in pair)], logits
+    return pairs, logits
