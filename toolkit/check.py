@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from toolkit.command import run_script
 from toolkit.commandline.spread import with_keywords
 from toolkit.data.checks.decode import decode_with_progress
-from toolkit.data.checks.findings import STATES, Finding, checked_photos, counted, find_faults, printable, width
+from toolkit.data.checks.findings import (
+    STATES,
+    Finding,
+    checked_photos,
+    counted,
+    find_faults,
+    in_order,
+    printable,
+    width,
+)
 from toolkit.data.checks.others import files_not_read
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.sources.source import Columns
@@ -63,7 +72,7 @@ def check(
         refusals.append(Finding("wrong", "lone", str(error), [], []))
     paths = [*found.train, *found.valid, *found.test.values()]
     photos = checked_photos(found, decode_with_progress(paths, workers))
-    findings = _sorted([*refusals, *find_faults(found, photos), *files_not_read(found)])
+    findings = in_order([*refusals, *find_faults(found, photos), *files_not_read(found)])
     if network is None:
         return Report(found, findings)
     from toolkit.features.network import seen_by
@@ -71,11 +80,7 @@ def check(
 
     readable = [photo for photo in photos if not photo.result.reason]
     doubts = seen_by(found, readable, seed=seed, workers=workers, **network)
-    return Report(found, _sorted([*findings, *as_findings(doubts)]), doubts)
-
-
-def _sorted(findings: list[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: STATES.index(finding.state))
+    return Report(found, in_order([*findings, *as_findings(doubts)]), doubts)
 
 
 def as_json(report: Report) -> str:
@@ -107,9 +112,7 @@ def as_text(report: Report) -> Iterable[str]:
         yield from (f"         {printable(line)}" for line in finding.lines[:LISTED])
         yield from (f"         {line}" for line in _more(finding.lines))
     states = Counter(finding.state for finding in report.findings)
-    summary = [
-        f"{states[state]} {state}{'s' * (states[state] > 1 and state != 'wrong')}" for state in STATES if states[state]
-    ]
+    summary = [f"{n} {state}{'s' * (n > 1 and state != 'wrong')}" for state in STATES if (n := states[state])]
     yield ", ".join(summary or ["all well"]) + ("" if report.sound else ": training on this would be unsound")
 
 

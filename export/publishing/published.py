@@ -37,9 +37,9 @@ def published(model: onnx.ModelProto) -> onnx.ModelProto:
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     if "recipe" in metadata:
         metadata["recipe"] = json.dumps(without_paths(json.loads(metadata["recipe"])), ensure_ascii=False)
-    if "verification" in metadata:
-        certificate = json.loads(metadata["verification"])
-        certificate["worst"] = [[last_part(name), *rest] for name, *rest in certificate.get("worst", [])]
+    certificate = json.loads(metadata.get("verification", "null"))
+    if isinstance(certificate, dict) and "worst" in certificate:
+        certificate["worst"] = [[last_part(name), *rest] for name, *rest in certificate["worst"]]
         metadata["verification"] = json.dumps(certificate, ensure_ascii=False)
     onnx.helper.set_model_props(model, metadata)
     _clear(model.graph)

@@ -113,6 +113,9 @@ def test_the_worst_photos_of_a_certificate_are_named_without_their_folders(tmp_p
     model = tiny_onnx.write(tmp_path / "m.onnx", metadata={"verification": json.dumps({"images": 2, "worst": worst})})
     metadata = {prop.key: prop.value for prop in published(onnx.load(model)).metadata_props}
     assert json.loads(metadata["verification"]) == {"images": 2, "worst": [["6.png", 0.1], ["7.png", 0.0]]}
+    alone = tiny_onnx.write(tmp_path / "a.onnx", metadata={"verification": json.dumps({"images": 2})})  # without a run
+    metadata = {prop.key: prop.value for prop in published(onnx.load(alone)).metadata_props}
+    assert json.loads(metadata["verification"]) == {"images": 2}
 
 
 def test_the_onnx_file_gives_what_the_runs_file_gives(folder, digits_run):

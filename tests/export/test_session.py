@@ -149,29 +149,22 @@ def test_nodes_that_fall_back_are_named_but_for_those_that_compute_sizes(tmp_pat
     assert nodes_on_cpu(assigned(tmp_path / "model.onnx")) == ["ReduceMean", "Gemm head", "Softmax"]
 
 
-def test_a_model_of_which_a_part_would_run_on_the_cpu_is_refused_by_name(model, monkeypatch):
-    class OnCuda:
-        get_provider_graph_assignment_info = assigned(model).get_provider_graph_assignment_info
-
-        def get_providers(self):
-            return PROVIDERS["cuda"]
-
-    monkeypatch.setattr(opening, "session_of", lambda *given: OnCuda())
+def stand_in(monkeypatch, device, parts):
+    "Have `opened` get a session on `device` whose graph is assigned as parts() says."
+    session = SimpleNamespace(get_provider_graph_assignment_info=parts, get_providers=lambda: PROVIDERS[device])
+    monkeypatch.setattr(opening, "session_of", lambda *given: session)
     monkeypatch.setattr(opening, "providers_of", lambda *given: [])
+
+
+def test_a_model_of_which_a_part_would_run_on_the_cpu_is_refused_by_name(model, monkeypatch):
+    stand_in(monkeypatch, "cuda", assigned(model).get_provider_graph_assignment_info)
     with pytest.raises(ValueError, match="would run ReduceMean, Gemm, Softmax of .* on the CPU: choose cpu"):
         opening.opened(model, b"", "cuda")
 
 
 def test_a_model_of_which_tensorrt_takes_no_part_is_refused(model, monkeypatch):
-    class OnCuda:
-        def get_provider_graph_assignment_info(self):
-            return [SimpleNamespace(ep_name="CUDAExecutionProvider", get_nodes=list)]
-
-        def get_providers(self):
-            return PROVIDERS["tensorrt"]
-
-    monkeypatch.setattr(opening, "session_of", lambda *given: OnCuda())
-    monkeypatch.setattr(opening, "providers_of", lambda *given: [])
+    parts = [SimpleNamespace(ep_name="CUDAExecutionProvider", get_nodes=list)]
+    stand_in(monkeypatch, "tensorrt", lambda: parts)
     with pytest.raises(ValueError, match="device tensorrt: TensorRT takes no part of .*; choose cuda"):
         opening.opened(model, b"", "tensorrt")
 

@@ -30,7 +30,7 @@ from export.to_onnx import to_onnx
 from recipes import hw1, rapid
 from toolkit.evaluation.best_epoch import HISTORY
 from toolkit.files import write_csv, write_json
-from toolkit.finetuning.linear_probe import LinearProbe
+from toolkit.finetuning.linear_probe import LinearProbe, is_probing
 from toolkit.models.pretrained import load_weights
 from toolkit.run import load
 from toolkit.training.begin import begin as begin_run
@@ -142,12 +142,19 @@ def test_smaller_batches_are_not_tried_for_a_probe_that_lacks_memory(photos, tmp
         raise OUT_OF_MEMORY
 
     tried = 0
-    monkeypatch.setattr("toolkit.finetuning.linear_probe.linear_probe", linear_probe)
     run, learn = begin(photos, tmp_path / "run")
     learn.add_cb(LinearProbe())
-    with pytest.raises(ValueError, match="^CUDA out of memory. Tried .* Leave out the linear probe"):
-        fit(learn, run, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("toolkit.finetuning.linear_probe.linear_probe", linear_probe)
+        with pytest.raises(ValueError, match="^CUDA out of memory. Tried .* Leave out the linear probe"):
+            fit(learn, run, 1)
     assert tried == 1
+    learn.remove_cbs([learn.probe])
+    learn.add_cb(probe := LinearProbe())
+    probe.computing = True  # as an interrupted probe leaves it
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    assert not is_probing(learn)
 
 
 def test_an_error_of_the_model_itself_is_not_taken_for_a_lack_of_memory(photos, tmp_path):

@@ -163,6 +163,7 @@ class LinearProbe(Callback):
 
     def before_fit(self) -> None:
         self.run = self.learn.is_plain_fit and self.found is None and not self.learn.resumed
+        self.computing = False  # a fit before may have ended in it
         scheduler = self.learn.callback(ParamScheduler)
         # fine_tune and fit_one_cycle train another body than it was probed with
         if scheduler and not isinstance(scheduler, LRFinder):

@@ -23,7 +23,8 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 def pick_device(name: str) -> torch.device:
     """Return the device `cpu` or `cuda`, or for `auto` CUDA if there is one, else the CPU.
 
-    `cuda` is the first GPU that CUDA_VISIBLE_DEVICES leaves visible; of several ranks each has its own.
+    `cuda` is torch's current GPU, by default the first that CUDA_VISIBLE_DEVICES leaves visible; of several ranks each
+    has its own.
     Raises ValueError for another name, and for `cuda` if torch sees no GPU.
     """
     if name == "auto":
@@ -42,7 +43,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _own_gpu() -> torch.device:
-    "The first GPU; each of several ranks on this machine has its own."
+    "The current GPU; each of several ranks on this machine has its own."
     if ranks.count() > 1:
         if ranks.local_rank() >= torch.cuda.device_count():
             raise ValueError(

@@ -185,7 +185,7 @@ def make_learner(
     learn = Learner(
         dls,
         mixed_precision(model.to(dls.device, memory_format=memory_format), dls.device, options.precision),
-        loss_func=loss.to(dls.device),  # class weights; fastai would move them only when a fit begins
+        loss_func=loss.to(dls.device) if isinstance(loss, nn.Module) else loss,  # fastai moves it when a fit begins
         opt_func=partial(OptimWrapper, opt=opt_func, **fused),
         lr=options.lr,
         splitter=splitter,

@@ -58,7 +58,12 @@ def find_faults(data: DataSet, photos: list[CheckedPhoto]) -> list[Finding]:
         *extreme_sizes(photos),
         *confusable_names(data, photos),
     ]
-    return sorted(found, key=lambda finding: STATES.index(finding.state))
+    return in_order(found)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    "The findings in the order of STATES."
+    return sorted(findings, key=lambda finding: STATES.index(finding.state))
 
 
 def unreadable(photos: Iterable[CheckedPhoto]) -> Iterator[Finding]:
