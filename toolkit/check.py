@@ -9,7 +9,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +28,7 @@ from toolkit.data.checks.findings import (
 from toolkit.data.checks.others import files_not_read
 from toolkit.data.dataset import DataSet, find_data
 from toolkit.data.sources.source import Columns
-from toolkit.ranges import check_ranges
+from toolkit.features.network_options import NetworkOptions
 
 if TYPE_CHECKING:
     from toolkit.features.doubts import Doubt
@@ -108,7 +107,7 @@ def as_text(report: Report) -> Iterable[str]:
     yield f"{printable(data.name)}: {len(data.classes)} classes, {parts}\n"
     yield from _class_table(data)
     for finding in report.findings:
-        yield f"{finding.state:<7}  {finding.text}"
+        yield f"{finding.state:<7}  {printable(finding.text)}"
         yield from (f"         {printable(line)}" for line in finding.lines[:LISTED])
         yield from (f"         {line}" for line in _more(finding.lines))
     states = Counter(finding.state for finding in report.findings)
@@ -130,38 +129,6 @@ def _class_table(data: DataSet) -> Iterable[str]:
 def _more(items: list) -> Iterable[str]:
     if len(items) > LISTED:
         yield f"... and {len(items) - LISTED} more"
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    "The network that looks at the photos with --features, and the files that its doubts are written to."
-
-    features: bool = False  # let a network look too: near-duplicates, wrong labels, odd ones out
-    arch: str = "mobilenetv2_100"  # timm classifier whose features are compared
-    weights: str = "imagenet"  # its pretrained weights: imagenet (from the hub or its cache), or a file
-    image_size: int = 128  # side of the square that it sees, in pixels
-    device: str = "auto"  # auto, cuda or cpu
-    csv: Path | None = None  # file for one row per doubtful photo; edited, a recipe takes it as --without
-    page: Path | None = None  # file for an HTML page of the doubtful photos
-
-    def checked(self) -> dict[str, Any] | None:
-        """Return the arguments of `seen_by`; None without --features.
-
-        Raises ValueError for --csv or --page without --features, for --weights none and an impossible size;
-        FileNotFoundError for a missing file of weights.
-        """
-        if not self.features:
-            if given := [f"--{name}" for name in ("csv", "page") if getattr(self, name)]:
-                raise ValueError(f"{given[0]} holds what features show: give --features too")
-            return None
-        check_ranges({"image_size": self.image_size})
-        if self.weights == "none":
-            raise ValueError("--weights none: random weights tell nothing; give imagenet, or a file")
-        if self.weights != "imagenet" and not Path(self.weights).is_file():
-            raise FileNotFoundError(
-                f"--weights {self.weights}: no such file; it takes imagenet, or a .pth or .safetensors file"
-            )
-        return {name: getattr(self, name) for name in ("arch", "weights", "image_size", "device")}
 
 
 @with_keywords(NetworkOptions)

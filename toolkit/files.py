@@ -40,7 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = target_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    longest = path.name if len(os.fsencode(path.name)) <= 245 else path.name[:50]  # 255 bytes with what is added
+    handle, name = tempfile.mkstemp(prefix=f".{longest}.", dir=path.parent)
     os.close(handle)
     beside = Path(name)
     try:

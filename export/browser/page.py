@@ -12,7 +12,7 @@ from toolkit.pages.run_text import verified_sentence
 
 FOLDER = Path(__file__).parent
 
-SCRIPTS = ("page.js", "engines.js", "prepare.js")
+SCRIPTS = ("page.js", "engines.js", "prepare.js", "orientation.js")
 "The scripts of the page. The one of the browser's own engine, worker.js, is in `WORKER`."
 
 WORKER = "worker.js"

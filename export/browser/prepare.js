@@ -1,5 +1,6 @@
 // A photo -> the square that the model takes. docs/resizing.md has this arithmetic in words; toolkit/data/resizing.py
 // has it in Python, by OpenCV. Names are the same there.
+import {upright} from "./orientation.js";
 
 // Throws if the browser changes pixels that a page reads, as some do against fingerprinting.
 export function checkCanvas() {
@@ -14,7 +15,7 @@ export function checkCanvas() {
 // much larger than `resize` comes at 1/2, 1/4 or 1/8. Throws a DOMException if the browser can't read it.
 export async function decoded(blob, resize) {
   const jpeg = new Uint8Array(await blob.slice(0, 2).arrayBuffer()).join() === "255,216";
-  const bitmap = await createImageBitmap(blob, {colorSpaceConversion: "none"});
+  const bitmap = await upright(blob);
   const {width, height} = bitmap;
   const least = Math.ceil(2.75 * resize), shorter = Math.min(width, height);
   const k = jpeg ? [8, 4, 2, 1].find(factor => factor === 1 || shorter >= factor * least) : 1;

@@ -1,8 +1,10 @@
 """The files of `export.explain`: a picture of each photo, and the page with all of them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib
 import numpy as np
@@ -18,19 +20,28 @@ from toolkit.run import Run
 
 SIDE, GAP, TITLE, THUMBNAIL = 320, 12, 58, 192  # pixels: a photo at least, around it, above it; a photo of the page
 SOFT = "#59626b"
+LONGEST = 240  # bytes of a name: file systems take 255, with number and suffix
 
 
 def picture_files(names: Sequence[str]) -> list[PurePosixPath]:
-    "The picture's file of each photo below the folder: its name with .jpg. No name leads out of the folder."
-    files: dict[PurePosixPath, None] = {}
-    for name in names:
-        inside = [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")] or ["photo"]
-        file, number = PurePosixPath(*inside[:-1], f"{inside[-1]}.jpg"), 1
-        while file in files:  # names that differ by .. alone
+    """The picture's file of each photo below the folder: its name with .jpg, or -2.jpg if that is another's.
+
+    No name leads out of the folder. A name that is too long for a file is cut.
+    """
+    places = [
+        [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")] or ["photo"] for name in names
+    ]
+    taken = {
+        folder for place in places for folder in PurePosixPath(*place).parents
+    }  # no picture is in a folder's place
+    files = []
+    for *folders, name in places:
+        stem, number = name if len(os.fsencode(name)) <= LONGEST else name[: LONGEST // 4], 1
+        while (file := PurePosixPath(*folders, f"{stem}{'' if number == 1 else f'-{number}'}.jpg")) in taken:
             number += 1
-            file = PurePosixPath(*inside[:-1], f"{inside[-1]}-{number}.jpg")
-        files[file] = None
-    return list(files)
+        taken.add(file)
+        files.append(file)
+    return files
 
 
 def write_picture(path: Path, name: str, photo: Explained) -> None:
@@ -64,7 +75,8 @@ def on_page(name: str, file: PurePosixPath, photo: Explained) -> dict[str, Any]:
     "The photo as the page shows it: its pixels no larger than THUMBNAIL."
     small = Image.fromarray(photo.pixels)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return photo._asdict() | {"name": name, "file": file.as_posix(), "pixels": np.array(small)}
+    link = quote(os.fsencode(file.as_posix()))  # a name need not be Unicode
+    return photo._asdict() | {"name": name, "link": link, "pixels": np.array(small)}
 
 
 def write_page(

@@ -1,7 +1,7 @@
 """Read a leaderboard's sample_submission.csv: its ids, their order and its columns."""
 
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from export.predictions.formats import read_csv
 from export.predictions.inputs import Named
@@ -44,4 +44,4 @@ def in_order(photos: Named, ids: list[str], path: Path) -> Named:
 
 
 def _with_suffix(name: str, file: Path) -> str:
-    return name if name.endswith(file.suffix) else name + file.suffix
+    return name if PurePosixPath(name).name == file.name else name + file.suffix

@@ -43,7 +43,7 @@ def check_sort(folder: Path | None, images: object, classes: Iterable[str], resu
     for name in classes:
         if NOT_IN_NAMES.search(name) or name.strip(". ") != name or len(name.encode()) > 255:
             raise ValueError(f"--sort: the class {name!r:.80} can't be the name of a folder")
-        if name.lower() in (UNSURE, UNREADABLE) or lower.count(name.lower()) > 1:
+        if name.lower() in (UNSURE, UNREADABLE, LIST) or lower.count(name.lower()) > 1:
             raise ValueError(f"--sort: the folder of the class {name!r} would be another one's too")
 
 
@@ -85,7 +85,7 @@ def _name_in(name: str, path: Path) -> str:
     parts = PurePosixPath(name).parts
     if not parts or os.path.isabs(name) or ".." in parts:
         return path.name
-    return name if name.lower().endswith(path.suffix.lower()) else name + path.suffix
+    return name if parts[-1] == path.name else name + path.suffix
 
 
 def _link(file: Path, target: Path) -> None:

@@ -27,7 +27,13 @@ def without_paths(value: Any) -> Any:
 def _cut(options: Any) -> Any:
     if not isinstance(options, dict):
         return options
-    return {name: last_part(value) if isinstance(value, str) else value for name, value in options.items()}
+    return {name: _cut_value(value) for name, value in options.items()}
+
+
+def _cut_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_cut_value(each) for each in value]
+    return last_part(value) if isinstance(value, str) else value
 
 
 def published(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,9 +1,12 @@
 """export.explain: pictures, index.csv and index.html of photos, by the real command where it matters."""
 
 import csv
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import forked
 import numpy as np
@@ -17,6 +20,7 @@ from toolkit.data.on_disk.folds import ABOUT
 from toolkit.files import write_json
 from toolkit.run import load
 
+LONG = "\u9577" * 83  # 249 bytes
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -28,6 +32,8 @@ def photos(digits_run, tmp_path_factory):
         target = folder / f"part {number % 2}" / f"{number // 2}.png"
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(photo, target)
+    (folder / "part 1" / "3.png").rename(folder / "part 1" / os.fsdecode(b"caf\xe9 #1.png"))  # not Unicode
+    (folder / "part 1" / "4.png").rename(folder / "part 1" / f"{LONG}.png")
     (folder / "part 0" / "broken.jpg").write_bytes(b"no photo")
     return folder
 
@@ -41,7 +47,7 @@ def done(digits_run, photos, tmp_path_factory):
 
 
 def rows(out):
-    with (out / "index.csv").open(newline="", encoding="utf-8") as file:
+    with (out / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
@@ -57,7 +63,12 @@ def test_each_photo_has_a_picture_and_a_row_and_a_broken_one_an_empty_row_and_st
     assert [row for row in found if not row["file"]] == [dict.fromkeys(found[0], "") | {"image_name": "part 0/broken"}]
     pictures = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.jpg"))
     assert pictures == sorted(row["file"] for row in found if row["file"])
-    assert "part 1/3.jpg" in pictures
+    assert {"part 1/5.jpg", f"part 1/{LONG[:60]}.jpg"} < set(pictures)
+    assert len(pictures) == 20
+    links = re.findall('class="shot" href="([^"]*)"', (out / "index.html").read_text(encoding="utf-8"))
+    assert "part%201/caf%E9%20%231.jpg" in links
+    assert len(links) == 20
+    assert all((out / os.fsdecode(unquote_to_bytes(link))).is_file() for link in links)
     with Image.open(out / "part 1/3.jpg") as picture:
         left, right = (np.asarray(picture)[60:370, at : at + 310].astype(float) for at in (14, 346))
     assert picture.format == "JPEG"
@@ -84,7 +95,7 @@ def test_the_page_is_self_contained_and_names_what_was_not_read(done):
     assert page.count('class="heat"') == 20
     assert "default-src 'none'" in page
     assert "<script" not in page
-    assert 'href="part%201/3.jpg"' in page
+    assert 'href="part%201/5.jpg"' in page
     assert "part 0/broken" in page
 
 
@@ -136,3 +147,8 @@ def test_no_name_leads_out_of_the_folder_and_none_is_taken_twice():
     names = ["a", "../a", "/etc/a", "etc/a", "b/../../c", "..", "a-2"]
     files = [file.as_posix() for file in picture_files(names)]
     assert files == ["a.jpg", "a-2.jpg", "etc/a.jpg", "etc/a-2.jpg", "b/c.jpg", "photo.jpg", "a-2-2.jpg"]
+
+
+def test_no_picture_takes_the_place_of_a_folder_and_long_names_are_cut_apart():
+    files = [file.as_posix() for file in picture_files(["a", "a.jpg/b", LONG + "1", LONG + "2"])]
+    assert files == ["a-2.jpg", "a.jpg/b.jpg", f"{LONG[:60]}.jpg", f"{LONG[:60]}-2.jpg"]

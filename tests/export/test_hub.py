@@ -18,7 +18,7 @@ import yaml
 from export.convert.model_card import MARK, base_model, data_name, literal, model_card
 from export.hub import FILES, crop_share, hub, timm_model
 from export.publishing.own_folder import check_free
-from export.publishing.published import last_part, published
+from export.publishing.published import last_part, published, without_paths
 from toolkit.data.photo import read_photo
 from toolkit.data.preprocess import for_size, prepare
 from toolkit.run import load
@@ -106,6 +106,13 @@ def test_no_licence_is_invented_and_no_path_of_this_machine_is_written(folder, d
     for path in folder.iterdir():
         for place in (ROOT, digits_run.folder.parent, Path(sys.prefix)):
             assert str(place).encode() not in path.read_bytes(), path
+
+
+def test_paths_in_an_option_that_is_a_list_are_cut_too():
+    options = {"extras": ["/home/me/a.csv", "C:\\me\\b"], "sizes": [1, [2, "/x/y"]], "epochs": 3}
+    assert without_paths({"options": options}) == {
+        "options": {"extras": ["a.csv", "b"], "sizes": [1, [2, "y"]], "epochs": 3}
+    }
 
 
 def test_the_worst_photos_of_a_certificate_are_named_without_their_folders(tmp_path):

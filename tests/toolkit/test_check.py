@@ -389,6 +389,7 @@ def test_hostile_names_stay_on_their_line_and_are_whole_in_json(sound):
         put(sound / f"train/{name}/{name}.jpg", b"")
     not_utf8 = f"train/a/{os.fsdecode(bytes([255, 254]))}.jpg"
     put(sound / not_utf8, b"")
+    put(sound / "train/a/odd.\x1b[31mkind", b"")
     done = run(sound, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2, done.stderr
     assert done.stdout.isascii()
@@ -611,8 +612,10 @@ def test_without_features_the_check_imports_no_torch(sound):
         ({"features": True, "weights": "none"}, "--weights none: random weights tell nothing; give imagenet"),
         ({"features": True, "weights": "no/such.pth"}, "--weights no/such.pth: no such file; it takes imagenet"),
         ({"features": True, "image_size": 0}, "--image_size 0"),
+        ({"features": True, "csv": Path()}, r"\. is a folder: give the name of a file"),
+        ({"features": True, "page": Path()}, r"\. is a folder: give the name of a file"),
     ],
 )
 def test_options_of_features_that_make_no_sense_are_refused_before_a_photo_is_read(tmp_path, arguments, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, FileNotFoundError, IsADirectoryError), match=message):
         main(tmp_path / "missing", **arguments)

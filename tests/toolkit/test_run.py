@@ -39,6 +39,12 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "atomic").read_bytes() == "ä\r\n".encode()
 
 
+def test_a_name_as_long_as_a_file_system_takes_can_be_written(tmp_path):
+    longest = "\u9577" * 83 + ".jpg"  # 253 bytes
+    files.write_atomic(tmp_path / longest, b"whole")
+    assert os.listdir(tmp_path) == [longest]
+
+
 def test_a_csv_comes_back_cell_by_cell_whatever_is_in_it(tmp_path):
     rows = [["a,b", 'quo"te'], ["new\nline", "a lone\rreturn"], ["\r", ""], [os.fsdecode(b"\xff"), "☃"]]
     files.write_csv(tmp_path / "t.csv", ["x", "y"], rows)

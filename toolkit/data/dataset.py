@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.on_disk.layouts import class_folders, held_out_photos, is_split, read_splits, stratified_split
-from toolkit.data.on_disk.photo_files import find_photos
+from toolkit.data.on_disk.photo_files import find_photos, root_of
 from toolkit.data.sources.source import Columns, open_source
 from toolkit.options import missing_data
 
@@ -37,7 +37,7 @@ class DataSet:
     @property
     def root(self) -> Path:
         "The folder that file names are relative to."
-        return self.path if self.path.is_dir() else self.path.parent
+        return root_of(self.path)
 
     @cached_property
     def classes(self) -> list[str]:

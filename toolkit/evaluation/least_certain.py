@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from toolkit.data.dataset import DataSet
+from toolkit.data.on_disk.photo_files import root_of
 from toolkit.evaluation.mistakes import thumbnails
 from toolkit.files import read_csv, write_csv
 from toolkit.run import Run
@@ -26,7 +27,7 @@ def read_least_certain(run: Run) -> list[dict]:
     if not path.is_file():
         return []
     _, *rows = read_csv(path, COLUMNS)
-    small = thumbnails(Path(run.recipe["data"]["path"]), {file for file, *_ in rows}, run.recipe["preprocess"])
+    small = thumbnails(root_of(run.recipe["data"]["path"]), {file for file, *_ in rows}, run.recipe["preprocess"])
     try:
         return [
             {"file": file, "prediction": prediction, "confidence": float(confidence), "pixels": small.get(file)}

@@ -22,6 +22,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 
 from toolkit import ranks
+from toolkit.data.on_disk.photo_files import root_of
 from toolkit.evaluation.best_epoch import FROM_CONFUSION
 from toolkit.evaluation.mistakes import most_confident_mistakes, thumbnails
 from toolkit.evaluation.results import read_history, read_predictions
@@ -152,7 +153,7 @@ def _mistakes(run: Run) -> Iterator[Mistake]:
     if predictions is None:
         return
     chosen = most_confident_mistakes(predictions)
-    small = thumbnails(Path(run.recipe["data"]["path"]), {predictions.files[i] for i in chosen})
+    small = thumbnails(root_of(run.recipe["data"]["path"]), {predictions.files[i] for i in chosen})
     for number, i in enumerate(chosen, 1):
         file = predictions.files[i]
         label, prediction = (predictions.classes[index[i]] for index in (predictions.labels, predictions.predictions))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.on_disk.folds import ABOUT
+from toolkit.data.on_disk.photo_files import root_of
 from toolkit.evaluation import mistakes
 from toolkit.evaluation.results import Predictions, predictions_in
 from toolkit.files import read_json, write_atomic
@@ -31,16 +32,17 @@ def write_folds_report(out: Path) -> Path:
 
 def render(out: Path, about: dict[str, Any], figures: dict[str, Any], predictions: Predictions) -> str:
     "The HTML of the page. about: folds.json; figures: metrics.json."
-    root = Path(about["data"]["path"])
+    root = root_of(about["data"]["path"])
     options = about["options"] | {"refit": figures.get("model") == "refit", "fold": None}
     return template("folds.html").render(
         out=out,
         about=about,
+        root=root,
         figures=figures,
         plain={name: value for name, value in figures.items() if name != "each" and "reliability" not in name},
         headline=[accuracy_card("Out-of-fold accuracy", predictions), *other_cards(figures, predictions)],
         model=MODELS[figures.get("model")].format(**about),
-        examples=mistakes.examples(predictions, root if root.is_dir() else root.parent),
+        examples=mistakes.examples(predictions, root),
         rows=mistakes.class_rows(predictions, about["data"]["counts"]),
         command=command_line(about | {"options": options}),
     )

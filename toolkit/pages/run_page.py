@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.data.on_disk.photo_files import root_of
 from toolkit.evaluation import mistakes
 from toolkit.evaluation.best_epoch import best_epoch
 from toolkit.evaluation.formatting import number, percent, with_unit
@@ -72,7 +73,8 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
     data, best = run.recipe["data"], best_epoch(figures, history, chosen_by(run))
     counts, heatmaps = data.get("counts"), read_heatmaps(run)
     return template("report.html").render(
-        run=run,
+        folder=named(run.folder),
+        root=root_of(data["path"]),
         recipe=run.recipe | {"augment": transform_facts(run.recipe["augment"])},
         exported=run.path("model.onnx").exists(),
         command=command_line(run.recipe),
@@ -94,7 +96,7 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
         certificate=(certificate := read_certificate(run)),
         verified=verified_sentence(certificate),
         duration=duration(figures),
-        doubts=doubt_gallery(read_doubts(run.path(FILE)), Path(data["path"])) if run.path(FILE).is_file() else None,
+        doubts=doubt_gallery(read_doubts(run.path(FILE)), root_of(data["path"])) if run.path(FILE).is_file() else None,
         tested=read_least_certain(run),
         warnings=data_warnings(run.recipe, predictions),
         counts=svg(plots.counts(counts), "counts") if counts else None,
@@ -103,12 +105,17 @@ def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | 
 
 def examples(run: Run, predictions: Predictions, heatmaps: Heatmaps) -> dict:
     "The photos of the page, as `toolkit.evaluation.mistakes.examples` returns them."
-    return mistakes.examples(predictions, Path(run.recipe["data"]["path"]), heatmaps, run.recipe["preprocess"])
+    return mistakes.examples(predictions, root_of(run.recipe["data"]["path"]), heatmaps, run.recipe["preprocess"])
 
 
 def template(name: str) -> "Template":
     "The template `name` of this folder, with the filters and functions that the pages use."
     return _environment().get_template(name)
+
+
+def named(folder: Path) -> Path:
+    "`folder`, by a path that has a name: that of `.` has none."
+    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 @cache
@@ -118,5 +125,5 @@ def _environment() -> "Environment":
     environment = Environment(loader=PackageLoader("toolkit.pages", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(percent=percent, number=number, short=short, data_uri=data_uri, heat_uri=heat_uri)
-    environment.globals.update(with_unit=with_unit, repr=repr, quoted=lambda path: shlex.quote(str(path)))
+    environment.globals.update(with_unit=with_unit, repr=repr, named=named, quoted=lambda path: shlex.quote(str(path)))
     return environment

@@ -16,7 +16,8 @@ from toolkit.data.preprocess import fitted, preprocessing, resize_center_crop, s
 
 SQUARE = """
 const {decoded, square} = await import("./prepare.js"), [name, preprocess] = arguments;
-const photo = await decoded(await (await fetch(name)).blob(), preprocess.resize), pixels = square(photo, preprocess);
+const blob = await (await fetch(name, {cache: "no-store"})).blob();
+const photo = await decoded(blob, preprocess.resize), pixels = square(photo, preprocess);
 let text = ""; for (const value of pixels) text += String.fromCharCode(value);
 return [btoa(text), photo.height, photo.width];
 """
@@ -81,7 +82,8 @@ def camera_jpeg(path):
 def page(browser, tmp_path_factory):
     "A page whose scripts may ask for photos: (folder, browser)."
     folder = tmp_path_factory.mktemp("prepare")
-    shutil.copy(Path(export.browser.__file__).parent / "prepare.js", folder)
+    for script in ("prepare.js", "orientation.js"):
+        shutil.copy(Path(export.browser.__file__).parent / script, folder)
     (folder / "index.html").write_text("<!doctype html><title>prepare</title>")
     with try_page.served(folder) as url:
         browser.open_url(url)
@@ -119,6 +121,30 @@ def test_nearly_every_byte_is_that_of_python(page, make, suffix, fit):
         found = differences(page, make, suffix, preprocessing(fitted(resize_center_crop(size, ratio), fit)))
         assert found.max() <= 1
         assert (found > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_by_each_orientation_as_in_python(page, orientation, suffix):
+    def turned(path):
+        exif = Image.Exif()
+        exif[0x010F], exif[0x0112] = "a camera", orientation
+        lossless = {"lossless": True} if suffix == ".webp" else {}
+        scene(210, 300).save(path, exif=exif, **lossless)
+
+    found = differences(page, turned, suffix, preprocessing(resize_center_crop(96)))
+    assert found.max() <= 1
+    assert (found > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("length", [3, 8, 20, 30])
+def test_the_damaged_orientation_of_a_webp_says_nothing(page, length):
+    def damaged(path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        scene(210, 300).save(path, lossless=True, exif=exif.tobytes()[:length])
+
+    assert differences(page, damaged, ".webp", preprocessing(resize_center_crop(96))).max() <= 1
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import time
 import zipfile
 
@@ -200,6 +201,15 @@ def test_a_sample_with_classes_as_columns_gets_their_probabilities(model, photos
     for seed in (0, 1, 2, 3, 5, 6):
         expected = probabilities(seed)[[CLASSES.index(name) for name in header[1:]]]
         np.testing.assert_allclose([float(cell) for cell in found[seed][1:]], expected, rtol=1e-4)
+
+
+def test_an_id_is_found_for_a_name_that_looks_like_one_with_its_suffix(model, photos, tmp_path):
+    folder = tmp_path / "named"
+    folder.mkdir()
+    shutil.copy(sorted(photos.glob("*.png"))[0], folder / "b.png.png")
+    given = sample(tmp_path / "s.csv", ["id", "label"], ["b.png.png"])
+    predict(model, folder, tmp_path / "p.csv", "cpu", sample=given)
+    assert [row[0] for row in rows(tmp_path / "p.csv")] == ["id", "b.png.png"]
 
 
 @pytest.mark.parametrize(

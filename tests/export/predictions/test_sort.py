@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -138,7 +139,9 @@ def test_a_folder_that_holds_something_or_is_among_the_photos_is_refused(model, 
     assert not (tmp_path / "p.csv").exists()
 
 
-@pytest.mark.parametrize("classes", [["a/b", "c"], ["..", "c"], ["Unsure", "c"], ["cat", "Cat"], ["con:", "c"]])
+@pytest.mark.parametrize(
+    "classes", [["a/b", "c"], ["..", "c"], ["Unsure", "c"], ["cat", "Cat"], ["con:", "c"], ["sorted.csv", "c"]]
+)
 def test_a_class_whose_name_is_no_folders_is_refused_before_anything_is_written(classes, photos, tmp_path):
     model = tiny_onnx.write(tmp_path / "model.onnx", classes)
     with pytest.raises(ValueError, match="--sort: the (class|folder)"):
@@ -168,3 +171,10 @@ def test_the_command_says_what_to_give_if_there_is_no_list(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.endswith("no such file; give a folder that `export.predict --sort` made\n")
+
+
+def test_a_name_that_ends_as_its_suffix_stays_whole(model, photos, tmp_path):
+    (tmp_path / "named").mkdir()
+    shutil.copy(photos / "img0.png", tmp_path / "named" / "b.png.png")
+    predict(model, tmp_path / "named", tmp_path / "p.csv", sort=tmp_path / "sorted")
+    assert set(files(tmp_path / "sorted")) == {f"{label(0)}/b.png.png", "sorted.csv"}

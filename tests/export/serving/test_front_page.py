@@ -69,7 +69,7 @@ def test_the_page_asks_for_the_token_that_the_service_asks_for(model, photos, br
         assert answered.title != "not answered"
 
 
-@pytest.mark.parametrize("name", ["page.js", "engines.js", "prepare.js"])
+@pytest.mark.parametrize("name", ["page.js", "engines.js", "prepare.js", "orientation.js"])
 def test_its_scripts_come_from_the_service(port, name):
     answer = service.ask(port, f"/{name}")
     assert answer.status == 200

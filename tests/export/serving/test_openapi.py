@@ -37,7 +37,15 @@ def test_answers_are_as_described(port, document, photos):
 
 def test_every_path_is_described_and_answers(port, document):
     paths = {match[1] for match in re.finditer(r'path="(/[^"]*)"', ask(port, "/metrics").body.decode())}
-    assert paths - set(document["paths"]) <= {"/", "/docs", "/openapi.json", "/page.js", "/engines.js", "/prepare.js"}
+    assert paths - set(document["paths"]) <= {
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/page.js",
+        "/engines.js",
+        "/prepare.js",
+        "/orientation.js",
+    }
     for path, methods in document["paths"].items():
         assert ask(port, path, b"x" if "post" in methods else None).status != 404
 

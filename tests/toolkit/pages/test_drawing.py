@@ -1,6 +1,7 @@
 """Plots and thumbnails as the pages show them."""
 
 import base64
+import html
 import io
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from run_folders import make_run
 
 from toolkit.evaluation import mistakes
 from toolkit.pages import plots
-from toolkit.pages.drawing import data_uri, heat_colours, heat_uri, short, with_heat
+from toolkit.pages.drawing import data_uri, heat_colours, heat_uri, short, svg, with_heat
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -30,6 +31,14 @@ def test_thumbnails_are_those_of_pillow_and_the_page_has_them_as_jpeg(tmp_path):
     assert kind == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(content))) as image:
         assert (image.format, image.size) == ("JPEG", (160, 120))
+
+
+def test_a_text_of_a_plot_is_drawn_as_it_is_even_if_it_looks_like_a_colour_or_a_link():
+    name = 'url(#x) id="y" #0072b2'
+    drawn = svg(plots.counts({name: 3, "b": 4}), "counts")
+    assert html.escape(name, quote=False) in drawn
+    assert 'id="counts-figure_1"' in drawn
+    assert "fill: var(--blue)" in drawn
 
 
 def test_a_long_name_keeps_its_start_and_end():

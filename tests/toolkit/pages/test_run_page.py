@@ -15,11 +15,15 @@ from PIL import Image
 from run_folders import NASTY, make_run, recipe, write_predictions
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from toolkit.data.dataset import DataSet
 from toolkit.evaluation import mistakes
 from toolkit.evaluation.formatting import optimism_note
+from toolkit.evaluation.least_certain import read_least_certain, write_least_certain
 from toolkit.evaluation.results import read_predictions
 from toolkit.evaluation.statistics import macro_f1_interval, wilson_interval
+from toolkit.features.doubts import FILE, Doubt, write_doubts
 from toolkit.files import write_json
+from toolkit.loggers.log import final_results
 from toolkit.pages.run_again import command_line
 from toolkit.pages.run_page import render, write_report
 from toolkit.pages.run_text import chance_difference
@@ -153,6 +157,30 @@ def test_the_page_says_where_missing_photos_were(tmp_path):
     page = page_of(small_run(tmp_path))
     assert f"the photos are not at <code>{tmp_path / 'gone'}</code>" in page
     assert "<img" not in page
+
+
+def test_photos_that_a_csv_names_are_shown_as_those_of_a_folder_are(tmp_path):
+    folder = make_run(tmp_path / "run", list("abcd"), photos=tmp_path / "photos")
+    file = "valid/0/0.png"
+    write_doubts(folder / FILE, [Doubt(file, "valid", "a", "odd", "", "9.0", "")])
+    write_least_certain(load(folder), DataSet(tmp_path / "photos", {}, {}), [(tmp_path / "photos" / file, "a", 0.3)])
+    images = page_of(folder).count("<img")
+    (tmp_path / "photos" / "photos.csv").write_text("path,label\n")
+    facts = json.loads((folder / "recipe.json").read_text())
+    write_json(folder / "recipe.json", facts | {"data": facts["data"] | {"path": str(tmp_path / "photos/photos.csv")}})
+    page = page_of(folder)
+    assert page.count("<img") == images > 20
+    assert "No thumbnails" not in page
+    assert read_least_certain(load(folder))[0]["pixels"].shape == (64, 80, 3)
+    _, shown, _ = final_results(load(folder))
+    assert shown[0].pixels.shape == (64, 80, 3)
+
+
+def test_the_page_of_the_folder_one_is_in_has_its_name_and_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(small_run(tmp_path / "my run"))
+    page = page_of(Path())
+    assert "my run</title>" in page
+    assert html.escape(shlex.quote(str(tmp_path / "my run"))) in page
 
 
 def test_an_unreadable_photo_has_no_thumbnail(tmp_path):

@@ -26,6 +26,12 @@ OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 "Files that Windows puts beside photos."
 
 
+def root_of(data: str | Path) -> Path:
+    "The folder that the names of a data set's files are relative to. data: its folder, or its CSV."
+    path = Path(data)
+    return path.parent if path.is_file() else path
+
+
 def find_photos(root: str | Path) -> list[Path]:
     """Every file below `root` with one of SUFFIXES, in natural order of its path relative to `root`.
 
