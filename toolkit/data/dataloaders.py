@@ -39,6 +39,15 @@ class PhotoLoaders(DataLoaders):
     reduced_to: int | None  # shorter side in pixels of cached training photos; None if the cache reduces none
 
 
+def check_own(dls: DataLoaders) -> None:
+    "Raise TypeError for loaders that no recipe made: they do not know their data set."
+    if not isinstance(dls, PhotoLoaders):
+        raise TypeError(
+            f"learn.dls is {type(dls).__name__}, and this needs a recipe's data loaders: take those of "
+            "recipes.hw1.learner(...).dls; for another batch size set learn.dls.train.bs"
+        )
+
+
 def make_dataloaders(
     options: Options,
     data: DataSet,

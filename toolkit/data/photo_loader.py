@@ -65,6 +65,16 @@ class PhotoLoader(TfmdDL):
         loaded = [sample for sample in map(self.do_item, samples) if sample is not None]
         return self.do_batch(loaded) if loaded else None
 
+    def show_batch(
+        self, b: tuple | None = None, max_n: int = 9, *given: Any, unique: bool = False, **options: Any
+    ) -> Any:
+        "fastai's. unique: the first photo, as often as `max_n` says, each time augmented anew."
+        if unique and b is None:
+            self.before_iter()
+            batch = self.load(self.sampler_state.epoch, [self.n * time for time in range(max_n)])
+            b = self.after_batch(to_device(batch, self.device))
+        return super().show_batch(b, max_n, *given, **options)
+
     def batch_photos(self, batch: int) -> list[Path]:
         "The photos of the batch of this number, from 0, in the pass that was started last."
         return [self.items[index % self.n] for index in self.order[batch * self.bs : (batch + 1) * self.bs]]

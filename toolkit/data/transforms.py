@@ -80,7 +80,10 @@ class Label(Transform):
 
     def encodes(self, photo: Path) -> str:
         if photo not in self.labels:
-            raise ValueError(f"{photo} is neither in train nor in valid, so it has no label: leave with_labels out")
+            raise ValueError(
+                f"{photo} is neither in train nor in valid, so it has no label: leave with_labels out; "
+                "`python -m export.verify` judges a model by labelled photos"
+            )
         return self.labels[photo]
 
 

@@ -179,6 +179,7 @@ class LinearProbe(Callback):
         linear_heads(self.model).load_state_dict(head)
         self.probing, self.features = True, None
         self.learn.dl = L()  # no batches: nothing else is trained
+        self.dls.train.sampler_state.next_epoch += 1  # its epoch's draws are nobody's: a notebook's fit is a run's
         smooth = self.recorder.smooth_loss
         smooth.count, smooth.val = 1, torch.tensor(self.found["loss"]) * (1 - smooth.beta)
 

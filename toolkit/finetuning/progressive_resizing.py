@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fastai.callback.core import Callback
 
+from toolkit.data.dataloaders import check_own
 from toolkit.data.transforms import Augment
 from toolkit.ranges import check_ranges
 
@@ -23,6 +24,7 @@ class ProgressiveResizing(Callback):
         self.run = self.learn.is_plain_fit
         if not self.run:
             return
+        check_own(self.dls)
         fixed = self.dls.preprocess["crop"]
         if self.model.pretrained_cfg["fixed_input_size"] and set(self.sizes) != {fixed}:
             sizes = " ".join(map(str, self.sizes))

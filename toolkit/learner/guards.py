@@ -100,8 +100,9 @@ def _by_running_statistics(layer: nn.modules.batchnorm._BatchNorm, inputs: tuple
         layer.eval()
 
 
-def check_callback(callback: Callback) -> None:
-    "Raises ValueError for a callback of fastai's that repeats a part of our Learner."
+def checked_callback(given: Callback | type[Callback]) -> Callback:
+    "The callback, made if it is a class. Raises ValueError for one of fastai's that repeats a part of our Learner."
+    callback = given() if isinstance(given, type) else given
     if isinstance(callback, MixedPrecision | NonNativeMixedPrecision):
         raise ValueError("fastai's MixedPrecision beside our own precision: call learn.to_fp16() or to_bf16() instead")
     if isinstance(callback, GradientAccumulation):
@@ -109,6 +110,7 @@ def check_callback(callback: Callback) -> None:
             "fastai's GradientAccumulation beside our own: give --accum instead, accum= in a notebook, the number "
             "of batches to an optimiser step"
         )
+    return callback
 
 
 class Validation(Callback):

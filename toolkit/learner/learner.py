@@ -27,11 +27,12 @@ from toolkit.data.workers import kept_workers
 from toolkit.learner.accumulate import AccumulateGradients
 from toolkit.learner.cuda_graphs.callback import CudaGraphs
 from toolkit.learner.device import mixed_precision, pick_precision
-from toolkit.learner.guards import OTHER_FITS, LastPhoto, Validation, check_callback
+from toolkit.learner.guards import OTHER_FITS, LastPhoto, Validation, checked_callback
 from toolkit.learner.loss_scaler import LossScaler
 from toolkit.learner.performance import ChannelsLast, compiled, fast_math, layout_for, uncompiled, whole_batches
 from toolkit.learner.profiler import EpochTimer, Profile
 from toolkit.learner.recorder import Progress, Recorder
+from toolkit.models.frozen_body import freeze_body
 from toolkit.options import FREE_NAMES, Options
 from toolkit.ranges import check_ranges
 
@@ -60,11 +61,9 @@ class Learner(FastaiLearner):
     precision: str = "fp32"  # of the forward pass
     exact: bool = False  # computes to the bit what a plain loop does
     fault: BaseException | None = None  # the error that ends this fit
-
     epochs_done: int = 0  # training epochs before this fit, of the run it resumes; -1 if a linear probe comes first
     in_run: bool = False  # this fit is a run's: training.fit.fit writes its files
     resumed: bool = False  # the run has trained before this fit
-
     lr_curve: Any = None  # toolkit.evaluation.results.Curve, measured by the learning-rate finder
     time_spent: EpochTimer | None = None  # of the last run
     profiles: Sequence[Profile] = ()  # of the last run, if --profile was given
@@ -105,15 +104,16 @@ class Learner(FastaiLearner):
         self.precision = pick_precision(precision, self.dls.device)
         mixed_precision(self.model, self.dls.device, precision)
         self.remove_cbs([callback for callback in self.cbs if isinstance(callback, LossScaler)])
-        if precision == "fp16":
-            self.add_cb(LossScaler())
-        return self
+        return self.add_cbs([LossScaler()] * (precision == "fp16"))
 
     def add_cb(self, cb: Callback | type[Callback]) -> "Learner":
         "fastai's. Raises ValueError for a callback that repeats a part of this learner."
-        cb = cb() if isinstance(cb, type) else cb
-        check_callback(cb)
-        return super().add_cb(cb)
+        return super().add_cb(checked_callback(cb))
+
+    def freeze(self) -> None:
+        "Train the classifier and the norms only, whatever the optimiser's groups are; `unfreeze` ends it."
+        self.unfreeze()
+        freeze_body(self.model)
 
     def validate(self, ds_idx: int = 1, dl: DataLoader | None = None, cbs: Callbacks = None) -> list:
         "fastai's. `is_plain_fit` is False meanwhile."

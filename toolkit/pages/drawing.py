@@ -37,13 +37,13 @@ def svg(figure: Figure, name: str) -> str:
     prefix = re.sub(r"\W+", "-", name.lower())
     text = re.sub(r"<[^>]+>", lambda tag: _in_tag(tag[0], prefix), text)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     return text.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 def _in_tag(tag: str, prefix: str) -> str:
     "The tag with ids of this figure alone, since every figure has a figure_1, and with the page's colours."
     tag = re.sub(r'(id="|href="#|url\(#)', rf"\1{prefix}-", tag)
+    tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
     for colour, variable in PAGE_COLOURS.items():
         tag = tag.replace(colour, variable)
     return tag

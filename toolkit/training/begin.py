@@ -6,6 +6,7 @@ from typing import Any
 
 from toolkit import ranks
 from toolkit.data.augmentation import Augmentation, difference
+from toolkit.data.dataloaders import check_own
 from toolkit.data.on_disk.layouts import check_outside_data
 from toolkit.data.preprocess import discarded
 from toolkit.evaluation.results import write_curve
@@ -22,12 +23,14 @@ def begin(folder: str | Path, learn: Learner) -> Run:
     """Return the run in `folder`: a new one with its recipe.json, or the existing one, which is resumed.
 
     The run holds a lock on its folder as long as it lives. Rank 0 does this; other ranks get a run without a lock.
-    Raises FileExistsError if another process holds the folder. Raises ValueError for fewer photos in a batch than
-    ranks, for a folder inside the data set, and if a run is resumed by another method or on other data.
+    Raises FileExistsError if another process holds the folder, TypeError as `check_own` does. Raises ValueError for
+    fewer photos in a batch than ranks, for a folder inside the data set, and if a run is resumed by another method or
+    on other data.
     """
     folder = Path(folder)
     if ranks.rank():
         return Run(folder)
+    check_own(learn.dls)
     check_outside_data(learn.dls.data.path, {"--out": folder})
     if learn.dls.train.bs < ranks.count():
         raise ValueError(
@@ -86,8 +89,8 @@ def recorded(learn: Learner) -> dict[str, Any]:
 def used_options(learn: Learner) -> dict[str, Any]:
     "Return the values finally used of all options, shared and the recipe's own, as JSON has them."
     used = vars(learn.options) | learn.own_options
-    used |= {"device": str(learn.dls.device), "precision": learn.precision}
-    used |= {"workers": learn.dls.train.fake_l.num_workers}
+    used |= {"device": str(learn.dls.device), "precision": learn.precision, "lr": learn.lr}
+    used |= {"workers": learn.dls.train.fake_l.num_workers, "bs": learn.dls.train.bs, "accum": learn.accum}
     if ranks.count() > 1:
         used |= {"processes": ranks.count()}
     if isinstance(learn.loss_func, ClassificationLoss):

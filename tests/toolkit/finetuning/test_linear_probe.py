@@ -203,6 +203,23 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
     assert rates[1] == pytest.approx(4e-3 / 25)  # the schedule begins with the training
 
 
+def test_a_fit_in_a_notebook_trains_what_a_run_trains(folder, tmp_path):
+    def learner():
+        learn = digits.learner(folder, device="cpu")
+        learn.remove_cb(learn.one_cycle)
+        learn.add_cbs([LinearProbe(), OneCycle()])
+        return learn
+
+    first, second = learner(), learner()
+    run = begin(tmp_path / "run", first)
+    for learn, train in ((first, lambda: fit(first, run, 2)), (second, lambda: second.fit(2))):
+        torch.manual_seed(0)  # of the dropout
+        with learn.no_logging():
+            train()
+    losses = [float(row["valid_loss"]) for row in csv.DictReader(run.path("history.csv").open())]
+    assert losses == pytest.approx([values[1] for values in second.recorder.values], rel=1e-6)
+
+
 def test_a_second_fit_in_a_notebook_probes_no_more(learn):
     learn.add_cb(LinearProbe())
     with learn.no_logging():

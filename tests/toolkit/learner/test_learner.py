@@ -4,11 +4,14 @@ import pytest
 import torch
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
+from fastai.data.core import DataLoaders
 from fastai.learner import load_learner
 from noise import write_noise
 
 from recipes import hw1, rapid
+from toolkit.finetuning.layer_decay import layer_groups
 from toolkit.learner.loss_scaler import LossScaler
+from toolkit.training.begin import begin
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,63 @@ def test_exported_by_fastai_and_loaded_a_learner_predicts_as_before(photos, reci
         expected, predicted = learn.predict(photo), load_learner(tmp_path / "learner.pkl").predict(photo)
         assert predicted[0] == expected[0]
         assert torch.equal(predicted[2], expected[2])
+
+
+def bits(learn):
+    return {name: weight.detach().clone() for name, weight in learn.model.named_parameters()}
+
+
+def changed(learn, before):
+    return {name for name, weight in learn.model.named_parameters() if not torch.equal(weight, before[name])}
+
+
+@pytest.mark.parametrize("splitter", [None, layer_groups(0.75, frozen=0.3)])
+def test_freeze_trains_the_classifier_and_the_norms_alone_and_unfreeze_the_rest_again(photos, splitter):
+    learn = learner(photos, precision="fp32")
+    learn.splitter = splitter or learn.splitter
+    norms = {
+        f"{name}.{part}"
+        for name, layer in learn.model.named_modules()
+        if isinstance(layer, torch.nn.BatchNorm2d)
+        for part in ("weight", "bias")
+    }
+    learn.create_opt()
+    trained = {name for name, weight in learn.model.named_parameters() if weight.requires_grad}
+    body = {name for name in trained - norms if not name.startswith("fc.")}
+    before = bits(learn)
+    with learn.no_bar(), learn.no_logging():
+        learn.freeze()
+        learn.fit_one_cycle(1, 1e-2)
+        assert {"fc.weight", "fc.bias"} <= changed(learn, before) <= {"fc.weight", "fc.bias"} | norms
+        before = bits(learn)
+        learn.unfreeze()
+        learn.fit_one_cycle(1, 1e-2)
+    assert body < changed(learn, before) <= trained
+
+
+def test_a_batch_of_one_photo_shows_how_it_is_augmented(photos):
+    dls = learner(photos, precision="fp32", bs=4).dls
+    images, labels, shown = dls.train.show_batch(unique=True, max_n=5, show=False)
+    assert len(shown) == 5
+    assert len({tuple(image.flatten().tolist()) for image in images}) == 5
+    first = dls.train.items[0]
+    assert [dls.vocab[label] for label in labels] == [dls.data.train[first]] * 5
+    assert len(dls.show_batch(unique=True, show=False)[0]) == 9
+    assert {
+        tuple(image.flatten().tolist()) for image in dls.valid.show_batch(unique=True, show=False)[0]
+    }.__len__() == 1
+
+
+def test_a_run_records_what_a_notebook_changed(photos, tmp_path):
+    learn = learner(photos, precision="fp32")
+    learn.lr, learn.dls.train.bs, learn.accumulate.n = 0.0123, 4, 1
+    options = begin(tmp_path / "run", learn).recipe["options"]
+    assert (options["lr"], options["bs"], options["accum"]) == (0.0123, 4, 1)
+
+
+@pytest.mark.parametrize("use", [lambda learn, folder: learn.fit(1), lambda learn, folder: begin(folder, learn)])
+def test_other_data_loaders_are_refused_where_a_recipes_are_needed(photos, tmp_path, use):
+    learn = learner(photos, rapid, precision="fp32", probe=False)
+    learn.dls = DataLoaders(learn.dls.train.new(bs=4), learn.dls.valid.new(bs=4))
+    with pytest.raises(TypeError, match="learn.dls is DataLoaders, .*for another batch size set learn.dls.train.bs"):
+        use(learn, tmp_path / "run")

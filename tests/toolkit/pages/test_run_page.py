@@ -180,7 +180,7 @@ def test_the_page_of_the_folder_one_is_in_has_its_name_and_its_path(tmp_path, mo
     monkeypatch.chdir(small_run(tmp_path / "my run"))
     page = page_of(Path())
     assert "my run</title>" in page
-    assert html.escape(shlex.quote(str(tmp_path / "my run"))) in page
+    assert f"toolkit.report {shlex.quote(str(tmp_path / 'my run'))}" in html.unescape(page)
 
 
 def test_an_unreadable_photo_has_no_thumbnail(tmp_path):
