@@ -5,7 +5,6 @@ Pure functions on numpy arrays: confidence float [n], the calibrated probability
 correct bool [n]. Source: El-Yaniv and Wiener 2010, https://www.jmlr.org/papers/v11/el-yaniv10a.html
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from toolkit.evaluation.calibration import random_halves
 from toolkit.evaluation.statistics import exact_interval
 
 POINTS = 60  # of the curve, at most
-STEPS = 10_000  # in 1: thresholds are rounded down to one, as another device's confidence has other last digits
+STEPS = 10_000  # in 1: confidences are rounded down to one, as another device's have other last digits
 
 
 def precision_over_coverage(confidence: np.ndarray, correct: np.ndarray) -> list[list[float]]:
@@ -26,19 +25,20 @@ def precision_over_coverage(confidence: np.ndarray, correct: np.ndarray) -> list
     return [[float(answered[i] / len(order)), float(right[i] / answered[i])] for i in chosen]
 
 
-def threshold_for(confidence: np.ndarray, correct: np.ndarray, promise: float) -> float | None:
+def threshold_for(confidence: np.ndarray, correct: np.ndarray, promise: float, least: float = 0.0) -> float | None:
     """The confidence of the least confident answer of the largest set that is right with a share of `promise` or more.
 
-    A set holds all images above a confidence. It is never below the least confident image: what is less certain than
-    all of these was not judged. None if there is no such set.
+    A set holds all images above a confidence, which is `least` or more. It is never below the least confident image:
+    what is less certain than all of these was not judged. None if there is no such set.
     """
     if not len(correct):
         return None
     order = np.argsort(-confidence, kind="stable")
-    last = np.append(np.diff(confidence[order]) != 0, True)
+    steps = np.floor(confidence[order] * STEPS) / STEPS
+    last = np.append(np.diff(steps) != 0, True)
     precision = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    kept = np.flatnonzero(last & (precision >= promise))
-    return math.floor(float(confidence[order][kept[-1]]) * STEPS) / STEPS if len(kept) else None
+    kept = np.flatnonzero(last & (precision >= promise) & (steps >= least))
+    return float(steps[kept[-1]]) if len(kept) else None
 
 
 def judged(confidence: np.ndarray, correct: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
@@ -54,16 +54,18 @@ def judged(confidence: np.ndarray, correct: np.ndarray, threshold: float | np.nd
 def promised(confidence: np.ndarray, correct: np.ndarray, promise: float) -> dict[str, Any]:
     """The threshold that keeps the promised precision, and what came of it.
 
-    Each random half of the images is judged by the threshold that was chosen on the other half. The larger one of the
-    two is `threshold`: the smaller one keeps the promise in less than half of the cases, because it was chosen for it.
+    Each random half of the images is judged by the threshold that was chosen on the other half. `threshold` is the
+    lowest one that keeps the promise on all images and is not below either. The smaller one of the two keeps it on new
+    images in less than half of the cases, because it was chosen for it.
     Keys: promise, threshold, those of `judged`, and `curve` of `precision_over_coverage`.
-    Raises ValueError if the promise can't be kept: a half has no threshold, or the exact 95 % interval of the precision
+    Raises ValueError if the promise can't be kept: there is no threshold, or the exact 95 % interval of the precision
     of both halves together lies below the promise.
     """
     curve, halves = precision_over_coverage(confidence, correct), random_halves(len(correct))
     thresholds = [threshold_for(confidence[half], correct[half], promise) for half in halves]
     found: dict[str, Any] = {}
-    if None not in thresholds:
+    threshold = None if None in thresholds else threshold_for(confidence, correct, promise, max(thresholds))
+    if threshold is not None:
         by_other = np.empty(len(correct))
         by_other[halves[0]], by_other[halves[1]] = thresholds[::-1]
         found = judged(confidence, correct, by_other)
@@ -73,4 +75,4 @@ def promised(confidence: np.ndarray, correct: np.ndarray, promise: float) -> dic
             f"--promise {promise:g} can't be kept on {len(correct)} validation photos: of the most confident "
             f"{share:.0%} of them {right:.1%} are right; give a lower precision, or 0 for none"
         )
-    return {"promise": promise, "threshold": max(thresholds), **found, "curve": curve}
+    return {"promise": promise, "threshold": threshold, **found, "curve": curve}
