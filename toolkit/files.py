@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
-KEPT_FREE = 0.05  # of a disk
 DEPTH = 20  # levels of a JSON file; our own have at most 5
 
 
@@ -60,26 +58,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def file_lock(path: Path, **options: Any) -> FileLock:
-    """A lock of the file `path`, by filelock. The file is made first: filelock takes one that it can't make for locked.
+    """A lock of the file `path`, by filelock, which takes a file that it can't make for locked.
 
-    options: filelock's. Raises OSError if the file can't be made.
+    options: filelock's. Raises OSError if the file can't be made. It is not made here: on a disk without locks, such as
+    some network file systems, filelock locks by the file's presence.
     """
     try:
-        path.touch()
+        if path.exists():
+            path.touch()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise type(error)(f"{path.parent} can't be written to ({error.strerror}): give another folder") from error
     return FileLock(path, **options)
-
-
-def check_disk_space(folder: Path, needed: int, option: str) -> None:
-    "Raise OSError, naming the option, if `needed` bytes in `folder` would leave less than KEPT_FREE of its disk free."
-    disk = shutil.disk_usage(folder)
-    kept = int(disk.total * KEPT_FREE)
-    if needed > disk.free - kept:
-        raise OSError(
-            f"{option} {folder}: the photos take {size_text(needed)}, {size_text(disk.free)} are free there and "
-            f"{size_text(kept)} (5 % of the disk) stay so; give a folder on a larger disk, or leave {option} out"
-        )
 
 
 def size_text(count: int) -> str:
@@ -115,10 +106,20 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     "Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN and infinity, which are not JSON."
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # of a file name that is not UTF-8: escapes keep it
-        text = json.dumps(value, indent=2, allow_nan=False)
-    write_atomic(path, text + "\n")
+    write_atomic(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    "`value` as JSON that is Unicode text. Raises ValueError for NaN and infinity, which are not JSON."
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    if not is_unicode(text):  # escapes keep it
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    "False if the text holds letters of a file name that is not UTF-8."
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from toolkit import ranks
 from toolkit.data.dataset import DataSet, recorded_dataset
 from toolkit.data.on_disk.folds import FOLDS, HELD_OUT, fold_folder, holds_folds
-from toolkit.files import file_lock, read_json
+from toolkit.files import file_lock, is_unicode, read_json
 from toolkit.schema import metrics_fault, read_recipe
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) ->
             raise ValueError("--resume without --out: say which run to go on with, as in --out runs/x --resume")
         return _unused(Path("runs") / recipe / f"{time.strftime('%Y%m%d-%H%M%S')}-{loss}")
     folder = Path(out)
+    if not is_unicode(str(out)):
+        raise ValueError(f"--out {str(out)!r} is not Unicode text: give a folder whose name is")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: give a folder for the run")
     if folder.exists() and any(folder.iterdir()) and not resume:

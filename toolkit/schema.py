@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data import preprocess
-from toolkit.data.dataset import classes_fault
+from toolkit.data.on_disk.class_names import classes_fault
 from toolkit.files import read_json
 
 

@@ -1,7 +1,6 @@
 """Export a torch model as an ONNX graph with normalization, softmax and metadata in one file."""
 
 import contextlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.convert.fold_batch_norm import folded
+from toolkit.files import json_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,6 +88,6 @@ def write_metadata(path: Path, values: dict[str, Any]) -> None:
 
     model = onnx.load(path)
     kept = {prop.key: prop.value for prop in model.metadata_props}
-    added = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in values.items()}
+    added = {name: json_text(value) for name, value in values.items()}
     onnx.helper.set_model_props(model, kept | added)
     onnx.save(model, path)

@@ -6,6 +6,8 @@ from typing import Any
 
 import onnx
 
+from toolkit.files import json_text
+
 
 def last_part(path: str) -> str:
     "The last name of a path of any system, as Unicode text; a plain word stays as it is."
@@ -42,11 +44,11 @@ def published(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     if "recipe" in metadata:
-        metadata["recipe"] = json.dumps(without_paths(json.loads(metadata["recipe"])), ensure_ascii=False)
+        metadata["recipe"] = json_text(without_paths(json.loads(metadata["recipe"])))
     certificate = json.loads(metadata.get("verification", "null"))
     if isinstance(certificate, dict) and "worst" in certificate:
         certificate["worst"] = [[last_part(name), *rest] for name, *rest in certificate["worst"]]
-        metadata["verification"] = json.dumps(certificate, ensure_ascii=False)
+        metadata["verification"] = json_text(certificate)
     onnx.helper.set_model_props(model, metadata)
     _clear(model.graph)
     for function in model.functions:

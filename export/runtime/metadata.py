@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.data.dataset import classes_fault
+from toolkit.data.on_disk.class_names import classes_fault
 from toolkit.data.preprocess import check, upgraded
 from toolkit.files import parse_json
 

@@ -354,6 +354,36 @@ def test_a_run_folder_keeps_a_file_name_that_is_not_utf8(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b"file\ncaf\xe9.jpg\n"
 
 
+def test_a_run_is_complete_if_names_of_its_photos_and_of_their_folder_are_not_utf8(photos, tmp_path, capfd):
+    data = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(photos, data)
+    odd = data / "val" / "c1" / os.fsdecode(b"1\xff.png")
+    (data / "val" / "c1" / "1.png").rename(odd)
+    arguments = [
+        word for name, value in (OPTIONS | {"data": data, "epochs": 1}).items() for word in (f"--{name}", value)
+    ]
+    assert here(*arguments, "--out", tmp_path / "run") == 0, capfd.readouterr().err
+    metadata = {prop.key: json.loads(prop.value) for prop in onnx.load(tmp_path / "run" / "model.onnx").metadata_props}
+    assert f"val/c1/{odd.name}" in [name for name, *_ in metadata["verification"]["worst"]]
+    assert metadata["recipe"]["options"]["data"] == str(data)
+    assert here(*arguments, "--out", tmp_path / os.fsdecode(b"r\xe9")) == 2
+    assert "is not Unicode text: give a folder whose name is" in capfd.readouterr().err
+
+
+def test_photos_to_predict_may_be_added_after_training(photos, tmp_path, recwarn):
+    data = shutil.copytree(photos, tmp_path / "data")
+    (data / "test").mkdir()
+    shutil.copy(data / "val" / "c0" / "0.png", data / "test" / "0.png")
+    run, learn = begin(data, tmp_path / "run")
+    fit(learn, run, 1)
+    shutil.copy(data / "val" / "c0" / "1.png", data / "test" / "1.png")
+    assert len(run.dataset().test) == 2
+    del run
+    run, learn = begin(data, tmp_path / "run")
+    fit(learn, run, 2)
+    assert not [said for said in recwarn if "have changed" in str(said.message)]
+
+
 def test_a_last_mini_batch_of_one_photo_is_trained_on_by_the_running_statistics(photos, tmp_path):
     "torch's batch norm raises where a layer has one value per channel, as this network's last ones have at 32 pixels."
     run, learn = begin(photos, tmp_path / "run", bs=47, accum=1)

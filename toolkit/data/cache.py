@@ -25,11 +25,12 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from toolkit.data.dataset import DataSet
+from toolkit.data.on_disk.free_space import check_disk_space
 from toolkit.data.on_disk.layouts import check_outside_data
 from toolkit.data.on_disk.photo_files import file_states
 from toolkit.data.photo import decoder_digest, likely_size, read_reduced
 from toolkit.data.preprocess import smallest_side
-from toolkit.files import check_disk_space, file_lock, replacing, size_text, target_of
+from toolkit.files import file_lock, replacing, size_text, target_of
 from toolkit.machine import cores
 from toolkit.threads import in_order
 

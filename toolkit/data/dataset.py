@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.on_disk.class_names import classes_fault
 from toolkit.data.on_disk.layouts import class_folders, held_out_photos, is_split, read_splits, stratified_split
 from toolkit.data.on_disk.photo_files import find_photos, root_of
 from toolkit.data.sources.source import Columns, open_source
 from toolkit.options import missing_data
-
-MOST_CLASSES = 100_000  # ImageNet's largest edition has 21,841
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,29 @@ class DataSet:
         "`path` as a file names it: relative to the root, with forward slashes; unchanged if it lies outside."
         return _relative(path, self.root)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        "SHA-256 of every file's split, label, path and size: it changes if a photo is added, moved or relabelled."
-        digest = hashlib.sha256()
+        "SHA-256 of each labelled photo's split, label, path and size: it changes if one is added, moved or relabelled."
+        return self.fingerprints[0]
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, str]:
+        "The fingerprint, and the same of these photos and those to predict."
         parts = {"train": self.train, "valid": self.valid, "held_out": self.held_out}
         labelled = [(split, *pair) for split, part in parts.items() for pair in part.items()]
-        for split, path, label in [*labelled, *(("test", path, "") for path in self.test.values())]:
+        digest = self._digest(hashlib.sha256(), labelled)
+        to_predict = [("test", path, "") for path in self.test.values()]
+        return digest.hexdigest(), self._digest(digest.copy(), to_predict).hexdigest()
+
+    def _digest(self, digest: Any, photos: list[tuple[str, Path, str]]) -> Any:
+        for split, path, label in photos:
             line = f"{split}\0{label}\0{self.relative(path)}\0{path.stat().st_size}\n"
             digest.update(line.encode(errors="surrogatepass"))  # a file's name need not be unicode
-        return digest.hexdigest()
+        return digest
+
+    def is_recorded(self, fingerprint: str) -> bool:
+        "True if a run that recorded this fingerprint has these labelled photos. Older runs recorded that with test."
+        return fingerprint in self.fingerprints
 
     def without(self, photos: Mapping[Path, str]) -> "DataSet":
         """The data set without `photos`. Its `left_out` has them.
@@ -129,7 +141,7 @@ def recorded_dataset(recipe: dict[str, Any]) -> tuple[DataSet, str | None]:
     for place in (recorded["path"], *filter(None, [recorded.get("source")])):
         try:
             data = _recorded_at(place, recipe)
-            if data.fingerprint == recorded["fingerprint"]:
+            if data.is_recorded(recorded["fingerprint"]):
                 return data, None
             fault = "have changed since"
         except (OSError, ValueError, ImportError) as error:
@@ -146,19 +158,6 @@ def _recorded_at(place: str, recipe: dict[str, Any]) -> DataSet:
     photos = {data.relative(photo): photo for photo in (*data.train, *data.valid)}
     data = data.without({photo: reasons[name] for name, photo in photos.items() if name in reasons})
     return data.holding_out({photo for name, photo in photos.items() if name in held_out}) if held_out else data
-
-
-def classes_fault(classes: Any) -> str | None:
-    "The reason why `classes` can't be the class names of a model; None if they can."
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
-        return "its classes are not a list of names"
-    if len(classes) > MOST_CLASSES:
-        return f"it names {len(classes):,} classes, at most {MOST_CLASSES:,} are read"
-    if len(set(classes)) < len(classes):
-        return "two of its classes have one name"
-    if any("\ud800" <= letter <= "\udfff" for letter in "".join(classes)):
-        return "a name of its classes is not Unicode text"
-    return None
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -136,7 +136,7 @@ def _still_unreadable(data: DataSet, outcome: dict[str, Any], workers: int | Non
 def _cache_file(data: DataSet) -> Path | None:
     "The file of the outcome: another one if a photo, a label or the decoder changes. None if the user has no home."
     states = file_states([*data.train, *data.valid]).hex()
-    key = hashlib.sha256(f"{data.fingerprint} {decoder_digest()} {states}".encode())
+    key = hashlib.sha256(f"{data.fingerprints[1]} {decoder_digest()} {states}".encode())
     try:
         return xdg_cache_home() / "rapid-finetune" / "checked" / f"{key.hexdigest()}.json"
     except RuntimeError:  # the system does not know this user, as in a container

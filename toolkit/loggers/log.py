@@ -89,7 +89,12 @@ class LogEpochs(Callback):
         "Start every logger. Raises ValueError if one can't start."
         for name, logger in self.chosen.items():
             sent = self.sent[name]
-            sent["id"] = logger.open(self.target, sent["id"], sent["epochs"])
+            try:
+                sent["id"] = logger.open(self.target, sent["id"], sent["epochs"])
+            except Exception as error:
+                if str(error).startswith("--log "):
+                    raise
+                raise ValueError(f"--log {name} can't start: {first_line(error)}") from error
             self.opened.append(name)
             self._write_log()
 
@@ -104,7 +109,7 @@ class LogEpochs(Callback):
         epochs = finished_epochs(self.target)
         for name in self.opened:
             logger, sent = self.chosen[name], self.sent[name]
-            with _printing_errors(name, logger, "what is missing there is sent next time, or with --resume"):
+            with _printing_errors(name, "what is missing there is sent next time, or with --resume"):
                 logger.log_epochs({epoch: row for epoch, row in epochs.items() if epoch > sent["epochs"]})
                 sent["epochs"] = len(epochs)
                 if results and sent["results"] < len(epochs):
@@ -115,16 +120,16 @@ class LogEpochs(Callback):
 
     def close(self, status: str) -> None:
         for name in self.opened:
-            with _printing_errors(name, self.chosen[name], "what is missing there is in the run's files"):
+            with _printing_errors(name, "what is missing there is in the run's files"):
                 self.chosen[name].close(status)
 
 
 @contextmanager
-def _printing_errors(name: str, logger: Logger, remedy: str) -> Iterator[None]:
-    "Print the error of a logger that is unavailable: it is no reason to end a training run."
+def _printing_errors(name: str, remedy: str) -> Iterator[None]:
+    "Print any error of a logger, whose library may raise another library's: none is a reason to end a training run."
     try:
         yield
-    except (OSError, *logger.unavailable) as error:
+    except Exception as error:
         print(f"--log {name}: {first_line(error)}; {remedy}", file=sys.stderr, flush=True)
 
 

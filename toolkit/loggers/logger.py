@@ -23,19 +23,15 @@ class Mistake:
 class Logger(Protocol):
     """The class `Logger` of toolkit.loggers.<name>.
 
-    Every method may raise OSError or one of `unavailable` if the logger's service can't be reached.
+    `open` raises ValueError if it can't start; the message says why and what to do. Other methods may raise any error:
+    it is printed, and training goes on.
     """
-
-    unavailable: tuple[type[Exception], ...]
 
     def folder(self) -> Path | None:
         "The folder outside the run folder in which it keeps images on this machine; None if there is none."
 
     def open(self, run: Run, id: str | None, epochs: int) -> str:
-        """Start to log `run`, or continue under `id` after `epochs` epochs. Returns the id, which log.json keeps.
-
-        Raises ValueError if it can't start; the message says why and what to do.
-        """
+        "Start to log `run`, or continue under `id` after `epochs` epochs. Returns the id, which log.json keeps."
 
     def log_epochs(self, rows: dict[int, dict[str, float]]) -> None:
         "Log the CURVES of each epoch, by its number, each epoch once."

@@ -25,8 +25,6 @@ PARAMS = 100  # the maximum in one request
 
 
 class Logger:
-    unavailable = (MlflowException,)
-
     def folder(self) -> Path | None:
         store = urlsplit(mlflow.get_tracking_uri())
         if store.scheme in ("", "file"):

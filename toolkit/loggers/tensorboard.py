@@ -12,8 +12,6 @@ from toolkit.run import Run
 
 
 class Logger:
-    unavailable = ()
-
     def folder(self) -> None:
         return None
 

@@ -8,10 +8,8 @@ import contextlib
 import io
 import os
 import secrets
-import sqlite3
 from pathlib import Path
 
-import httpx
 import trackio
 from trackio.utils import TRACKIO_DIR
 
@@ -22,8 +20,6 @@ PROJECT = "rapid-finetune"
 
 
 class Logger:
-    unavailable = (RuntimeError, sqlite3.Error, httpx.HTTPError)  # of the upload of model.onnx
-
     def folder(self) -> Path:
         return Path(TRACKIO_DIR)
 

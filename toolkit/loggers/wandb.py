@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import wandb
-from wandb.errors import CommError, Error, UsageError
+from wandb.errors import CommError, UsageError
 
 from toolkit.loggers.logger import Mistake, first_line, hyperparameters
 from toolkit.run import Run
@@ -14,8 +14,6 @@ WAIT = 600  # seconds to keep sending after the end if the network is slow or do
 
 
 class Logger:
-    unavailable = (Error,)
-
     def folder(self) -> Path:
         return Path(os.environ.get("WANDB_DIR", ""), "wandb")
 

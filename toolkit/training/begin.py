@@ -44,7 +44,7 @@ def begin(folder: str | Path, learn: Learner) -> Run:
     if run.path("recipe.json").is_file():
         if not learn.options.resume and learn.options.out:  # another process created it meanwhile
             raise FileExistsError(f"{folder} already holds a run: give another --out, or --resume to go on with it")
-        check_resume(run, recipe, learn.free)
+        check_resume(run, recipe, learn)
         recipe |= {name: run.recipe[name] for name in ("created", "searched") if name in run.recipe}
     if learn.lr_curve is not None:
         write_curve(learn.lr_curve, run)
@@ -103,11 +103,11 @@ def as_json(value: Any) -> Any:
     return data_text(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
-def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None:
-    "Raises ValueError if `recipe`, of the learner that resumes `run`, has another method or other data."
+def check_resume(run: Run, recipe: dict[str, Any], learn: Learner) -> None:
+    "Raises ValueError if `recipe`, of the learner that resumes `run`, has another method or other labelled photos."
     before = run.recipe
     same_recipe(run, recipe["recipe"])
-    names = (recipe["options"].keys() | before["options"].keys()) - free - {"processes"}
+    names = (recipe["options"].keys() | before["options"].keys()) - learn.free - {"processes"}
     defaults = vars(Options())  # of an option that an older version did not have
     if unknown := sorted(name for name in names if name not in before["options"] and name not in defaults):
         raise ValueError(
@@ -120,7 +120,7 @@ def check_resume(run: Run, recipe: dict[str, Any], free: frozenset[str]) -> None
                 f"--resume {run.folder}: it was begun with --{name} {old}, now it is {new}; "
                 "resume with the old value, or give another --out"
             )
-    if before["data"]["fingerprint"] != recipe["data"]["fingerprint"]:
+    if not learn.dls.data.is_recorded(before["data"]["fingerprint"]):
         raise ValueError(f"--resume {run.folder}: the photos are not those it was begun with; give another --out")
     if before["preprocess"] != recipe["preprocess"]:
         names = [name for name in recipe["preprocess"] if before["preprocess"].get(name) != recipe["preprocess"][name]]

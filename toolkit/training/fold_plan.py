@@ -122,7 +122,7 @@ def check_plan(options: Options, data: DataSet) -> None:
             f"--resume {options.out}: it was begun with --folds {about['folds']}, now it is {options.folds}; resume "
             "with the old value, or give another --out"
         )
-    if about["data"]["fingerprint"] != data.fingerprint:
+    if not data.is_recorded(about["data"]["fingerprint"]):
         raise ValueError(f"--resume {options.out}: the photos are not those it was begun with; give another --out")
 
 

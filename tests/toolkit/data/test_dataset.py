@@ -100,11 +100,18 @@ def test_the_fingerprint_depends_on_labels_files_and_sizes_but_not_on_the_folder
     assert copied.fingerprint == before
     (tmp_path / "copy/train/0/a2.png").rename(tmp_path / "copy/train/1/b.png")
     assert find_data(tmp_path / "copy").fingerprint != before
+    (homework / "train/0/a2.png").write_bytes(b"other")
+    assert find_data(homework).fingerprint != before
+
+
+def test_photos_to_predict_that_are_added_later_change_what_was_checked_but_not_what_was_trained_on(homework):
+    before = find_data(homework)
     put(homework, "test/t11.png")
-    more = find_data(homework).fingerprint
-    assert more != before
-    (homework / "test/t11.png").write_bytes(b"other")
-    assert find_data(homework).fingerprint != more
+    after = find_data(homework)
+    assert after.fingerprint == before.fingerprint
+    assert after.fingerprints[1] != before.fingerprints[1]
+    assert before.is_recorded(before.fingerprints[1])  # by an older run
+    assert not after.is_recorded(before.fingerprints[1])
 
 
 def test_hidden_files_and_other_files_are_no_photos(homework):

@@ -240,14 +240,26 @@ def test_an_unreachable_server_is_reported_and_gets_the_missing_epochs_later(pho
 def test_a_tracker_that_is_gone_at_the_end_ends_no_run(photos, tmp_path, monkeypatch, capfd):
     trackio = pytest.importorskip("trackio")
 
+    class Odd(Exception):
+        "As a library of a library may raise, such as the one that stores artifacts."
+
     def gone(*given, **named):
-        raise RuntimeError("trackio remote client not ready after 60.0s")
+        raise Odd("trackio remote client not ready after 60.0s")
 
     monkeypatch.setattr(trackio.Run, "log_artifact", gone)
     run = train_until(photos, tmp_path / "gone", 1, ["trackio"])
     assert run.metrics["epochs"] == 1
     assert "--log trackio: trackio remote client not ready after 60.0s; what is missing" in capfd.readouterr().err
     assert run.read_json("log.json")["trackio"]["results"] == 0
+
+
+def test_a_tracker_that_cannot_start_for_a_reason_of_its_own_is_named(photos, tmp_path, monkeypatch):
+    def odd(**given):
+        raise KeyError("one validation error for Settings")
+
+    monkeypatch.setattr(pytest.importorskip("wandb"), "init", odd)
+    with pytest.raises(ValueError, match="--log wandb can't start: 'one validation error for Settings'"):
+        train_until(photos, tmp_path / "new", 1, ["wandb"])
 
 
 def test_the_error_for_a_missing_library_names_the_pip_command(monkeypatch):

@@ -20,9 +20,10 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from toolkit import ranks
+from toolkit.data.on_disk.free_space import KEPT_FREE
 from toolkit.data.on_disk.photo_files import file_states, photo_names
 from toolkit.data.sources.columns import Columns
-from toolkit.files import KEPT_FREE, file_lock, read_json, size_text, write_json
+from toolkit.files import file_lock, read_json, size_text, write_json
 
 ABOUT, TABLE = ".unpacked.json", "photos.csv"
 VERSION = 1  # of how sources are unpacked
