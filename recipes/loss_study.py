@@ -20,6 +20,7 @@ from typing import Any
 
 from toolkit.command import run_script
 from toolkit.commandline.parsing import parsed
+from toolkit.data.dataset import recorded_dataset
 from toolkit.evaluation.best_epoch import out_of_patience
 from toolkit.options import FREE_NAMES
 from toolkit.recipe.named import load_recipe
@@ -60,9 +61,18 @@ def plan(
     for seed in range(seeds):
         for name, own in chosen.items():
             folder = out / re.sub(r"[^\w.+-]+", "-", f"{name}-{seed}")
-            flags = [f"--{word}" for word in (*settings, *own, f"seed={seed}", f"out={folder}", "resume")]
+            flags = [flag(word, recipe) for word in (*settings, *own, f"seed={seed}", f"out={folder}", "resume")]
             runs.append((name, resolved_options(recipe.recipe, parsed(recipe, flags))))
     return runs
+
+
+def flag(word: str, recipe: Callable[..., list]) -> str:
+    "Return name=value as the recipe's command line takes it: an option that is a flag as --name or --no-name."
+    name, _, value = word.partition("=")
+    default = recipe.__signature__.parameters[name].default if name in recipe.__signature__.parameters else None
+    if isinstance(default, bool) and value in ("True", "False"):
+        return f"--{name}" if value == "True" else f"--no-{name}"
+    return f"--{word}"
 
 
 def resolved_options(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +108,13 @@ def finished(recipe: str, wanted: dict) -> bool:
         return False
     epochs, best = (run.metrics.get(name) for name in ("epochs", "best_epoch"))
     return epochs == (wanted["epochs"] or before["epochs"]) or out_of_patience(epochs, best, wanted.get("patience"))
+
+
+def check_photos(folders: Sequence[Path]) -> None:
+    "Raise ValueError if the photos of a finished run have changed since: others could not be compared with it."
+    for folder in folders:
+        if fault := recorded_dataset(load(folder).recipe)[1]:
+            raise ValueError(f"the photos of {folder} {fault}: bring them back, or give another --out to run all again")
 
 
 def as_recorded(name: str, value: object) -> object:
@@ -145,6 +162,8 @@ def study(
     settings = [f"{key}={value}" for key, value in shared.items() if value is not None] + list(options)
     grid = plan(command, variants(losses, vary, settings), settings, seeds, out)
     done = [finished(name, wanted) for _, wanted in grid]  # checks all runs before the first is trained
+    if not all(done):
+        check_photos([wanted["out"] for (_, wanted), is_done in zip(grid, done, strict=True) if is_done])
     for number, ((_, wanted), is_done) in enumerate(zip(grid, done, strict=True), 1):
         print(f"run {number} of {len(grid)}: {wanted['out']}{' is done' if is_done else ''}", flush=True)
         if not is_done:

@@ -91,7 +91,7 @@ def _check(out: str, options: PredictOptions) -> None:
     workers, share, actors = options.workers, options.share, options.actors
     if (workers or 0) < 0:
         raise ValueError(f"--workers {workers}: give 0 threads, for none beside the main one, or more")
-    if (share is not None and share <= 0) or (actors is not None and actors < 1):
+    if (share is not None and not share > 0) or (actors is not None and actors < 1):
         raise ValueError(f"--share {share} --actors {actors}: give more than 0")
     if not is_uri(out) and os.path.exists(out) and not os.path.isdir(out):
         raise NotADirectoryError(f"--out {out} is a file: --engine ray writes a folder of Parquet shards")

@@ -60,6 +60,8 @@ def _lines(file: Path) -> list[str]:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error.reason}): save it as UTF-8, one path a line") from error
+    if any("\0" in line for line in lines):
+        raise ValueError(f"{file} holds NUL bytes, as UTF-16 does: save it as UTF-8, one path a line")
     return [line.rstrip("\r") for line in lines if line.strip()]
 
 

@@ -283,6 +283,7 @@ def photos(tmp_path):
     (tmp_path / "text.onnx").write_text("<html>")
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png")
+    (tmp_path / "wide.txt").write_bytes("photos/a.png\n".encode("utf-16-le"))
     return tmp_path
 
 
@@ -294,6 +295,7 @@ def photos(tmp_path):
         ("{model} photos/*.jpg", "error: photos/*.jpg: no images found in it"),
         ("{model} blank.txt", "error: blank.txt: no images found in it"),
         ("{model} latin.txt", "error: latin.txt is not UTF-8 text"),
+        ("{model} wide.txt", "error: wide.txt holds NUL bytes, as UTF-16 does: save it as UTF-8, one path a line"),
         ("gone.onnx photos", "error: gone.onnx: no such file; give a model.onnx"),
         ("text.onnx photos", "error: text.onnx is not a model that onnxruntime can load on cpu"),
         ("photos photos", "error: photos is a folder: give the model file"),

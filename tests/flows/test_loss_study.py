@@ -1,6 +1,7 @@
 """The study's command: what it writes, how it goes on, what it refuses."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from noise import write_noise
 
 from recipes import hw1, loss_study
 from toolkit import command
+from toolkit.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--arch test_resnet --weights none --image_size 32 --bs 8 --device cpu --precision fp32 --lr 0.01".split()
@@ -143,6 +145,28 @@ def test_any_option_is_varied_with_each_loss_and_names_the_variant():
     ]
     assert runs[1][1]["out"] == Path("out/ce-lr-0.5-0")
     assert all(wanted["epochs"] == 2 and wanted["resume"] for _, wanted in runs)
+
+
+def test_a_flag_may_vary_too():
+    chosen = loss_study.variants(["ce"], ["exact", "True", "False"], [])
+    runs = loss_study.plan(hw1.main, chosen, ["device=cpu", "compile=False"], 1, Path("out"))
+    assert [wanted["exact"] for _, wanted in runs] == [True, False]
+
+
+def test_a_study_whose_photos_changed_is_refused_before_more_is_trained(interrupted, tmp_path, capfd):
+    out, data = tmp_path / "out", tmp_path / "data"
+    shutil.copytree(interrupted[0] / "ce-0", out / "ce-0")
+    recipe = json.loads((out / "ce-0" / "recipe.json").read_text())
+    shutil.copytree(recipe["data"]["path"], data)
+    recipe["data"]["path"] = recipe["options"]["data"] = str(data)
+    write_json(out / "ce-0" / "recipe.json", recipe)
+    (data / "train" / "c0" / "0.png").unlink()
+    assert study(*words(data, out, "--losses", "ce", "focal", "--seeds", 1, "--epochs", 3)) == 2
+    said, stderr = capfd.readouterr()
+    assert said == ""
+    assert stderr.startswith(
+        f"error: the photos of {out / 'ce-0'} have changed since: bring them back, or give another"
+    )
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,8 @@ def test_a_study_takes_it_by_its_file(mine):
         ("nothing.py", "--recipe nothing.py: no such file"),
         ("nothing", "--recipe nothing: no such module"),
         ("nothing.mine", "--recipe nothing.mine: no such module"),
+        ("./sub/nothing", "--recipe ./sub/nothing: no such module"),
+        ("recipes/hw1", "--recipe recipes/hw1: no such module; give .* a module or recipes/hw1.py"),
         ("json", "--recipe json: it has no `main = pipeline"),
     ],
 )

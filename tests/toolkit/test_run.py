@@ -8,12 +8,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 
 import pytest
+from filelock import Timeout
 from safetensors.torch import load_file
 
 from export.predictions import journal
 from toolkit import files, run
+from toolkit.data.on_disk.photo_files import natural_key
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -43,6 +46,28 @@ def test_a_name_as_long_as_a_file_system_takes_can_be_written(tmp_path):
     longest = "\u9577" * 83 + ".jpg"  # 253 bytes
     files.write_atomic(tmp_path / longest, b"whole")
     assert os.listdir(tmp_path) == [longest]
+
+
+def test_a_disk_without_locks_is_locked_by_the_files_presence(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def missing(*given):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # filelock's, that it does so
+        with files.file_lock(tmp_path / ".lock", timeout=0):
+            with pytest.raises(Timeout):
+                files.file_lock(tmp_path / ".lock", timeout=0).acquire()
+        with files.file_lock(tmp_path / ".lock", timeout=0):
+            pass
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == []
+
+
+def test_names_sort_by_their_numbers_however_many_digits_they_have():
+    names = ["a10", "a2", "a" + "9" * 5000]
+    assert sorted(names, key=natural_key) == ["a2", "a10", "a" + "9" * 5000]
 
 
 def test_a_csv_comes_back_cell_by_cell_whatever_is_in_it(tmp_path):

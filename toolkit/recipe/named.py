@@ -1,6 +1,5 @@
 """A recipe's command by the name of the recipe, of a module or of a file."""
 
-import contextlib
 import importlib
 import importlib.util
 import sys
@@ -24,13 +23,20 @@ def load_recipe(name: str) -> Callable[..., list]:
 
 
 def _module_called(name: str) -> ModuleType:
-    for dotted in (f"recipes.{name}", name):
-        with contextlib.suppress(ModuleNotFoundError):  # of a package that is not there
-            if importlib.util.find_spec(dotted) is not None:
-                break
-    else:
-        raise ValueError(f"--recipe {name}: no such module; give digits, hw1, rapid, a module or FILE.py")
+    dotted = next((each for each in (f"recipes.{name}", name) if _is_module(each)), None)
+    if dotted is None:
+        file = f"{name}.py" if Path(f"{name}.py").is_file() else "FILE.py"
+        raise ValueError(f"--recipe {name}: no such module; give digits, hw1, rapid, a module or {file}")
     return importlib.import_module(dotted)
+
+
+def _is_module(dotted: str) -> bool:
+    if not all(part.isidentifier() for part in dotted.split(".")):
+        return False
+    try:
+        return importlib.util.find_spec(dotted) is not None
+    except ModuleNotFoundError:  # of a package that is not there
+        return False
 
 
 def _module_in(file: Path) -> ModuleType:

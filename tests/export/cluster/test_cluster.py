@@ -420,6 +420,7 @@ def test_images_that_can_not_be_had_are_refused(tmp_path, images, error, said):
     [
         ({"bs": 0}, "--bs 0: give auto, or how many images a batch has, at least 1"),
         ({"share": 0.0}, "--share 0.0 --actors None: give more than 0"),
+        ({"share": float("nan")}, "--share nan --actors None: give more than 0"),
         ({"top": 13}, "--top 13: the model has 12 classes"),
         ({"top": 1, "probabilities": True}, "give one of them"),
         ({"tta": "turn"}, "unknown tta 'turn'"),

@@ -180,19 +180,21 @@ CSV_FAULTS = [
     (["path", "label"], [["1.png", ""]], "line 2: the label is empty"),
     (["path", "label"], [["9.png", "a"]], "line 2: no file .*9.png"),
     (["path", "label"], [["1.png", "a"], ["1.png", "b"]], "line 3: 1.png stands in it twice"),
+    (["path", "label"], [["1.png", "a"], ["x/../1.png", "b"]], "line 3: x/../1.png stands in it twice"),
+    (["path", "label"], [["1.png", "a"], [], [], ["1.png", "b"]], "line 5: 1.png stands in it twice"),
 ]
 
 
 @pytest.mark.parametrize(("header", "rows", "message"), CSV_FAULTS)
 def test_a_fault_in_a_csv_is_named_with_its_line(tmp_path, header, rows, message):
-    put(tmp_path, "1.png")
+    put(tmp_path, "1.png", "x/2.png")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         find_data(write_csv(tmp_path / "d.csv", header, *rows))
 
 
 def test_a_file_that_is_no_csv_is_refused(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x81" * 9)
-    with pytest.raises(ValueError, match="not a CSV|has columns"):
+    with pytest.raises(ValueError, match="not a CSV .*: give a folder, a CSV .*; unpack other archives"):
         find_data(tmp_path / "x.csv")
 
 

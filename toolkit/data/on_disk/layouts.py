@@ -1,6 +1,7 @@
 """Layouts of labelled photos on disk, in folders or a CSV -> labels by path; the split into training and validation."""
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +77,7 @@ def read_splits(path: Path) -> dict[str, dict[Path, str]]:
     Photos are in natural order. Raises ValueError or FileNotFoundError, with the line, for the first fault.
     """
     splits: dict[str, dict[Path, str]] = {"train": {}, "valid": {}, "test": {}}
-    for number, row in enumerate(_read_rows(path), start=2):
+    for number, row in _read_rows(path):
         split, photo, label = _checked_row(path, number, row)
         for other, held in splits.items():
             if photo in held and (other, held[photo]) != (split, label):
@@ -89,14 +90,16 @@ def read_splits(path: Path) -> dict[str, dict[Path, str]]:
     }
 
 
-def _read_rows(path: Path) -> list[dict[str, str | None]]:
+def _read_rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
+    "The rows, each with the number of its last line."
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         try:
-            rows, columns = list(reader), reader.fieldnames or []
+            rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(
-                f"{path} is not a CSV ({error}): give a folder, or a CSV with columns path,label"
+                f"{path} is not a CSV ({error}): give a folder, a CSV with columns path,label, a zip or Parquet files; "
+                "unpack other archives"
             ) from error
     if not {"path", "label"} <= set(columns):
         raise ValueError(f"{path} has columns {', '.join(columns) or 'none'}: it takes path,label and perhaps split")
@@ -111,9 +114,15 @@ def _checked_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[s
     if not name or (not label and split != "test"):
         raise ValueError(f"{path}, line {number}: the {'label' if name else 'path'} is empty")
     photo = path.parent / name
+    if ".." in photo.parts and _same_file(photo, plain := path.parent / os.path.normpath(name)):
+        photo = plain
     if not photo.is_file():
         raise FileNotFoundError(f"{path}, line {number}: no file {photo}; paths are relative to the CSV's folder")
     return SPLITS[split], photo, label
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.samefile(other)
 
 
 def stratified_split(

@@ -54,12 +54,20 @@ def _photos_of(path: Path, given: str, columns: Columns) -> Path:
 
 
 def _parquet(path: Path) -> tables.Splits:
-    "The Parquet file, or those in a folder without photos, by split. Empty if there is none."
+    "The Parquet file, or those in a folder without folders of photos, by split. Empty if there is none."
     if path.is_file():
         return tables.parquet_file(path) if path.suffix.lower() == ".parquet" else {}
-    if not path.is_dir() or next(photo_names(path), None):
-        return {}
-    return tables.parquet_folder(path)
+    return {} if not path.is_dir() or _has_folders_of_photos(path) else tables.parquet_folder(path)
+
+
+def _has_folders_of_photos(path: Path) -> bool:
+    "True if photos lie in two folders below `path`. A picture beside tables, such as a README's, is no data set."
+    folders: set[str] = set()
+    for name in photo_names(path):
+        folders |= {name.rpartition("/")[0]} - {""}
+        if len(folders) > 1:
+            return True
+    return False
 
 
 def same_source(source: Source, recorded: dict[str, Any]) -> bool:

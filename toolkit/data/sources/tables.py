@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.data.on_disk.layouts import SPLITS
 from toolkit.data.on_disk.photo_files import natural_key
 from toolkit.data.sources.columns import Columns
 from toolkit.data.sources.names import FolderNames, PhotoNames
@@ -50,7 +51,8 @@ def unpack(splits: Splits, columns: Columns, into: Unpacking) -> None:
                 name = folder + names.of(folder, photo.name, photo.content)
                 into.add(name, [photo.content])
                 rows.append((name, photo.label or "", split if len(splits) > 1 else "train"))
-    if folders.renamed or set(splits) == {"train", "test"}:
+    like_splits = len(splits) == 1 and folders.taken & set(SPLITS)
+    if folders.renamed or like_splits or set(splits) == {"train", "test"}:
         write_csv(into.folder / TABLE, ("path", "label", "split"), rows)
 
 

@@ -19,6 +19,7 @@ from toolkit.files import size_text
 PIECE = 2**20  # bytes in memory at once
 BOMB, SMALL = 100, 10**9  # a larger zip inside is refused if it grows this many times; photos hardly do
 ENCRYPTED = 1  # of an entry's flags
+DEEPEST, LONGEST = 50, 255  # folders, and bytes of a name, as file systems take them
 
 Parts = tuple[str, ...]
 
@@ -76,6 +77,8 @@ def _parts(path: Path, entry: zipfile.ZipInfo) -> Parts:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/") or ".." in parts or (parts and parts[0][1:2] == ":"):
         raise ValueError(f"{path} would write elsewhere, to {entry.filename!r:.120}: it is not unpacked")
+    if len(parts) > DEEPEST or any(len(part.encode()) > LONGEST for part in parts):
+        raise ValueError(f"{path} holds {entry.filename!r:.120}, too deep or long a name for a photo: pack it again")
     if any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return ()
     kind = stat.S_IFMT(entry.external_attr >> 16)

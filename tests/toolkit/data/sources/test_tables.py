@@ -75,6 +75,22 @@ def test_parquet_files_have_the_bytes_and_the_fingerprint_of_their_folder(hub_li
     assert list(found.test) == list(find_data(folder).test)
 
 
+@pytest.mark.parametrize("picture", ["thumbnail.png", "assets/figure.png"])
+def test_a_picture_beside_parquet_files_is_none_of_their_photos(hub_like, folder, picture):
+    (hub_like / picture).parent.mkdir(exist_ok=True)
+    (hub_like / picture).write_bytes(png(1))
+    assert find_data(hub_like).fingerprint == find_data(folder).fingerprint
+
+
+@pytest.mark.parametrize("labels", [["train", "val"], ["train", "test"], ["valid", "other"]])
+def test_classes_may_be_named_as_splits_are(tmp_path, labels):
+    frame = pandas.DataFrame({"photo": [png(value) for value in range(10)], "label": labels * 5})
+    frame.to_parquet(tmp_path / "x.parquet")
+    found = find_data(tmp_path / "x.parquet")
+    assert found.classes == sorted(labels)
+    assert len(found.train) + len(found.valid) == 10
+
+
 def test_one_parquet_file_is_class_folders_of_labelled_photos(dictionary, folder, tmp_path):
     dictionary["train"].to_parquet(tmp_path / "train-00000-of-00007.parquet")
     found = find_data(tmp_path / "train-00000-of-00007.parquet")

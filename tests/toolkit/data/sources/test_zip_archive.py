@@ -137,6 +137,8 @@ REFUSED = {
     "above by backslash": (lambda path: archive_of(path, r"a\..\..\x.jpg"), "would write elsewhere"),
     "absolute": (lambda path: archive_of(path, "/etc/x.jpg"), "would write elsewhere, to '/etc/x.jpg'"),
     "drive": (lambda path: archive_of(path, "C:/x.jpg"), "would write elsewhere, to 'C:/x.jpg'"),
+    "deep": (lambda path: archive_of(path, "a/" * 60 + "x.jpg"), "too deep or long a name for a photo"),
+    "long": (lambda path: archive_of(path, "a/" + "x" * 300 + ".jpg"), "too deep or long a name for a photo"),
     "link": (link, "holds 'a/1.jpg', a link or a device: pack the files"),
     "encrypted": (lambda path: patched(path, b"PK\x01\x02", 8, b"\1\0"), "is encrypted .*: unpack it"),
     "twice": (twice, "holds 'a/1.jpg' twice: pack it again"),
