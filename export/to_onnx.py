@@ -35,7 +35,7 @@ def to_onnx(
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # device that the file is verified on
     images: int = 1000,  # validation photos at most, to verify and calibrate on; training photos to search layers on
     calibrate: bool = True,  # fit a temperature on them, so that probabilities match how often the model is right
-    details: bool = True,  # print the whole certificate, not one line of it
+    details: bool = True,  # print the whole certificate, but one line of it
     features: bool = False,  # add an output `features`, the input of the linear classifier: for search and clustering
     promise: float | None = None,  # precision to keep by unsure answers; 0: none (default: as the run was told)
 ) -> Path:

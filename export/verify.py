@@ -16,6 +16,7 @@ from export.parity.reference import Reference, evenly, prepared_all, torch_outpu
 from export.runtime.providers import DEVICES
 from export.session import Classifier
 from toolkit.command import run_script
+from toolkit.data.dataset import recorded_dataset
 from toolkit.data.on_disk.layouts import labelled_photos
 from toolkit.data.sources.source import Columns, open_source, same_source
 from toolkit.options import data_text
@@ -42,9 +43,10 @@ def verify(
     precision, kept = _claims(classifier)
     source = open_source(data, Columns(image_column, label_column))
     own = trained is not None and same_source(source, trained.recipe["data"])
-    labels = evenly(trained.dataset().valid if own else labelled_photos(source.path), images)
-    if not labels:
-        raise ValueError(f"the photos of {data} are gone or have changed since {trained.folder} was trained on them")
+    recorded, fault = recorded_dataset(trained.recipe) if own else (None, None)
+    if fault:
+        raise ValueError(f"the photos of {trained.folder} {fault}: bring them back, or give other labelled photos")
+    labels = evenly(recorded.valid if recorded else labelled_photos(source.path), images)
     _check_labels(data, labels, classifier)
     reference = _reference(labels, trained, classifier, own)
     certificate = measured(reference, model, classifier.device, precision, kept)

@@ -149,7 +149,7 @@ def words(given: dict) -> list[str]:
 def study(
     recipe: str | None = None,  # digits, hw1, rapid, a module or FILE.py (default: digits, or hw1 with --data)
     losses: tuple[str, ...] = ("ce", "focal", "smoothing"),  # which to compare
-    seeds: int = 3,  # runs of each, with seeds 0, 1, 2 ...
+    seeds: int = 3,  # number of runs of each, with seeds 0, 1, 2 ...
     vary: tuple[str, ...] = (),  # an option and its values, as in --vary lr 1e-3 3e-4: each value with each loss
     options: tuple[str, ...] = (),  # other options of the recipe, as in --options class_weights=balanced exact
     out: Path | None = None,  # folder for the study (default: runs/loss_study/<recipe>)

@@ -49,7 +49,7 @@ def learner(
     options: Options,
     minutes: Annotated[float | None, FREE] = None,  # plan as many epochs as training has time for (default: no budget)
     train_sizes: tuple[int, ...] = (),  # sides of the training squares, smaller ones first (default: by the data)
-    probe: bool = True,  # train all layers from the first epoch, without a linear probe
+    probe: bool = True,  # fit the new classifier alone at first, as a linear probe
     frozen: float | None = None,  # share of the layers, from the first on, that are not trained (default: by the data)
     layer_decay: float | None = None,  # ratio of a layer's learning rate to the next one's (default: by the data)
     batch_norm: Literal["auto", "adapt", "fixed"] = "auto",  # batch norms take these photos' statistics or keep theirs

@@ -155,7 +155,8 @@ def write_doubtful(report: Report, network: NetworkOptions) -> None:
 
         write_doubts(network.csv, report.doubts)
         rows = counted(report.doubts, "row", "rows")
-        print(f"{rows} in {network.csv}: delete those that are right, then train with --without it", file=sys.stderr)
+        remedy = f": delete those of photos to keep, then train with --without {network.csv}" if report.doubts else ""
+        print(f"{rows} in {network.csv}{remedy}", file=sys.stderr)
     if network.page:
         from toolkit.pages.doubts_page import write_doubts_page
 

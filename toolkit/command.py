@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from toolkit import ranks
-from toolkit.commandline.parsing import parsed
+from toolkit.commandline.parsing import given
 from toolkit.commandline.process import interruptible, occupy_closed_streams, quiet
 from toolkit.errors import user_message
 
@@ -47,7 +47,7 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
     occupy_closed_streams()
     try:
         with quiet(), interruptible(), ranks.quiet_others():
-            result = function(**parsed(function, arguments))
+            result = function(**given(function, arguments))
             if sys.stdout:
                 sys.stdout.flush()
             return status(result)

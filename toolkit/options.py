@@ -33,7 +33,7 @@ class Options:
     # Model
     arch: str = "resnet152.tv2_in1k"  # any timm classifier, or auto: compares pretrained networks on the photos
     weights: str = "imagenet"  # pretrained weights: imagenet, none, or a .pth or .safetensors file; for auto a folder
-    fetch: Annotated[int, FREE] = 0  # networks that --arch auto may download, the most accurate first
+    fetch: Annotated[int, FREE] = 0  # number of networks that --arch auto may download, the most accurate first
     any_license: Annotated[bool, FREE] = False  # --arch auto: also weights whose licence forbids commercial use
 
     # Training
@@ -46,16 +46,18 @@ class Options:
     best: Figure = "accuracy"  # validation figure that chooses the epoch whose weights are kept
     patience: Annotated[int | None, FREE] = None  # end training after as many epochs without a better one (default: no)
 
-    promise: Annotated[float | None, FREE] = None  # precision that model.onnx keeps, by unsure answers (default: none)
+    promise: Annotated[float | None, FREE] = (
+        None  # precision of answers: less certain photos are unsure (default: none)
+    )
 
     # Computing
     workers: Annotated[int | Auto | None, FREE] = None  # data-loading processes; auto: measured (default: one a core)
     device: Annotated[str, FREE] = "auto"  # auto, cuda or cpu
-    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # of the forward pass
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # number format of the forward pass
     exact: bool = False  # compute as a plain loop does, to the bit: no channels last, fused AdamW, TF32
     compile: bool = False  # compile the network by torch.compile, which takes minutes at first
     cuda_graphs: bool = False  # have a GPU run each batch as one recorded program: faster steps of small networks
-    seed: int = 0  # of the head's weights, the split, the order and the augmentation
+    seed: int = 0  # seed of the head's weights, the split, the order and the augmentation
     skip_unreadable: bool = False  # leave out photos that can't be read, instead of refusing the data
     without: Path | None = None  # CSV with a column file: photos left out, as of `check --csv` (default: none)
     image_column: str | None = None  # column of the photos in Parquet files (default: found by its type)
@@ -63,14 +65,16 @@ class Options:
     cache: Annotated[Path | None, FREE] = None  # folder for decoded photos, for this and later runs (default: none)
 
     # Folds
-    folds: int | None = None  # models to train, each without another part of the training photos (default: one, on all)
+    folds: int | None = None  # number of models, each trained without another part of the photos (default: one, on all)
     fold: int | None = None  # train this one of the --folds alone, from 1 on (default: all, one after another)
     refit: Annotated[bool, FREE] = False  # after the --folds, train model.onnx on all photos, instead of averaging them
 
     # Run
     save_every: Annotated[int, FREE] = 0  # optimiser steps between saves inside an epoch (0: only after each epoch)
     profile: Annotated[bool, FREE] = False  # print where an epoch's time goes, and what may help
-    log: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], FREE] = ()  # experiment trackers
+    log: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], FREE
+    ] = ()  # trackers (default: none)
     out: Annotated[Path | None, FREE] = None  # run folder (default: runs/<recipe>/<time>-<loss>)
     resume: Annotated[bool, FREE] = False  # continue the run in --out
 
@@ -146,7 +150,7 @@ def check_folds(options: Options) -> None:
 def missing_data(data: str | Path) -> str:
     "The message for data that is not there."
     return (
-        f"--data {data} does not exist: give a folder of photos or a CSV with columns path,label; a zip, Parquet files "
+        f"{data} does not exist: give a folder of photos or a CSV with columns path,label; a zip, Parquet files "
         "and hf://USER/NAME are taken too"
     )
 

@@ -37,7 +37,7 @@ class PredictOptions:
     sort_as: Annotated[str, {"choices": AS}] = "link"  # copy: copies of the photos instead of links
     engine: Annotated[str, {"choices": ["local", "ray"]}] = "local"  # ray: on a cluster, into a folder
     address: str | None = None  # address of the cluster, HOST:PORT (default: RAY_ADDRESS, else this machine alone)
-    share: float | None = None  # CPUs of an actor (default: 4); on GPUs its GPUs (default: 1), also a fraction of one
+    share: float | None = None  # CPUs per actor (default: 4); with GPUs, GPUs per actor (default: 1; may be a fraction)
     actors: int | None = None  # the largest number of actors (default: as many as the nodes hold)
     profile: bool = False  # print the seconds of each stage, and which stage limits the speed
     features: Path | None = None  # also write each photo's features: FILE.npy or FILE.parquet, a row for each row

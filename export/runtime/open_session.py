@@ -55,6 +55,12 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
     except OSError:  # the cache folder
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
+        suffix = Path(model).suffix.lower()
+        if suffix in SUFFIXES or suffix in (".safetensors", ".pt", ".pth"):
+            remedy = (
+                "quote a glob of photos, as in 'photos/*.jpg'" if suffix in SUFFIXES else "give the run's model.onnx"
+            )
+            raise ValueError(f"{model} stands where a model.onnx is expected: {remedy}") from error
         raise ValueError(
             f"{model} is not a model that onnxruntime can load on {device}: {first_line(error)}"
         ) from error

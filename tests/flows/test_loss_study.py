@@ -16,6 +16,7 @@ from noise import write_noise
 
 from recipes import hw1, loss_study
 from toolkit import command
+from toolkit.commandline.parsing import parsed
 from toolkit.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def test_what_a_run_chose_itself_is_not_asked_of_it_again_and_a_lost_history_is_
     run = shutil.copytree(interrupted[0] / "ce-0", tmp_path / "out" / "ce-0")
 
     def wanted(*settings):
-        options = command.parsed(hw1.main, words(photos, run, *SMALL, "--epochs", 3, *settings, "--resume"))
+        options = parsed(hw1.main, words(photos, run, *SMALL, "--epochs", 3, *settings, "--resume"))
         return loss_study.resolved_options(hw1.main.recipe, options)
 
     assert loss_study.finished("hw1", wanted("--lr", "auto", "--bs", "auto", "--accum", 7))
@@ -199,8 +200,8 @@ def test_the_command_that_is_shown_makes_the_same_study():
     given = {"recipe": "hw1", "losses": ("ce", "focal"), "lr": 1e-3, "vary": (), "out": Path("a b"), "data": None}
     line = loss_study.words(given)
     assert line[:3] == ["python", "-m", "recipes.loss_study"]
-    parsed = command.parsed(loss_study.main, line[3:])
-    assert {name: parsed[name] for name in given} == given
+    values = parsed(loss_study.main, line[3:])
+    assert {name: values[name] for name in given} == given
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.command import parsed
 from toolkit.commandline.names import COMMANDS, CONSOLE
+from toolkit.commandline.parsing import parsed
 from toolkit.options import data_text
 
 ROOT = Path(__file__).resolve().parents[2]

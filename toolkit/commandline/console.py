@@ -4,6 +4,7 @@ It imports the chosen command's module only, and by its name: whatever runs as a
 """
 
 import difflib
+import importlib.metadata
 import runpy
 import sys
 
@@ -17,8 +18,12 @@ def main() -> int:
     if name in ("-h", "--help"):
         print(_help())
         return 0
+    if name == "--version":
+        print(f"{CONSOLE} {importlib.metadata.version(CONSOLE)}")
+        return 0
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        modules = {module.rpartition(".")[2]: each for each, (module, _) in COMMANDS.items()}
+        nearest = [modules.get(name)] if name in modules else difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         print(f"error: unknown command {name}" + (f", the nearest is {nearest[0]}" if nearest else ""), file=sys.stderr)
         print(f"usage: {CONSOLE} COMMAND ...; --help lists the commands", file=sys.stderr)
         return 2

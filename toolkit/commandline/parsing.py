@@ -38,6 +38,15 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
     return values
 
 
+def given(function: Callable, arguments: list[str]) -> dict[str, Any]:
+    "The same without what `arguments` do not name, which `function` has defaults for."
+    parameters, values = parameters_of(function), parsed(function, arguments)
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    named = {word.partition("=")[0].replace("_", "-") for word in options}
+    spelled = {each.name: {f"--{word}{each.name}".replace("_", "-") for word in ("", "no-")} for each in parameters}
+    return {each.name: values[each.name] for each in parameters if each.required or spelled[each.name] & named}
+
+
 def _options_first(arguments: list[str], parameters: list[Parameter]) -> list[str]:
     """Move the positional arguments behind the options and a `--`. Exits with 2 if there are too few of them.
 
@@ -163,6 +172,8 @@ def help_text(function: Callable, parameters: list[Parameter]) -> str:
 
 def _help(parameter: Parameter) -> str:
     default = parameter.default
+    if parameter.kind is bool and default is True:
+        return f"do not {parameter.help}"
     if parameter.required or parameter.kind is bool or default in (None, "", (), []) or "(default" in parameter.help:
         return parameter.help
     shown = " ".join(map(str, default)) if parameter.takes_several else default

@@ -34,6 +34,8 @@ def unknown_words(words: list[str], flags: Collection[str]) -> str:
     flag = f"--{name}" if f"--{name}" in flags else _ours(name, flags)
     if equals and flag:
         return f"{text}: values are given by flags, here {flag} {value}"
+    if text in ("True", "False", "true", "false"):
+        return f"{text}: a flag that turns something on or off takes no value, as in --probe or --no-probe"
     if "--data" in flags and len(text.split()) == 1:
         return f"{text}: data is given by its flag, --data {text}"
     return f"unrecognized arguments: {text}"

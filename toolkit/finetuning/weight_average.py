@@ -7,8 +7,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 
 from toolkit.learner.performance import by_dtype
 
-AVERAGES = ["ema", "last", "none"]
-
 
 class WeightAverage(Callback):
     """An average of weights and buffers over the optimiser steps of a fit, which counts in place of the weights.

@@ -12,6 +12,7 @@ from typing_extensions import Doc
 from toolkit.commandline.parameters import field_comments, parameter_comments
 from toolkit.options import FREE_NAMES, TYPES, Options, check_choices, check_folds, converted, is_free
 from toolkit.ranges import check_ranges
+from toolkit.recipe.begun import begun_options
 from toolkit.schema import read_recipe
 
 KEPT = ("epochs", "patience", "promise")
@@ -37,11 +38,13 @@ class Recipe:
     def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
         """Return the shared options and the recipe's own options of a call, with defaults filled in.
 
+        If the call resumes a run, the options of its method that are not given are those of the run, and so is `data`.
         Raises TypeError for an unknown name, ValueError for a value that is not accepted.
         """
-        call = self.signature.bind(*args, **kwargs)
+        types, given = TYPES | self.own, self.signature.bind(*args, **kwargs).arguments
+        begun = begun_options(self.name, given, types.keys() - self.free | {"data"})
+        call = self.signature.bind(**begun | given)
         call.apply_defaults()
-        types = TYPES | self.own
         values = {name: converted(value, types[name]) for name, value in call.arguments.items()}
         check_choices(values, types)
         check_ranges(values)

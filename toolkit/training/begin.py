@@ -148,13 +148,14 @@ def print_summary(folder: Path, recipe: dict[str, Any]) -> None:
     "Print a summary: data set; model and pretrained weights; device, precision, workers and run folder."
     options, data, weights, classes = recipe["options"], recipe["data"], recipe["weights"], len(recipe["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
+    loaded = f"{weights['loaded']} tensors loaded from {weights['source']}{left_out}"
+    loaded = loaded if weights["loaded"] else "random weights"
     held_out = f", {len(data['held_out'])} held out" if "held_out" in data else ""
     device = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
     print(
         f"{recipe['recipe']}: {classes} classes, {data['train']} photos to train{held_out}, "
         f"{data['valid']} to validate\n"
-        f"{options['arch']}, {recipe['model']['parameters']:,} parameters; {weights['loaded']} tensors loaded from "
-        f"{weights['source']}{left_out}\n"
+        f"{options['arch']}, {recipe['model']['parameters']:,} parameters; {loaded}\n"
         f"{_weights_line(weights, recipe['preprocess'])}"
         f"on {device} in {options['precision']}, {options['workers']} workers; run folder {folder}",
         flush=True,

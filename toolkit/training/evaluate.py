@@ -94,7 +94,9 @@ def print_results(run: Run) -> None:
         model = shlex.quote(str(run.path("model.onnx")))
         print(f"             {flattered}; an honest figure needs labelled photos that played no part in choosing:")
         print(f"             python -m export.verify {model} PHOTOS")
-    after = f", {found['scaled_ece']:.4f} after the temperature in model.onnx" if found["temperature"] != 1 else ""
+    after = (
+        f", {found['scaled_ece']:.4f} with a temperature fitted to other photos" if found["temperature"] != 1 else ""
+    )
     print(f"calibration error {found['ece']:.4f}{after}; details in report.html and by export.verify")
     for name in ("report.html", "curves.png", "model.onnx", "predictions.csv"):
         if run.path(name).is_file():

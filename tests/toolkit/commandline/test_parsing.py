@@ -14,9 +14,9 @@ from script import END, HEAD, ROOT, start
 from typing_extensions import Doc
 
 from recipes import digits, hw1, rapid
-from toolkit.command import parsed
 from toolkit.commandline import parsing
 from toolkit.commandline.names import COMMANDS
+from toolkit.commandline.parsing import parsed
 from toolkit.commandline.suggestions import ELSEWHERE
 
 OPTIONS = (

@@ -1,0 +1,28 @@
+"""The options that a run was begun with: a command that resumes it need not repeat them."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.on_disk.folds import ABOUT
+from toolkit.files import read_json
+
+NEVER = {"fold"}  # a command without it trains all folds
+OF_A_LOSS = {"gamma", "smoothing"}
+
+
+def begun_options(recipe: str, given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return those of the options `names` that the run was begun with, or its folds, and that are not `given`.
+
+    The run is in the folder given["out"]. Empty if `given` has no "resume", or if the folder holds no run of the
+    recipe. Raises ValueError if its file is not JSON.
+    """
+    files = [Path(given["out"]) / name for name in ("recipe.json", ABOUT)] if given.get("out") else []
+    file = next((file for file in files if file.is_file()), None)
+    begun = read_json(file) if file and given.get("resume") else None
+    if not isinstance(begun, dict) or begun.get("recipe") != recipe or not isinstance(begun.get("options"), dict):
+        return {}
+    recorded: dict[str, Any] = begun["options"]
+    other_loss = OF_A_LOSS if given.get("loss", recorded.get("loss")) != recorded.get("loss") else set()
+    left_out = {*given, *NEVER, *other_loss}
+    return {name: value for name, value in recorded.items() if name in names and name not in left_out}
