@@ -24,8 +24,7 @@ def target_of(path: Path) -> Path:
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file")
-    other = path.exists() or os.path.lexists(target)  # a link is still one here if it leads to itself, or to a pipe
-    if other and not path.is_file():
+    if (path.exists() or os.path.lexists(target)) and not path.is_file():  # or a link to itself
         raise FileExistsError(f"{path} is no regular file, and would be replaced by one: give another name")
     return target
 

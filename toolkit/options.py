@@ -46,9 +46,7 @@ class Options:
     best: Figure = "accuracy"  # validation figure that chooses the epoch whose weights are kept
     patience: Annotated[int | None, FREE] = None  # end training after as many epochs without a better one (default: no)
 
-    promise: Annotated[float | None, FREE] = (
-        None  # precision of answers: less certain photos are unsure (default: none)
-    )
+    promise: Annotated[float | None, FREE] = None  # precision of answers: less certain photos get none (default: no)
 
     # Computing
     workers: Annotated[int | Auto | None, FREE] = None  # data-loading processes; auto: measured (default: one a core)
@@ -72,9 +70,7 @@ class Options:
     # Run
     save_every: Annotated[int, FREE] = 0  # optimiser steps between saves inside an epoch (0: only after each epoch)
     profile: Annotated[bool, FREE] = False  # print where an epoch's time goes, and what may help
-    log: Annotated[
-        tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], FREE
-    ] = ()  # trackers (default: none)
+    log: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], FREE] = ()  # experiment trackers
     out: Annotated[Path | None, FREE] = None  # run folder (default: runs/<recipe>/<time>-<loss>)
     resume: Annotated[bool, FREE] = False  # continue the run in --out
 

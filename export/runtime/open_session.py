@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from export.runtime.metadata import check_interface, first_line
 from export.runtime.providers import PROVIDERS, tensorrt_version
+from toolkit.data.on_disk.photo_files import SUFFIXES
 from toolkit.errors import first_few
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ CUDA_VARIANTS = {
 
 Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 """
+
+OTHERS = dict.fromkeys(SUFFIXES, "quote a glob of photos, as in 'photos/*.jpg'")
+OTHERS |= dict.fromkeys((".safetensors", ".pt", ".pth"), "give the run's model.onnx")
+"What to do about a file that is no model, by its suffix."
 
 OF_SIZES = set(
     "Shape Size Constant ConstantOfShape Identity Cast Gather Concat Slice Split Squeeze Unsqueeze Reshape Expand "
@@ -55,11 +60,7 @@ def opened(model: str | Path, data: bytes, device: str, threads: int | None = No
     except OSError:  # the cache folder
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
-        suffix = Path(model).suffix.lower()
-        if suffix in SUFFIXES or suffix in (".safetensors", ".pt", ".pth"):
-            remedy = (
-                "quote a glob of photos, as in 'photos/*.jpg'" if suffix in SUFFIXES else "give the run's model.onnx"
-            )
+        if remedy := OTHERS.get(Path(model).suffix.lower()):
             raise ValueError(f"{model} stands where a model.onnx is expected: {remedy}") from error
         raise ValueError(
             f"{model} is not a model that onnxruntime can load on {device}: {first_line(error)}"

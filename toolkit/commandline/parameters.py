@@ -71,7 +71,9 @@ def parameters_of(function: Callable) -> list[Parameter]:
             annotation = get_type_hints(function, include_extras=True)[parameter.name]
         kind, doc = _without_metadata(annotation)
         kind = kind | None if parameter.default is None else kind
-        found.append(Parameter(parameter.name, kind, parameter.default, doc or comments.get(parameter.name, "")))
+        text = doc or comments.get(parameter.name, "")
+        text = f"do not {text}" if kind is bool and parameter.default is True else text
+        found.append(Parameter(parameter.name, kind, parameter.default, text))
     return found
 
 

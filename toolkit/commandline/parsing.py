@@ -172,8 +172,6 @@ def help_text(function: Callable, parameters: list[Parameter]) -> str:
 
 def _help(parameter: Parameter) -> str:
     default = parameter.default
-    if parameter.kind is bool and default is True:
-        return f"do not {parameter.help}"
     if parameter.required or parameter.kind is bool or default in (None, "", (), []) or "(default" in parameter.help:
         return parameter.help
     shown = " ".join(map(str, default)) if parameter.takes_several else default
