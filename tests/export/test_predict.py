@@ -281,6 +281,7 @@ def photos(tmp_path):
     (tmp_path / "p.csv").write_text("earlier")
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.onnx").write_text("<html>")
+    (tmp_path / "w.safetensors").write_text("no model")
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png")
     (tmp_path / "wide.txt").write_bytes("photos/a.png\n".encode("utf-16-le"))
@@ -297,6 +298,11 @@ def photos(tmp_path):
         ("{model} latin.txt", "error: latin.txt is not UTF-8 text"),
         ("{model} wide.txt", "error: wide.txt holds NUL bytes, as UTF-16 does: save it as UTF-8, one path a line"),
         ("gone.onnx photos", "error: gone.onnx: no such file; give a model.onnx"),
+        ("{model} photos/a.png photos", "error: photos/a.png stands where a model.onnx is expected: quote a glob of"),
+        (
+            "w.safetensors photos",
+            "error: w.safetensors stands where a model.onnx is expected: give the run's",
+        ),
         ("text.onnx photos", "error: text.onnx is not a model that onnxruntime can load on cpu"),
         ("photos photos", "error: photos is a folder: give the model file"),
         ("{model} photos --bs 0", "error: --bs 0: give auto, or how many images a batch has, at least 1"),

@@ -114,8 +114,8 @@ def test_photos_of_the_run_that_have_changed_since_can_not_judge_it(digits_run, 
     recipe["data"]["path"] = str(shutil.copytree(recipe["data"]["path"], photos))
     (run / "recipe.json").write_text(json.dumps(recipe))
     shutil.copy(next((photos / "val/1").iterdir()), photos / "train/1/one_more.png")
-    message = "the photos of .*photos are gone or have changed since .*run was trained on them"
-    with pytest.warns(UserWarning, match="have changed"), pytest.raises(ValueError, match=message):
+    message = "the photos of .*run have changed since: bring them back, or give other labelled photos"
+    with pytest.raises(ValueError, match=message):
         verify(run / "model.onnx", photos, device="cpu")
 
 

@@ -325,6 +325,12 @@ def test_what_can_not_be_is_refused_in_two_lines_and_leaves_nothing(photos, tmp_
     assert not out.exists()
 
 
+def test_a_command_that_goes_on_with_folds_need_not_name_them(copied, capfd):
+    (copied / "metrics.json").unlink()
+    assert here("--out", copied, "--resume") == 0, capfd.readouterr().err
+    assert (copied / "metrics.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -332,7 +338,6 @@ def test_what_can_not_be_is_refused_in_two_lines_and_leaves_nothing(photos, tmp_
             lambda given, out: [*given, "--folds", 4],
             "it was begun with --folds 2, now it is 4; resume",
         ),
-        (lambda given, out: given, "was begun with --folds: add --folds to go on with it, or give another --out"),
         (lambda given, out: [*given, "--folds", 2, "--lr", "0.5"], "it was begun with --lr 0.001, now it is 0.5"),
         (
             lambda given, out: [out / "fold-1" if word == out else word for word in (*given, "--loss", "focal")],

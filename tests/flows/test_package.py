@@ -129,7 +129,12 @@ def test_every_module_that_is_a_command_is_one_of_the_console_script():
 
 @pytest.mark.parametrize(
     ("typed", "nearest"),
-    [("predct", ", the nearest is predict"), ("xxxxxx", ""), ("--reprot", ", the nearest is report")],
+    [
+        ("predct", ", the nearest is predict"),
+        ("to_onnx", ", the nearest is export"),
+        ("xxxxxx", ""),
+        ("--reprot", ", the nearest is report"),
+    ],
 )
 def test_an_unknown_command_is_two_lines_and_status_2(installed, tmp_path, typed, nearest):
     done = run(installed, tmp_path, "rapid-finetune", typed)

@@ -588,7 +588,7 @@ def test_with_features_a_copy_in_another_split_is_named_listed_and_shown(faulty,
     assert (item["file"], item["other"]) == ("train/a/3.jpg", "val/a/copy.jpg")
     rows = list(csv.DictReader(table.open()))
     assert [row["file"] for row in rows if row["finding"] == "leak"] == ["train/a/3.jpg"]
-    assert f"{table}: delete those that are right, then train with --without" in errors
+    assert f"{table}: delete those of photos to keep, then train with --without {table}" in errors
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") >= 2
     assert "val/a/copy.jpg" in text

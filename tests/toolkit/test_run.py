@@ -42,6 +42,17 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "atomic").read_bytes() == "ä\r\n".encode()
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux's /proc")
+def test_a_link_to_a_pipe_as_dev_stdout_may_be_is_not_replaced(tmp_path):
+    ends = os.pipe()
+    (tmp_path / "out").symlink_to(f"/proc/self/fd/{ends[1]}")
+    with pytest.raises(FileExistsError, match="is no regular file, and would be replaced by one"):
+        files.write_atomic(tmp_path / "out", b"text")
+    for end in ends:
+        os.close(end)
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_name_as_long_as_a_file_system_takes_can_be_written(tmp_path):
     longest = "\u9577" * 83 + ".jpg"  # 253 bytes
     files.write_atomic(tmp_path / longest, b"whole")

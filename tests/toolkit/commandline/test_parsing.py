@@ -16,7 +16,7 @@ from typing_extensions import Doc
 from recipes import digits, hw1, rapid
 from toolkit.commandline import parsing
 from toolkit.commandline.names import COMMANDS
-from toolkit.commandline.parsing import parsed
+from toolkit.commandline.parsing import given, parsed
 from toolkit.commandline.suggestions import ELSEWHERE
 
 OPTIONS = (
@@ -108,6 +108,24 @@ def numbers(bs: int | Literal["auto"] = 8, lr: Annotated[float | Literal["auto"]
 def test_an_option_takes_a_number_or_a_word(arguments, values):
     assert parsed(numbers, arguments.split()) == values
     assert type(parsed(numbers, ["--lr", "2"])["lr"]) is float
+
+
+def switches(probe: bool = True, zip_it: bool = False, bs: int = 8):  # a comment of another line
+    "Train."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ("", {}),
+        ("--bs 8", {"bs": 8}),
+        ("--bs=9 --zip-it", {"bs": 9, "zip_it": True}),
+        ("--probe", {"probe": True}),
+        ("--no-probe", {"probe": False}),
+    ],
+)
+def test_what_the_arguments_name_is_told_apart_from_defaults(arguments, values):
+    assert given(switches, arguments.split()) == values
 
 
 @pytest.mark.parametrize(
@@ -310,6 +328,7 @@ def test_a_wrong_command_line_is_two_lines_and_status_2(tmp_path, arguments, mes
         ("model=resnet18", "model=resnet18: values are given by flags, here --arch resnet18"),
         ("epochs=3 imgsz=64", "epochs=3 imgsz=64: values are given by flags, here --epochs 3"),
         ("--epochs 3 4", "4: data is given by its flag, --data 4"),
+        ("--exact True", "True: a flag that turns something on or off takes no value, as in --probe or --no-probe"),
         ("train my photos", "unrecognized arguments: train my photos"),
     ],
 )

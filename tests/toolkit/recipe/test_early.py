@@ -27,7 +27,7 @@ CASES = {
     "wrong option": (["--los", "ce"], 2, "error: unknown flag --los, the nearest is --loss"),
     "wrong choice": (["--loss", "mse"], 2, "error: argument --loss: invalid choice: 'mse'"),
     "out of range": (["--bs", "0"], 2, "error: --bs 0: give 1 or more"),
-    "missing data": (["--data", "nowhere"], 2, "error: --data nowhere does not exist"),
+    "missing data": (["--data", "nowhere"], 2, "error: nowhere does not exist"),
     "missing weights": (["--data", "photos", "--weights", "w.pth"], 2, "error: --weights w.pth: no such file"),
     "out holds a run": (["--data", "photos", "--out", "held"], 2, "error: --out held already holds a run"),
 }
@@ -65,7 +65,7 @@ def test_a_users_recipe_gets_the_same(tmp_path):
     (tmp_path / "mine.py").write_text((ROOT / "docs" / "example_recipe.py").read_text())
     for arguments, status, message in (
         (["--dropuot", "0.1"], 2, "error: unknown flag --dropuot, the nearest is --dropout"),
-        (["--data", "nowhere"], 2, "error: --data nowhere does not exist"),
+        (["--data", "nowhere"], 2, "error: nowhere does not exist"),
     ):
         returned, _, stderr, torch = start(["mine.py", *arguments], tmp_path)
         assert (returned, torch) == (status, False)

@@ -1,4 +1,4 @@
-"""Which names classes may have."""
+"""The names that classes may have."""
 
 from typing import Any
 
