@@ -13,11 +13,12 @@ from export.reading.prepare import Photo, fill
 from export.reading.readers import Readers
 from export.runtime.batch_size import choose_bs
 from export.runtime.buffers import FEATURES, OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
-from export.runtime.metadata import check_outputs, content, feature_size, first_line, read_card
+from export.runtime.metadata import check_outputs, content, feature_size, read_card
 from export.runtime.open_session import device_of, opened
 from export.runtime.profiler import Watch, unwatched
 from export.runtime.providers import choose_device
 from export.streaming import Answer, in_flight, labelled, runners, streamed
+from toolkit.errors import first_line
 from toolkit.machine import cores
 
 if TYPE_CHECKING:

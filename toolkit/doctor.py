@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from toolkit.command import run_script
 from toolkit.installation import compute, packages, storage
-from toolkit.installation.finding import INSTALL, Finding, first_line
+from toolkit.installation.finding import INSTALL, Finding, named_reason
 
 CHECKS = (
     packages.python,
@@ -33,7 +33,7 @@ def examine(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
     except Exception as error:  # a broken library raises anything
-        return [Finding("wrong", f"{check.__name__.replace('_', ' ')}: {first_line(error)}", INSTALL)]
+        return [Finding("wrong", f"{check.__name__.replace('_', ' ')}: {named_reason(error)}", INSTALL)]
 
 
 def show(findings: list[Finding]) -> None:

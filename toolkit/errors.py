@@ -94,4 +94,9 @@ def reason_of(error: Exception) -> str:
     "Return in a few words why torch.load refused a file of more than weights; its own text says how to run it."
     if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"more than tensors: {named[1]}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return first_line(error)[:160]
+
+
+def first_line(error: Exception) -> str:
+    "Return the first line of the message, or the name of the error's class if there is none."
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

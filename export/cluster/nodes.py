@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from export.runtime.metadata import first_line
 from export.runtime.providers import DEVICES
+from toolkit.errors import first_line
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_LOG_LEVEL": "CRITICAL"}
 "No usage report over the network, and no log on the terminal; Ray keeps its log under /tmp/ray."

@@ -18,8 +18,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
 from export.predictions.inputs import named_photos, tidy
-from export.runtime.metadata import first_line
 from toolkit.data.on_disk.photo_files import SUFFIXES
+from toolkit.errors import first_line
 from toolkit.files import write_atomic
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import numpy as np
 from export.cluster.labeller import Job, Labeller
 from export.cluster.nodes import Share
 from export.cluster.objects import Objects, is_uri
-from export.runtime.metadata import first_line
 from export.runtime.progress import with_bar
+from toolkit.errors import first_line
 
 if TYPE_CHECKING:
     from ray.data import Dataset

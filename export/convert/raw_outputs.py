@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from export.runtime.buffers import OUTPUTS, MemoryBuffer
-from export.runtime.metadata import first_line
 from export.session import Classifier
+from toolkit.errors import first_line
 
 BATCH = 16
 "The batch size. On a GPU the last batch is padded, because each new shape is planned anew."

@@ -14,6 +14,7 @@ import numpy as np
 
 from toolkit.data.on_disk.class_names import classes_fault
 from toolkit.data.preprocess import check, upgraded
+from toolkit.errors import first_line
 from toolkit.files import parse_json
 
 if TYPE_CHECKING:
@@ -174,8 +175,3 @@ def _promise_fault(promise: object) -> str | None:
     if promise is None or isinstance(promise, dict) and type(threshold) in (int, float) and 0 <= threshold <= 1:
         return None
     return f"its promise has the threshold {threshold!r:.60}, expected a number from 0 to 1"
-
-
-def first_line(error: Exception) -> str:
-    "The first line of the message, or the name of the exception's class."
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

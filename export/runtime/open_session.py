@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.runtime.metadata import check_interface, first_line
+from export.runtime.metadata import check_interface
 from export.runtime.providers import PROVIDERS, tensorrt_version
 from toolkit.data.on_disk.photo_files import SUFFIXES
-from toolkit.errors import first_few
+from toolkit.errors import first_few, first_line
 
 if TYPE_CHECKING:
     import onnxruntime

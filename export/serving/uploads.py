@@ -87,6 +87,8 @@ class Uploads:
         kind, options = parse_options_header(request.headers.get("content-type"))
         kind = kind.decode("latin-1")
         if kind in RAW or kind.startswith("image/"):
+            if body[:1] == b"{":
+                raise HTTPException(400, "the body is JSON: send it with the header Content-Type: application/json")
             return [Upload(None, body)]
         if kind == "multipart/form-data":
             photos = await self.parsed(files_of_form, body, options.get(b"boundary"), self.max_photos)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.installation.finding import REINSTALL, Finding, first_line
+from toolkit.installation.finding import REINSTALL, Finding, named_reason
 from toolkit.machine import gpus, missing_cudnn
 
 
@@ -36,7 +36,7 @@ def _cuda_trouble(torch) -> str:
     try:
         torch.cuda.init()
     except Exception as error:  # of many types
-        return first_line(error)
+        return named_reason(error)
     return "it gives no reason"
 
 

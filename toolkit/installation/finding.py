@@ -18,7 +18,7 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def first_line(error: Exception) -> str:
+def named_reason(error: Exception) -> str:
     "Return the type of an error and the first line of its text, at most 200 characters of it."
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
-from toolkit.installation.finding import INSTALL, REINSTALL, Finding, first_line
+from toolkit.installation.finding import INSTALL, REINSTALL, Finding, named_reason
 
 DISTRIBUTION = "rapid-finetune"
 PYTHON = (3, 11)
@@ -80,7 +80,7 @@ def importable(module: str) -> Iterator[Finding]:
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken library raises anything
-        reason, fix = first_line(error), REINSTALL.get(module, f"pip install --force-reinstall {module}")
+        reason, fix = named_reason(error), REINSTALL.get(module, f"pip install --force-reinstall {module}")
         if "torchvision::" in reason:
             reason, fix = f"{reason}: torchvision was built for another torch", REINSTALL["torchvision"]
         elif module in MODULES.values() and module not in REINSTALL:

@@ -27,7 +27,7 @@ from toolkit.evaluation.best_epoch import FROM_CONFUSION
 from toolkit.evaluation.mistakes import most_confident_mistakes, thumbnails
 from toolkit.evaluation.results import read_history, read_predictions
 from toolkit.files import write_json
-from toolkit.loggers.logger import CURVES, Logger, Mistake, first_line
+from toolkit.loggers.logger import CURVES, Logger, Mistake, short_reason
 from toolkit.run import Run
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -94,7 +94,7 @@ class LogEpochs(Callback):
             except Exception as error:
                 if str(error).startswith("--log "):
                     raise
-                raise ValueError(f"--log {name} can't start: {first_line(error)}") from error
+                raise ValueError(f"--log {name} can't start: {short_reason(error)}") from error
             self.opened.append(name)
             self._write_log()
 
@@ -130,7 +130,7 @@ def _printing_errors(name: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"--log {name}: {first_line(error)}; {remedy}", file=sys.stderr, flush=True)
+        print(f"--log {name}: {short_reason(error)}; {remedy}", file=sys.stderr, flush=True)
 
 
 # Read from the run's files

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from toolkit.errors import first_line
 from toolkit.run import Run
 
 CURVES = "train_loss valid_loss accuracy lr".split()  # columns of history.csv that are logged
@@ -48,7 +49,6 @@ def hyperparameters(run: Run) -> dict[str, Any]:
     return {"recipe": run.recipe["recipe"], **run.recipe["options"], "fingerprint": run.recipe["data"]["fingerprint"]}
 
 
-def first_line(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     "The message of a library's error as one short line."
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{text.partition(' with url:')[0].rstrip('.'):.240}"
+    return f"{first_line(error).partition(' with url:')[0].rstrip('.'):.240}"

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from toolkit.loggers.logger import CURVES, Mistake, first_line, hyperparameters
+from toolkit.loggers.logger import CURVES, Mistake, hyperparameters, short_reason
 from toolkit.run import Run
 
 PATIENCE = {
@@ -45,7 +45,7 @@ class Logger:
                 if "ALLOW_FILE_STORE" in str(error)
                 else "is MLFLOW_TRACKING_URI right?"
             )
-            raise ValueError(f"--log mlflow: {first_line(error)}; {remedy}") from None
+            raise ValueError(f"--log mlflow: {short_reason(error)}; {remedy}") from None
         return self.id
 
     def _new(self, run: Run) -> str:

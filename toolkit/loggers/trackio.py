@@ -13,7 +13,7 @@ from pathlib import Path
 import trackio
 from trackio.utils import TRACKIO_DIR
 
-from toolkit.loggers.logger import Mistake, first_line, hyperparameters
+from toolkit.loggers.logger import Mistake, hyperparameters, short_reason
 from toolkit.run import Run
 
 PROJECT = "rapid-finetune"
@@ -36,7 +36,7 @@ class Logger:
                     **quiet,
                 )
         except Exception as error:
-            raise ValueError(f"--log trackio: {first_line(error)}") from error
+            raise ValueError(f"--log trackio: {short_reason(error)}") from error
         # it may know of more epochs than log.json, after a kill; 0.43 has no public way to ask
         self.epochs = max(epochs, self.run._next_step - 1)
         where = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL") or TRACKIO_DIR

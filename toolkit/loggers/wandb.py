@@ -7,7 +7,7 @@ from pathlib import Path
 import wandb
 from wandb.errors import CommError, UsageError
 
-from toolkit.loggers.logger import Mistake, first_line, hyperparameters
+from toolkit.loggers.logger import Mistake, hyperparameters, short_reason
 from toolkit.run import Run
 
 WAIT = 600  # seconds to keep sending after the end if the network is slow or down; then TimeoutError
@@ -23,14 +23,16 @@ class Logger:
             self.run = self._start(run, id)
         except UsageError as error:
             raise ValueError(
-                f"--log wandb: {first_line(error)}; run `wandb login`, or set WANDB_MODE=offline"
+                f"--log wandb: {short_reason(error)}; run `wandb login`, or set WANDB_MODE=offline"
             ) from None
         except CommError as error:
             if id is None:
                 raise ValueError(
-                    f"--log wandb: {first_line(error)}; set WANDB_MODE=offline, `wandb sync` sends it later"
+                    f"--log wandb: {short_reason(error)}; set WANDB_MODE=offline, `wandb sync` sends it later"
                 ) from None
-            print(f"--log wandb: {first_line(error)}; continuing offline, `wandb sync` sends it later", file=sys.stderr)
+            print(
+                f"--log wandb: {short_reason(error)}; continuing offline, `wandb sync` sends it later", file=sys.stderr
+            )
             wandb.teardown()  # its service still has the id open
             self.run = self._start(run, id, "offline")
         self.run.define_metric("epoch")

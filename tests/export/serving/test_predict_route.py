@@ -41,6 +41,12 @@ def test_a_body_of_these_types_is_a_photo(port, photos, kind):
     assert answer.json["predictions"][0]["label"] == tiny_onnx.expected(tiny_onnx.photo(3))[0]
 
 
+def test_json_without_its_type_is_told_how_to_be_sent(port):
+    answer = ask(port, "/predict", b'{"photos": []}', {"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status == 400
+    assert answer.json["error"] == "the body is JSON: send it with the header Content-Type: application/json"
+
+
 def test_a_form_has_an_entry_for_each_file_by_its_name(port, photos):
     body = hostile.form(*[hostile.file_part(each.read_bytes(), each.name.encode()) for each in photos])
     entries = ask(port, "/predict", body, FORM).json["predictions"]
