@@ -16,9 +16,9 @@ from export.parity.reference import Reference, evenly, prepared_all, torch_outpu
 from export.runtime.providers import DEVICES
 from export.session import Classifier
 from toolkit.command import run_script
-from toolkit.data.dataset import recorded_dataset
+from toolkit.data.dataset import find_data, recorded_dataset
 from toolkit.data.on_disk.layouts import labelled_photos
-from toolkit.data.sources.source import Columns, open_source, same_source
+from toolkit.data.sources.source import Columns, Source, open_source, same_source
 from toolkit.options import data_text
 from toolkit.run import Run, load
 
@@ -42,13 +42,10 @@ def verify(
     trained = _run_of(classifier, run)
     precision, kept = _claims(classifier)
     source = open_source(data, Columns(image_column, label_column))
-    own = trained is not None and same_source(source, trained.recipe["data"])
-    recorded, fault = recorded_dataset(trained.recipe) if own else (None, None)
-    if fault:
-        raise ValueError(f"the photos of {trained.folder} {fault}: bring them back, or give other labelled photos")
-    labels = evenly(recorded.valid if recorded else labelled_photos(source.path), images)
+    own = _own_photos(trained, source) if trained else None
+    labels = evenly(labelled_photos(source.path) if own is None else own, images)
     _check_labels(data, labels, classifier)
-    reference = _reference(labels, trained, classifier, own)
+    reference = _reference(labels, trained, classifier, own is not None)
     certificate = measured(reference, model, classifier.device, precision, kept)
     print(table(certificate))
     if wrong := faults(certificate):
@@ -87,6 +84,23 @@ def _check_labels(data: Path, labels: dict[Path, str], classifier: Classifier) -
             f"{data_text(data)} has photos of {unknown[0]!r}, a class that {classifier.model} doesn't know "
             f"({len(unknown)} such)"
         )
+
+
+def _own_photos(run: Run, source: Source) -> dict[Path, str] | None:
+    """The run's validation photos, if `source` holds the photos of the run, perhaps as a copy or in a zip; else None.
+
+    Raises ValueError if it is where they were, and they are gone or have changed.
+    """
+    if same_source(source, run.recipe["data"]):
+        recorded, fault = recorded_dataset(run.recipe)
+        if fault:
+            raise ValueError(f"the photos of {run.folder} {fault}: bring them back, or give other labelled photos")
+        return recorded.valid
+    try:
+        found = find_data(source.path, run.recipe["options"].get("seed", 0))
+    except (OSError, ValueError):  # nothing to train on, which labelled photos need not be
+        return None
+    return found.valid if found.is_recorded(run.recipe["data"]["fingerprint"]) else None
 
 
 def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier, own: bool) -> Reference:

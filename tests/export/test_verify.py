@@ -83,6 +83,15 @@ def test_accuracy_and_calibration_are_those_of_sklearn_and_numpy(digits_run, mod
     assert said["ece"] == pytest.approx(sum(gaps), abs=1e-6)
 
 
+def test_a_copy_of_the_runs_photos_is_known_as_theirs(digits_run, model, tmp_path, capsys):
+    copy = shutil.copytree(digits_run.recipe["data"]["path"], tmp_path / "copy")
+    said = verify(model, copy, device="cpu", images=50)
+    assert said["ece_in_sample"]
+    assert "(the temperature was fitted to these photos)" in capsys.readouterr().out
+    next((copy / "train/1").iterdir()).unlink()  # another data set
+    assert not verify(model, copy, device="cpu", images=50)["ece_in_sample"]
+
+
 def test_a_model_without_its_run_is_verified_by_labels_alone_and_a_line_says_so(digits_run, model, tmp_path, capsys):
     alone = shutil.copy(model, tmp_path / "model.onnx")
     said = verify(Path(alone), digits_run.recipe["data"]["path"], device="cpu", images=50)

@@ -32,8 +32,9 @@ from export.to_onnx import to_onnx
 from recipes import hw1
 from toolkit import run as runs
 from toolkit.errors import user_message
-from toolkit.evaluation import results
+from toolkit.evaluation import least_certain, results
 from toolkit.evaluation.results import read_certificate
+from toolkit.features import doubts
 from toolkit.models.timm_model import create_model
 from toolkit.pages.run_page import write_report
 
@@ -453,6 +454,8 @@ def test_photos_named_in_a_run_folder_are_read_as_photos_or_not_at_all(copy):
     ]
     with (copy / "valid_predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([results.PREDICTIONS, *rows])
+    for name in (least_certain.FILE, doubts.FILE):  # which name photos of the data set
+        (copy / name).unlink(missing_ok=True)
     page = write_report(runs.load(copy)).read_text(encoding="utf-8")
     assert "root:" not in page
     assert "<img " not in page

@@ -97,8 +97,14 @@ def _history(run: Run) -> dict[str, np.ndarray]:
 
 def _check_same_photos(first: Run, run: Run, ours: Predictions, theirs: Predictions) -> None:
     same = ours.files == theirs.files and (ours.labels == theirs.labels).all() and ours.classes == theirs.classes
-    if not same or first.recipe["data"]["fingerprint"] != run.recipe["data"]["fingerprint"]:
+    if not same or not _fingerprints(first) & _fingerprints(run):
         raise ValueError(
             f"{first.folder} and {run.folder} are runs on different photos and can't be compared: "
             "give another --out to run both again"
         )
+
+
+def _fingerprints(run: Run) -> set[str]:
+    "Those of a run's photos. An older run has the one that counts the photos to predict as its only one."
+    names = ("fingerprint", "fingerprint_with_test")
+    return {run.recipe["data"][name] for name in names if name in run.recipe["data"]}

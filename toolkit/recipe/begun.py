@@ -6,6 +6,7 @@ from typing import Any
 
 from toolkit.data.on_disk.folds import ABOUT
 from toolkit.files import read_json
+from toolkit.schema import read_recipe
 
 NEVER = {"fold"}  # a command without it trains all folds
 OF_A_LOSS = {"gamma", "smoothing"}
@@ -15,14 +16,19 @@ def begun_options(recipe: str, given: Mapping[str, Any], names: Collection[str])
     """Return those of the options `names` that the run was begun with, or its folds, and that are not `given`.
 
     The run is in the folder given["out"]. Empty if `given` has no "resume", or if the folder holds no run of the
-    recipe. Raises ValueError if its file is not JSON.
+    recipe. Raises ValueError if its file is not one that a recipe wrote.
     """
-    files = [Path(given["out"]) / name for name in ("recipe.json", ABOUT)] if given.get("out") else []
-    file = next((file for file in files if file.is_file()), None)
-    begun = read_json(file) if file and given.get("resume") else None
+    begun = _begun(Path(given["out"])) if given.get("out") and given.get("resume") else None
     if not isinstance(begun, dict) or begun.get("recipe") != recipe or not isinstance(begun.get("options"), dict):
         return {}
     recorded: dict[str, Any] = begun["options"]
     other_loss = OF_A_LOSS if given.get("loss", recorded.get("loss")) != recorded.get("loss") else set()
     left_out = {*given, *NEVER, *other_loss}
     return {name: value for name, value in recorded.items() if name in names and name not in left_out}
+
+
+def _begun(folder: Path) -> Any:
+    "Return the record of the run in `folder`, or of its folds; None if it has neither."
+    if (folder / "recipe.json").is_file():
+        return read_recipe(folder / "recipe.json")
+    return read_json(folder / ABOUT) if (folder / ABOUT).is_file() else None

@@ -73,6 +73,7 @@ def recorded(learn: Learner) -> dict[str, Any]:
             "path": str(data.path.resolve()),
             **({"source": data.source} if data.source else {}),
             "fingerprint": data.fingerprint,
+            "fingerprint_with_test": data.fingerprints[1],
             "train": len(data.train),
             "valid": len(data.valid),
             "test": len(data.test),

@@ -24,6 +24,13 @@ def test_runs_on_different_photos_are_not_compared(tmp_path):
             read_study(one | other)
 
 
+def test_a_run_of_an_older_version_which_counted_test_photos_is_compared(tmp_path):
+    old = make_study_runs(tmp_path / "old", {"a": first_right(80, 100)}, fingerprint="1" * 64)
+    new = make_study_runs(tmp_path / "new", {"b": first_right(80, 100)}, fingerprint="2" * 64)
+    new["b"][0].recipe["data"]["fingerprint_with_test"] = "1" * 64
+    assert read_study(old | new).images == 100
+
+
 def test_seeds_may_split_the_data_their_own_way(tmp_path):
     correct = {
         "a": np.stack([first_right(80, 99), first_right(90, 99)]),

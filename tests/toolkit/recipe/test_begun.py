@@ -18,7 +18,7 @@ def out(tmp_path):
     folder = make_run(tmp_path / "run", list("ab"))
     recipe = read_json(folder / "recipe.json")
     options = {"loss": "focal", "gamma": 3.0, "arch": "test_vit", "data": "photos", "exact": True, "workers": 5}
-    write_json(folder / "recipe.json", recipe | {"recipe": "hw1", "options": options | {"fold": 2}})
+    write_json(folder / "recipe.json", recipe | {"recipe": "hw1", "options": recipe["options"] | options | {"fold": 2}})
     return folder
 
 
