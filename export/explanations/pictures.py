@@ -31,9 +31,7 @@ def picture_files(names: Sequence[str]) -> list[PurePosixPath]:
     places = [
         [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")] or ["photo"] for name in names
     ]
-    taken = {
-        folder for place in places for folder in PurePosixPath(*place).parents
-    }  # no picture is in a folder's place
+    taken = {folder for place in places for folder in PurePosixPath(*place).parents}  # by folders
     files = []
     for *folders, name in places:
         stem, number = name if len(os.fsencode(name)) <= LONGEST else name[: LONGEST // 4], 1
