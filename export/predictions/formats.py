@@ -15,7 +15,7 @@ from typing import BinaryIO
 from export.predictions.columns import Columns
 from export.predictions.journal import Row, unpacked
 from export.predictions.unsure import UNSURE, is_unsure
-from toolkit.files import csv_writer, has_return, replacing
+from toolkit.files import csv_writer, has_return, is_unicode, replacing
 
 Unread = list[tuple[str, Path, str]]
 "(image_name, path, reason) of each photo that can't be read."
@@ -42,7 +42,7 @@ def check_kind(kind: str, texts: Iterable[str], flag: str = "--format parquet") 
     except ImportError:
         raise ImportError(f"{flag} needs pyarrow: pip install pyarrow") from None
     for text in texts:
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if not text.isascii() and not is_unicode(text):
             raise ValueError(f"{flag}: the name {text!r} is not Unicode; csv keeps its bytes")
 
 

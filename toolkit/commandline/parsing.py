@@ -39,7 +39,7 @@ def parsed(function: Callable, arguments: list[str]) -> dict[str, Any]:
 
 
 def given(function: Callable, arguments: list[str]) -> dict[str, Any]:
-    "The same without what `arguments` do not name, which `function` has defaults for."
+    "Return the keyword arguments that `arguments` name, as `parsed` does; `function` has defaults for the others."
     parameters, values = parameters_of(function), parsed(function, arguments)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     named = {word.partition("=")[0].replace("_", "-") for word in options}

@@ -150,7 +150,7 @@ def print_summary(folder: Path, recipe: dict[str, Any]) -> None:
     options, data, weights, classes = recipe["options"], recipe["data"], recipe["weights"], len(recipe["classes"])
     left_out = f", {', '.join(weights['left_out'])} left out" if weights["left_out"] else ""
     loaded = f"{weights['loaded']} tensors loaded from {weights['source']}{left_out}"
-    loaded = loaded if weights["loaded"] else "random weights"
+    loaded = "random weights" if weights["source"] == "none" else loaded
     held_out = f", {len(data['held_out'])} held out" if "held_out" in data else ""
     device = f"{options['processes']} x {options['device']}" if "processes" in options else options["device"]
     print(

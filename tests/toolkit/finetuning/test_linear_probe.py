@@ -171,14 +171,16 @@ def test_a_model_without_a_linear_classifier_is_refused():
         linear_heads(Odd())
 
 
-def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_it(folder, tmp_path):
-    def learner():
-        learn = digits.learner(folder, device="cpu")
-        learn.remove_cb(learn.one_cycle)
-        learn.add_cbs([LinearProbe(), OneCycle()])
-        return learn
+def probing(folder):
+    "A learner whose first epoch is a linear probe."
+    learn = digits.learner(folder, device="cpu")
+    learn.remove_cb(learn.one_cycle)
+    learn.add_cbs([LinearProbe(), OneCycle()])
+    return learn
 
-    learn = learner()
+
+def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_it(folder, tmp_path):
+    learn = probing(folder)
     before = body_of(learn)
     run = begin(tmp_path / "run", learn)
     fit(learn, run, 1)
@@ -194,7 +196,7 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
     assert "Doubtful training photos" in page
     assert all(doubt.file in page for doubt in doubts[:3])
     del run, learn
-    again = learner()
+    again = probing(folder)
     run = begin(tmp_path / "run", again)
     fit(again, run, 3)
     assert again.probe.found is None
@@ -204,13 +206,7 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
 
 
 def test_a_fit_in_a_notebook_trains_what_a_run_trains(folder, tmp_path):
-    def learner():
-        learn = digits.learner(folder, device="cpu")
-        learn.remove_cb(learn.one_cycle)
-        learn.add_cbs([LinearProbe(), OneCycle()])
-        return learn
-
-    first, second = learner(), learner()
+    first, second = probing(folder), probing(folder)
     run = begin(tmp_path / "run", first)
     for learn, train in ((first, lambda: fit(first, run, 2)), (second, lambda: second.fit(2))):
         torch.manual_seed(0)  # of the dropout

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toolkit.errors import first_few
-from toolkit.files import parse_json
+from toolkit.files import is_unicode, parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +86,7 @@ def is_text(kind: "pa.DataType") -> bool:
 
 
 def _is_unicode(name: Any) -> bool:
-    return isinstance(name, str) and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return isinstance(name, str) and is_unicode(name)
 
 
 def _declared(declared: dict[str, Any], kind: str) -> list[str]:
