@@ -441,11 +441,15 @@ def test_of_equally_accurate_epochs_the_one_with_the_lowest_validation_loss_is_k
 def test_what_the_weights_were_made_for_and_their_licence_are_told_and_recorded(photos, tmp_path, capsys):
     run, learn = begin(photos, tmp_path / "none")
     torch.save(learn.model.state_dict(), tmp_path / "w.pth")
-    assert "licence" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "parameters; random weights\n" in said
+    assert "licence" not in said
     run, learn = begin(photos, tmp_path / "run", weights=str(tmp_path / "w.pth"))
+    said = capsys.readouterr().out
+    assert f" tensors loaded from {tmp_path / 'w.pth'}" in said
     assert (
         "licence of the weights: not known; they are taken to be made for 160 pixels, crop_pct 0.95, bilinear; "
-        "here 32 pixels, crop_pct 0.865, bilinear\n" in capsys.readouterr().out
+        "here 32 pixels, crop_pct 0.865, bilinear\n" in said
     )
     assert run.recipe["weights"]["made_for"]["mean"] == run.recipe["preprocess"]["mean"] == [0.5, 0.5, 0.5]
     learn.model.origin["license"] = "cc-by-nc-4.0"  # as timm tells it of its own
