@@ -1,5 +1,6 @@
 """Where the tests find real photos and weights; a user's clone has none, and those tests skip with the reason."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import forked
 import pytest
 from browser import Browser
+from filelock import FileLock
 
-from toolkit.run import Run
+from toolkit.run import Run, load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -52,19 +54,26 @@ def no_export(monkeypatch) -> None:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory) -> Run:
     "A run on the digits, trained for five epochs, with its model.onnx. To be copied by who would change it."
+    here = tmp_path_factory.getbasetemp()
+    shared = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "digits"
+    with FileLock(f"{shared}.lock"):  # the processes of pytest-xdist train it once
+        if not (shared / "run/model.onnx").exists():
+            train_digits(shared)
+    return load(shared / "run")
+
+
+def train_digits(root: Path) -> None:
     from export.to_onnx import to_onnx
     from recipes import digits
     from toolkit.training.begin import begin
     from toolkit.training.evaluate import evaluate
     from toolkit.training.fit import fit
 
-    root = tmp_path_factory.mktemp("digits")
     learn = digits.learner(root / "data", device="cpu")
     run = begin(root / "run", learn)
     fit(learn, run, 5)
     evaluate(learn, run)
     to_onnx(run.folder, device="cpu")
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -325,9 +325,12 @@ def test_what_can_not_be_is_refused_in_two_lines_and_leaves_nothing(photos, tmp_
     assert not out.exists()
 
 
-def test_a_command_that_goes_on_with_folds_need_not_name_them(copied, capfd):
+def test_a_command_that_goes_on_with_folds_need_not_name_them_nor_the_epochs(copied, exported, capfd, monkeypatch):
+    shutil.rmtree(copied / "fold-2")
     (copied / "metrics.json").unlink()
-    assert here("--out", copied, "--resume") == 0, capfd.readouterr().err
+    assert on_one_thread("--out", copied, "--resume", "--epochs", 3, "--fold", 1) == 0, capfd.readouterr().err
+    assert on_one_thread("--out", copied, "--resume") == 0, capfd.readouterr().err
+    assert [len(rows(copied / f"fold-{fold}/history.csv")) for fold in (1, 2)] == [3, 3]
     assert (copied / "metrics.json").is_file()
 
 

@@ -5,6 +5,9 @@ thumbnails correlate far more than those of most neighbours in this data set do,
 supermarkets and drawings of digits alike. docs/data.md has the figures.
 """
 
+import hashlib
+from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -62,6 +65,18 @@ def groups(pairs: Pairs, photos: int) -> np.ndarray:
     "Return the group of each photo, int64 [photos], from 0: photos joined by pairs, directly or by others, share one."
     joined = coo_array((np.ones(len(pairs.first)), (pairs.first, pairs.second)), shape=(photos, photos))
     return connected_components(joined, directed=False)[1].astype(np.int64)
+
+
+def equal_files(photos: list[Path]) -> np.ndarray:
+    "The group of each file, int64 [photos] from 0: files are in one group if they are equal byte for byte."
+    sizes = [photo.stat().st_size for photo in photos]
+    several = {size for size, count in Counter(sizes).items() if count > 1}
+    contents = [
+        hashlib.sha256(photo.read_bytes()).hexdigest() if size in several else str(photo)
+        for photo, size in zip(photos, sizes, strict=True)
+    ]
+    numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
+    return np.array([numbers[content] for content in contents])
 
 
 def outlying(correlations: np.ndarray) -> float:

@@ -8,22 +8,33 @@ from toolkit.data.on_disk.folds import ABOUT
 from toolkit.files import read_json
 from toolkit.schema import read_recipe
 
-NEVER = {"fold"}  # a command without it trains all folds
+OF_A_COMMAND = frozenset("out resume fold device workers profile fetch any_license".split())
+"Options of one command or machine, which a resumed run does not take. Without --fold all folds are trained."
 OF_A_LOSS = {"gamma", "smoothing"}
 
 
-def begun_options(recipe: str, given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+def begun_options(
+    recipe: str, given: Mapping[str, Any], names: Collection[str], budgets: Collection[str] = ()
+) -> dict[str, Any]:
     """Return those of the options `names` that the run was begun with, or its folds, and that are not `given`.
 
-    The run is in the folder given["out"]. Empty if `given` has no "resume", or if the folder holds no run of the
-    recipe. Raises ValueError if its file is not one that a recipe wrote.
+    The run is in the folder given["out"]. budgets: names of options from which a recipe plans its epochs. Either those
+    or the epochs are returned. Empty if `given` has no "resume", or if the folder holds no run of the recipe.
+    Raises ValueError if its file is not one that a recipe wrote.
     """
     begun = _begun(Path(given["out"])) if given.get("out") and given.get("resume") else None
     if not isinstance(begun, dict) or begun.get("recipe") != recipe or not isinstance(begun.get("options"), dict):
         return {}
     recorded: dict[str, Any] = begun["options"]
-    other_loss = OF_A_LOSS if given.get("loss", recorded.get("loss")) != recorded.get("loss") else set()
-    left_out = {*given, *NEVER, *other_loss}
+    left_out = {*given, *OF_A_COMMAND}
+    if given.get("loss", recorded.get("loss")) != recorded.get("loss"):
+        left_out |= OF_A_LOSS
+    if given.get("fold") is not None:
+        left_out.add("refit")
+    if any(given.get(name) is not None for name in budgets):
+        left_out.add("epochs")
+    elif given.get("epochs", recorded.get("epochs")) is not None:
+        left_out |= set(budgets)
     return {name: value for name, value in recorded.items() if name in names and name not in left_out}
 
 

@@ -35,14 +35,20 @@ class Recipe:
         "The names of options that may change when a run is resumed."
         return FREE_NAMES | {name for name, annotation in self.own.items() if is_free(annotation)}
 
+    @property
+    def budgets(self) -> frozenset[str]:
+        "The names of its own options that plan the epochs of a run that begins, as --minutes does."
+        planned = self.signature.parameters["epochs"].default is None
+        return self.free - FREE_NAMES if planned else frozenset()
+
     def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
         """Return the shared options and the recipe's own options of a call, with defaults filled in.
 
-        If the call resumes a run, the options of its method that are not given are those of the run, and so is `data`.
+        If the call resumes a run, options that are not given are those of the run, but for OF_A_COMMAND.
         Raises TypeError for an unknown name, ValueError for a value that is not accepted.
         """
         types, given = TYPES | self.own, self.signature.bind(*args, **kwargs).arguments
-        begun = begun_options(self.name, given, types.keys() - self.free | {"data"})
+        begun = begun_options(self.name, given, types.keys(), self.budgets)
         call = self.signature.bind(**begun | given)
         call.apply_defaults()
         values = {name: converted(value, types[name]) for name, value in call.arguments.items()}
@@ -77,7 +83,7 @@ class Recipe:
         taken = {name: converted(value, types[name]) for name, value in taken.items()}
         own = own | {name: value for name, value in taken.items() if name in own}
         if "epochs" in taken:  # a budget that they were planned for has been spent
-            own |= {name: self.signature.parameters[name].default for name in own if is_free(self.own[name])}
+            own |= {name: self.signature.parameters[name].default for name in self.budgets}
         return replace(options, **{name: value for name, value in taken.items() if name in TYPES}), own
 
     def _open(self, name: str, value: Any) -> bool:

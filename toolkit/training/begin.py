@@ -96,7 +96,12 @@ def used_options(learn: Learner) -> dict[str, Any]:
         used |= {"processes": ranks.count()}
     if isinstance(learn.loss_func, ClassificationLoss):
         used |= learn.loss_func.options  # gamma or smoothing
-    return {name: as_json(value) for name, value in used.items()}
+    return all_as_json(used)
+
+
+def all_as_json(options: dict[str, Any]) -> dict[str, Any]:
+    "Return options with their values as JSON has them."
+    return {name: as_json(value) for name, value in options.items()}
 
 
 def as_json(value: Any) -> Any:

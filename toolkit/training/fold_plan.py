@@ -1,7 +1,5 @@
 """The plan of `--folds`: which fold holds out which training photo, written once."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,9 +23,10 @@ from toolkit.files import file_lock, read_json, size_text, write_json
 from toolkit.learner.device import resolved
 from toolkit.models.timm_model import create_model, normalization_of
 from toolkit.options import Options
+from toolkit.recipe.begun import OF_A_COMMAND
 from toolkit.recipe.signature import Recipe
 from toolkit.run import git_revision, versions
-from toolkit.training.begin import as_json
+from toolkit.training.begin import all_as_json
 
 LOCK = f".{ABOUT}.lock"
 LARGEST = 2**31 - 2**20
@@ -67,7 +66,8 @@ def plan(recipe: Recipe, options: Options, own: dict[str, Any], data: DataSet) -
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / LOCK), _removed_unless_written(out):  # processes with one --fold each may start together
         if holds_folds(out):
-            return check_plan(options, data)
+            check_plan(options, data)
+            return record_options(recipe, options, own)
         groups, how = near_duplicate_groups(data, options)
         numbers = fold_numbers(data, groups, options)
         rows = zip(map(data.relative, data.train), data.train.values(), numbers.tolist(), groups.tolist(), strict=True)
@@ -105,7 +105,7 @@ def about(recipe: Recipe, options: Options, own: dict[str, Any], data: DataSet) 
         "recipe": recipe.name,
         "command": list(recipe.command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {name: as_json(value) for name, value in (vars(options) | own).items()},
+        "options": all_as_json(vars(options) | own),
         "folds": options.folds,
         "classes": data.classes,
         "data": {"path": str(data.path.resolve()), "fingerprint": data.fingerprint, "counts": data.counts},
@@ -126,6 +126,14 @@ def check_plan(options: Options, data: DataSet) -> None:
         raise ValueError(f"--resume {options.out}: the photos are not those it was begun with; give another --out")
 
 
+def record_options(recipe: Recipe, options: Options, own: dict[str, Any]) -> None:
+    "Record options that may change and have changed, such as more epochs, for a later command that resumes the folds."
+    about, kept = read_json(options.out / ABOUT), recipe.free - OF_A_COMMAND
+    now = {name: value for name, value in all_as_json(vars(options) | own).items() if name in kept}
+    if (changed := about["options"] | now) != about["options"]:
+        write_json(options.out / ABOUT, about | {"options": changed})
+
+
 def near_duplicate_groups(data: DataSet, options: Options) -> tuple[np.ndarray, str]:
     """The group of near-duplicates of each training photo, int64 [photos] from 0, and in words how they were found.
 
@@ -144,7 +152,7 @@ def near_duplicate_groups(data: DataSet, options: Options) -> tuple[np.ndarray, 
     except ValueError as error:
         reason = str(error).partition(":")[0]
     if reason:
-        return same_content(photos), f"only files of the same content are kept together, because {reason}"
+        return duplicates.equal_files(photos), f"only files of the same content are kept together, because {reason}"
     print(f"near-duplicates are looked for among {len(photos)} training photos", flush=True)
     used = resolved(options)
     geometry = fitted(resize_center_crop(options.image_size), options.fit)
@@ -163,18 +171,6 @@ def check_average(options: Options, model: nn.Module) -> None:
             f"--folds {options.folds}: the average of the models has {size_text(size)}, and an ONNX file holds 2.1 GB; "
             "give --refit, fewer folds or a smaller --arch"
         )
-
-
-def same_content(photos: list[Path]) -> np.ndarray:
-    "The group of each file, int64 [photos] from 0: files are in one group if they are equal byte for byte."
-    sizes = [photo.stat().st_size for photo in photos]
-    several = {size for size, count in Counter(sizes).items() if count > 1}
-    contents = [
-        hashlib.sha256(photo.read_bytes()).hexdigest() if size in several else str(photo)
-        for photo, size in zip(photos, sizes, strict=True)
-    ]
-    numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
-    return np.array([numbers[content] for content in contents])
 
 
 def fold_numbers(data: DataSet, groups: np.ndarray, options: Options) -> np.ndarray:

@@ -376,26 +376,34 @@ def test_an_unreadable_photo_gives_the_same_error_with_and_without_a_cache(small
     assert messages[0] == messages[1]
 
 
-def test_a_run_on_whole_photos_is_rebuilt_and_resumed_without_its_cache(small, tmp_path):
+def test_a_run_whose_cache_is_gone_is_rebuilt_and_resumed(small, tmp_path, no_export):
     options = command(small.path, tmp_path / "c", "--epochs", 1, "--out", tmp_path / "run")
     assert here(*options) == 0
     recipe = load(tmp_path / "run").recipe
     assert (recipe["options"]["cache"], recipe["data"]["reduced_to"]) == (str(tmp_path / "c"), None)
     shutil.rmtree(tmp_path / "c")
     assert len(load(tmp_path / "run").learner("cpu").dls.train_ds) == 48
-    without = [option for option in options if option not in ("--cache", str(tmp_path / "c"))]
-    assert here(*without, "--epochs", 2, "--resume") == 0
+    assert not (tmp_path / "c").exists()
+    assert here("--out", tmp_path / "run", "--epochs", 2, "--resume") == 0
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "c").is_dir()
 
 
-def test_a_run_on_reduced_photos_is_not_resumed_on_whole_ones(data, tmp_path, capsys):
+def test_a_run_on_reduced_photos_does_not_go_on_with_whole_ones(data, tmp_path, no_export):
+    from recipes import hw1
+    from toolkit.training.begin import begin
+
     options = command(data.path, tmp_path / "c", "--epochs", 1, "--out", tmp_path / "run")
     assert here(*options) == 0
     assert load(tmp_path / "run").recipe["data"]["reduced_to"] == TRAINED * SIZE
-    without = [option for option in options if option not in ("--cache", str(tmp_path / "c"))]
-    assert here(*without, "--resume") == 2
-    printed = capsys.readouterr().err
-    assert "begun with a --cache that reduces these photos, now it is without; resume with it" in printed
+    assert here("--out", tmp_path / "run", "--epochs", 2, "--resume") == 0
+    recorded = load(tmp_path / "run").recipe
+    assert (recorded["options"]["cache"], recorded["data"]["reduced_to"]) == (str(tmp_path / "c"), TRAINED * SIZE)
+    whole = hw1.learner(
+        data.path, arch="test_resnet", weights="none", image_size=32, bs=16, device="cpu", workers=0, epochs=2
+    )
+    with pytest.raises(ValueError, match="begun with a --cache that reduces these photos, now it is without; resume w"):
+        begin(tmp_path / "run", whole)
 
 
 def test_a_learner_with_a_cache_shows_predicts_and_runs_tta(small, tmp_path):
