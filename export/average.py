@@ -59,7 +59,7 @@ def average_models(
         onnx.save(averaged([onnx.load(model) for model in models], orders), beside)
         write_metadata(beside, _metadata(models, cards, precision))
         certificate = measured(reference, beside, device, precision, [])
-        certificate["trained_on"] = trained_on(list(labels), runs_of(models))
+        certificate["trained_on"] = trained_on(labels, runs_of(models))
         if wrong := faults(certificate):
             raise ValueError(f"the average is not the mean of the files, no file is written: {'; '.join(wrong)}")
         write_metadata(beside, {"verification": certificate})

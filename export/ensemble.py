@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from export.reading.prepare import Photo, fill_each
+from export.reading.prepare import Photo, as_several, fill_each
 from export.reading.readers import Readers
 from export.runtime.batch_size import choose_bs
 from export.runtime.buffers import Buffer
@@ -73,7 +73,7 @@ class Ensemble:
 
         Raises FileNotFoundError or ValueError for the first photo that can't be read.
         """
-        answers = labelled(self, [photos] if isinstance(photos, str | Path | bytes) else photos)
+        answers = labelled(self, as_several(photos))
         rows = np.array([row for _, row in answers], np.float32)
         return [label for label, _ in answers], rows.reshape(len(answers), len(self.card.classes))
 

@@ -4,18 +4,20 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.reading.prepare import Photo, fill
+from export.reading.prepare import Photo, as_several, fill
 from export.reading.readers import Readers
 from export.runtime.batch_size import choose_bs
 from export.runtime.buffers import FEATURES, OUTPUTS, BoundBuffer, Buffer, MemoryBuffer
-from export.runtime.metadata import check_outputs, content, feature_size, read_card
+from export.runtime.metadata import Card, check_outputs, content, feature_size, read_card
 from export.runtime.open_session import device_of, opened
 from export.runtime.profiler import Watch, unwatched
+from export.runtime.progress import print_line
 from export.runtime.providers import choose_device
 from export.streaming import Answer, in_flight, labelled, runners, streamed
 from toolkit.errors import first_line
@@ -59,7 +61,7 @@ class Classifier:
             checksum = pool.submit(hashlib.sha256, data)
             self.session = opened(model, data, device, threads)
         self.checksum, self.size = checksum.result().hexdigest(), len(data)
-        self.card, self.device = read_card(self.session, model), device_of(self.session)
+        self.card, self.device = self._card(), device_of(self.session)
         self.feature_size = feature_size(self.session)
         if features and self.feature_size is None:
             raise ValueError(
@@ -68,6 +70,14 @@ class Classifier:
         self.outputs = [*OUTPUTS, FEATURES] if features else OUTPUTS
         self.pads = self.device != "cpu"  # for every new shape cuDNN plans its convolutions again
         self.bs = choose_bs(bs, self.device, self.size, self.card.preprocess["crop"], batches_at_once(self.device))
+
+    def _card(self) -> Card:
+        "The card of the file. With `tta` it promises no precision: its threshold was chosen without."
+        card = read_card(self.session, self.model)
+        if self.tta == "none" or card.promise is None:
+            return card
+        print_line(f"{self.model}: its threshold was chosen without --tta {self.tta}, so no answer is unsure")
+        return replace(card, promise=None)
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         "Reopen the file with the device and batch size that were chosen."
@@ -80,8 +90,7 @@ class Classifier:
 
         Raises FileNotFoundError or ValueError for the first photo that can't be read.
         """
-        photos = [photos] if isinstance(photos, str | Path | bytes) else photos
-        answers = labelled(self, photos)
+        answers = labelled(self, as_several(photos))
         sizes = (len(self.card.classes), self.feature_size)[: len(self.outputs) - 1]
         figures = [[answer[index] for answer in answers] for index in range(1, 1 + len(sizes))]
         arrays = (np.array(each, np.float32).reshape(len(answers), n) for each, n in zip(figures, sizes, strict=True))

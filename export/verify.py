@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from export.convert.layers import precision_of
 from export.parity.certificate import faults, table
+from export.parity.files import trained_on, validated_on
 from export.parity.measure import measured
 from export.parity.reference import Reference, evenly, prepared_all, torch_outputs
 from export.runtime.providers import DEVICES
@@ -47,6 +48,8 @@ def verify(
     _check_labels(data, labels, classifier)
     reference = _reference(labels, trained, classifier, own is not None)
     certificate = measured(reference, model, classifier.device, precision, kept)
+    if trained:
+        certificate |= {"trained_on": trained_on(labels, [trained]), "chosen_by": validated_on(labels, [trained])}
     print(table(certificate))
     if wrong := faults(certificate):
         raise ValueError(f"{model} is over its budget: {'; '.join(wrong)}")
@@ -111,8 +114,8 @@ def _reference(labels: dict[Path, str], run: Run | None, classifier: Classifier,
     classes, preprocess = run.recipe["classes"], run.recipe["preprocess"]
     if sorted(classes) != sorted(classifier.card.classes):
         raise ValueError(f"{classifier.model} has other classes than {run.folder}: give the run it was exported from")
-    trained_on = images if preprocess == classifier.card.preprocess else prepared_all(labels, preprocess)
-    logits, features = torch_outputs(run.model(), trained_on, preprocess, classifier.feature_size is not None)
+    as_trained = images if preprocess == classifier.card.preprocess else prepared_all(labels, preprocess)
+    logits, features = torch_outputs(run.model(), as_trained, preprocess, classifier.feature_size is not None)
     return Reference(names, images, list(labels.values()), classes, logits, own, features)
 
 

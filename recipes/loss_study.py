@@ -30,7 +30,7 @@ from toolkit.run import Run, load
 SHARED = "data arch weights epochs lr bs accum image_size workers device precision".split()
 OWN = "loss seed out resume".split()  # set by the study for each run
 FIXED = {"data", "epochs"}  # may change in a resumed run, but not within a study
-RESULTS = "history.csv metrics.json valid_predictions.csv model.onnx report.html".split()  # files of a finished run
+RESULTS = "history.csv valid_predictions.csv metrics.json model.onnx report.html".split()  # of a finished run, in turn
 
 
 def variants(losses: Sequence[str], vary: Sequence[str], settings: list[str]) -> dict[str, list[str]]:
@@ -86,10 +86,7 @@ def resolved_options(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(recipe: str, wanted: dict) -> bool:
-    """True if the run with the options `wanted` has finished.
-
-    Raises ValueError if the run in its folder was begun with other options.
-    """
+    "True if the run with the options `wanted` has finished. Raises ValueError if it was begun with other options."
     folder = wanted["out"]
     if not (folder / "recipe.json").is_file():
         return False
@@ -104,7 +101,8 @@ def finished(recipe: str, wanted: dict) -> bool:
                 "give the old value, or another --out"
             )
     results = [*RESULTS, *(["predictions.csv"] if run.recipe["data"].get("test") else [])]
-    if not all(run.path(name).is_file() for name in results):
+    written = [run.path(name).stat().st_mtime_ns if run.path(name).is_file() else 0 for name in results]
+    if not all(written) or min(written[3:]) < written[2]:  # the page is written while it trains, too
         return False
     epochs, best = (run.metrics.get(name) for name in ("epochs", "best_epoch"))
     return epochs == (wanted["epochs"] or before["epochs"]) or out_of_patience(epochs, best, wanted.get("patience"))

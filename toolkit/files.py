@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, locks, and strict JSON and CSV."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
+FULL = {errno.ENOSPC, errno.EDQUOT}  # a full disk, which the system reports with the name of the file that is read
 DEPTH = 20  # levels of a JSON file; our own have at most 5
 
 
@@ -49,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(beside)):  # a full disk says so without a name
+        if error.errno in FULL or error.errno is not None and error.filename in (None, str(beside)):
             error.filename = str(path)
         raise
     finally:
@@ -64,10 +66,7 @@ def file_lock(path: Path, **options: Any) -> FileLock:
     some network file systems, filelock locks by the file's presence.
     """
     try:
-        if path.exists():
-            path.touch()
-        else:
-            tempfile.TemporaryFile(dir=path.parent).close()
+        path.touch() if path.exists() else tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise type(error)(f"{path.parent} can't be written to ({error.strerror}): give another folder") from error
     return FileLock(path, **options)

@@ -150,6 +150,8 @@ def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) ->
             raise FileExistsError(f"--out {out} holds {strange[0]} and no run: give another folder")
     if (folder / "recipe.json").is_file():
         same_recipe(load(folder), recipe)
+    elif resume and not holds_folds(folder):
+        print(f"--resume: {out} holds no run yet, one begins", flush=True)
     return folder
 
 
@@ -192,8 +194,7 @@ def git_revision() -> str | None:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        # this fails if the code is installed inside another repository
-        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # fails for code inside another repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

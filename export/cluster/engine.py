@@ -105,7 +105,7 @@ def _check_table(card: Card, options: PredictOptions, photos: Objects) -> None:
     threshold_of(card, options.answer_all, options.fallback)
     check_distinct(columns, "parquet")
     texts = (*columns.header, *card.classes, options.fallback, UNSURE)
-    formats.check_kind("parquet", (*texts, *(name for name, _ in photos)))
+    formats.check_kind("parquet", (*texts, *(name for name, _ in photos)), "--engine ray, which writes Parquet")
 
 
 def _settings(classifier: Classifier, photos: Objects, options: PredictOptions, device: str, bs: int) -> dict:

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from export.runtime.providers import DEVICES
@@ -63,8 +64,18 @@ def _connect(address: str) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(
             f"no Ray cluster at {address}: {first_line(error)}\n"
-            "give --address HOST:PORT of one that `ray start` started, or none for this machine alone"
+            f"give --address HOST:PORT of one that `ray start` started, or none for this machine alone{_token_hint()}"
         ) from error
+
+
+def _token_hint() -> str:
+    """Return what to try if this machine has a token of Ray's, which `ray start` asks for and a program does not send.
+
+    Source: https://docs.ray.io/en/latest/ray-security/token-auth.html
+    """
+    if "RAY_AUTH_MODE" in os.environ or not Path("~/.ray/auth_token").expanduser().is_file():
+        return ""
+    return "; if it asks for a token, as ~/.ray/auth_token here, set RAY_AUTH_MODE=token"
 
 
 def resources() -> list[dict[str, float]]:

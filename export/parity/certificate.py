@@ -104,7 +104,9 @@ def table(certificate: dict[str, Any]) -> str:
     if "compared_with" in certificate:
         lines.append(f"  compared with       {certificate['compared_with']}")
     if seen := certificate.get("trained_on"):
-        lines.append(f"  trained on          {seen} of these photos by at least one of the files: no honest accuracy")
+        lines.append(f"  trained on          {seen} of these photos: no honest accuracy")
+    if seen := certificate.get("chosen_by"):
+        lines.append(f"  chosen by           {seen} of these photos, as the best epoch: the accuracy is optimistic")
     budget = certificate["budget"]
     kept, (least, most) = certificate["kept"], certificate["agreement_interval"]
     return "\n".join(

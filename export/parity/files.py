@@ -1,6 +1,6 @@
 """The mean of several model files on real photos: an averaged file is compared with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,16 @@ def validation_labels(runs: Sequence[Run]) -> dict[Path, str]:
     return {photo: label for run in runs for photo, label in dataset_of(run).valid.items()}
 
 
-def trained_on(photos: Sequence[Path], runs: Sequence[Run]) -> int:
-    "The number of `photos` that are training photos of at least one run."
-    seen = {photo.resolve() for run in runs for photo in dataset_of(run).train}
+def trained_on(photos: Iterable[Path], runs: Sequence[Run]) -> int:
+    "The number of `photos` that are training photos of at least one run, by their paths."
+    return _among(photos, [photo for run in runs for photo in dataset_of(run).train])
+
+
+def validated_on(photos: Iterable[Path], runs: Sequence[Run]) -> int:
+    "The number of `photos` that are validation photos of at least one run, by their paths."
+    return _among(photos, validation_labels(runs))
+
+
+def _among(photos: Iterable[Path], others: Iterable[Path]) -> int:
+    seen = {photo.resolve() for photo in others}
     return sum(photo.resolve() in seen for photo in photos)

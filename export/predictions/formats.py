@@ -24,12 +24,17 @@ KINDS = ["csv", "json", "parquet"]
 
 
 def kind_of(out: Path, kind: str) -> str:
-    "csv, json or parquet: `kind`, or for auto by the suffix, else csv. Raises ValueError if suffix and `kind` differ."
+    """csv, json or parquet: `kind`, or for auto by the suffix, csv without one or for .txt.
+
+    Raises ValueError if suffix and `kind` differ, and for auto if the suffix is of no format that is written.
+    """
     suffix = out.suffix[1:].lower()
     if kind != "auto" and suffix in KINDS and suffix != kind:
         raise ValueError(f"--out {out} --format {kind}: name the file {out.with_suffix('.' + kind)}, or leave one out")
     if kind != "auto":
         return kind
+    if suffix not in (*KINDS, "", "txt"):
+        raise ValueError(f"--out {out}: give a name that ends in .csv, .json or .parquet, or a --format")
     return suffix if suffix in KINDS else "csv"
 
 
@@ -43,7 +48,7 @@ def check_kind(kind: str, texts: Iterable[str], flag: str = "--format parquet") 
         raise ImportError(f"{flag} needs pyarrow: pip install pyarrow") from None
     for text in texts:
         if not text.isascii() and not is_unicode(text):
-            raise ValueError(f"{flag}: the name {text!r} is not Unicode; csv keeps its bytes")
+            raise ValueError(f"{flag}: the name {text!r} is not Unicode; only csv keeps its bytes")
 
 
 def write_table(out: Path, kind: str, columns: Columns, rows: Iterable[Row], quoted: bool, fallback: str) -> None:
@@ -129,11 +134,16 @@ def write_zip(out: Path) -> None:
 
 
 def zip_file(out: Path) -> Path:
-    return out.with_suffix(".zip")
+    return _beside(out, ".zip")
 
 
 def errors_file(out: Path) -> Path:
-    return out.with_name(f"{out.stem}.errors.csv")
+    return _beside(out, ".errors.csv")
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    "p.errors.csv beside p.csv, and p.json.errors.csv beside p.json: two tables have two of them."
+    return out.with_name((out.stem if out.suffix.lower() == ".csv" else out.name) + suffix)
 
 
 def write_errors(out: Path, unread: Unread) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from toolkit.data.on_disk.photo_files import SUFFIXES, by_kind, natural_key, photo_names, unsupported
 
+ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+
 Named = list[tuple[str, Path]]
 "(image_name, path) of each photo."
 
@@ -42,17 +44,30 @@ def _found(images: Path) -> dict[str, Path]:
     if images.is_dir():
         return {name: images / name for name in photo_names(images)}
     if images.suffix.lower() == ".txt" and images.is_file():
-        return {tidy(line): images.parent / line for line in _lines(images)}
+        lines = _lines(images)
+        found = {tidy(line): images.parent / line for line in lines}
+        if again := len(lines) - len(found):
+            print(f"{images}: lines that name a photo again, which has one row: {again}", file=sys.stderr)
+        return found
+    if images.suffix.lower() in ARCHIVES and images.is_file():
+        raise ValueError(f"{images} is an archive: unpack it, and give the folder")
     if images.is_file():
         return {images.name: images}
     if glob.has_magic(str(images)):
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), images.parts))
+        root = without_wildcards(images)
         matches = (Path(match) for match in glob.glob(str(images), recursive=True))
         photos = [path for path in matches if path.suffix.lower() in SUFFIXES and path.is_file()]
         return {path.relative_to(root).as_posix(): path for path in photos}
     raise FileNotFoundError(
         f"{images}: no such file or folder; give a folder, a photo, a quoted glob or a .txt of paths"
     )
+
+
+def without_wildcards(images: Path) -> Path:
+    "The part of a path or a glob in which photos are looked for."
+    if images.exists():
+        return images
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), images.parts))
 
 
 def _lines(file: Path) -> list[str]:

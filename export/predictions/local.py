@@ -72,8 +72,8 @@ def predict_here(
             if options.zip:
                 formats.write_zip(out)
             record(out, table_settings, photos)
-        lines = list(_after_the_table(classifier.card, options, partial, photos))
-        look(journal.rows(partial), photos)
+            lines = list(_after_the_table(classifier.card, options, partial, photos))
+            look(journal.rows(partial), photos)
         partial.unlink()
     _print_summary(out, unread, done, len(photos), time.monotonic() - started, classifier.device)
     print(*lines, sep="\n", end="\n" if lines else "")

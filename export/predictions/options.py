@@ -42,6 +42,17 @@ class PredictOptions:
     profile: bool = False  # print the seconds of each stage, and which stage limits the speed
     features: Path | None = None  # also write each photo's features: FILE.npy or FILE.parquet, a row for each row
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_choice(field.name, getattr(self, field.name), field.type)
+
+
+def check_choice(name: str, value: object, annotation: object) -> None:
+    "Raises ValueError for a value that is not among the choices of its annotation."
+    for note in getattr(annotation, "__metadata__", ()):
+        if isinstance(note, dict) and value not in note["choices"]:
+            raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(note['choices'])}")
+
 
 def check_engine(options: PredictOptions, images: object, models: int = 1) -> None:
     "Raises ValueError for an option that the chosen engine does not have."

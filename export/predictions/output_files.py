@@ -11,6 +11,8 @@ from toolkit.files import target_of
 
 def output_files(out: Path, zipped: bool, features: Path | None = None) -> list[Path]:
     "The files that a run writes. Raises OSError or ValueError if one can't be written, or exists and is no plain file."
+    if str(out) == "-":
+        raise ValueError("--out -: predictions are a file, since --resume goes on with it; give its name")
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder: give the file, as in {out / 'predictions.csv'}")
     if zipped and out == formats.zip_file(out):

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from export.predictions.formats import read_csv
-from export.predictions.inputs import Named
+from export.predictions.inputs import Named, without_wildcards
 from export.predictions.journal import Row
 from export.predictions.unsure import is_unsure
-from toolkit.files import write_csv
+from toolkit.files import FULL, write_csv
 
 LIST, COLUMNS = "sorted.csv", ["placed", "file", "pred_label"]
 UNSURE, UNREADABLE = "unsure", "unreadable"
@@ -37,7 +37,7 @@ def check_sort(folder: Path | None, images: object, classes: Iterable[str], resu
         raise FileExistsError(f"--sort {folder} is not empty: give a new folder, or `python -m export.unsort {folder}`")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--sort {folder} is a file: give a folder")
-    if isinstance(images, str | Path) and folder.resolve().is_relative_to(Path(images).resolve()):
+    if isinstance(images, str | Path) and folder.resolve().is_relative_to(without_wildcards(Path(images)).resolve()):
         raise ValueError(f"--sort {folder} lies in {images}, where its links would be photos: give a folder outside")
     lower = [name.lower() for name in classes]
     for name in classes:
@@ -50,18 +50,21 @@ def check_sort(folder: Path | None, images: object, classes: Iterable[str], resu
 def sort_photos(folder: Path, rows: Iterable[Row], photos: Named, way: str) -> int:
     """Put a link to each photo, or a copy, into the folder of its label; return how many.
 
-    A photo that is there already is left. Raises OSError if a link or a copy can't be made.
+    A photo that is there already is left. What is no file that can be read is linked, and not copied. Raises OSError if
+    a link or a copy can't be made.
     """
-    placed = list(_places(rows, photos))
+    placed, left = list(_places(rows, photos)), 0
     write_csv(folder / LIST, COLUMNS, placed)
     for place, file, _ in placed:
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         if way == "link":
             _link(Path(file), target)
-        elif os.path.exists(file) and not _is_copy(target, Path(file)):
-            shutil.copy2(file, target)
-    return len(placed)
+        elif not os.path.isfile(file) or not os.access(file, os.R_OK):
+            left += 1
+        elif not _is_copy(target, Path(file)):
+            _copy(file, target)
+    return len(placed) - left
 
 
 def _places(rows: Iterable[Row], photos: Named) -> Iterator[tuple[str, str, str]]:
@@ -98,6 +101,16 @@ def _link(file: Path, target: Path) -> None:
     except OSError as error:  # Windows asks for a right that few users have; some disks have no links
         reason = error.strerror or error
         raise OSError(f"--sort: {target.parent} can't hold links ({reason}): give --sort_as copy") from error
+
+
+def _copy(file: str, target: Path) -> None:
+    "Copy the file with its time. An error names the target if its disk is full; shutil names the file."
+    try:
+        shutil.copy2(file, target)
+    except OSError as error:
+        if error.errno in FULL:
+            error.filename = str(target)
+        raise
 
 
 def _is_copy(target: Path, file: Path) -> bool:

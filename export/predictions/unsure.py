@@ -46,7 +46,7 @@ def unsure_line(card: Card, unsure: int, read: int) -> str:
     "A line on the unsure ones of `read` photos."
     return (
         f"unsure: {unsure} of {read}, with a confidence below {card.threshold:.4g}; of the others "
-        f"{card.promise.get('promise')} were promised to be right"
+        f"{card.promise['promise']} were promised to be right"
     )
 
 

@@ -14,6 +14,12 @@ Photo = Path | str | bytes | np.ndarray
 "A path, a file's bytes, or uint8 [height, width, 3] RGB of any size."
 
 
+def as_several(photos: Photo | Sequence[Photo]) -> Sequence[Photo]:
+    "One photo as a list of it, several as they are."
+    one = isinstance(photos, str | Path | bytes) or isinstance(photos, np.ndarray) and photos.ndim == 3
+    return [photos] if one else photos
+
+
 def prepared(photo: Photo, preprocess: dict, watch: Watch = unwatched) -> np.ndarray:
     """Return a photo as the model takes it, uint8 [crop, crop, 3] RGB.
 

@@ -171,7 +171,10 @@ def _preprocess_fault(preprocess, session) -> str | None:
 
 
 def _promise_fault(promise: object) -> str | None:
-    threshold = promise.get("threshold") if isinstance(promise, dict) else promise
-    if promise is None or isinstance(promise, dict) and type(threshold) in (int, float) and 0 <= threshold <= 1:
+    if promise is None:
         return None
-    return f"its promise has the threshold {threshold!r:.60}, expected a number from 0 to 1"
+    for name in ("threshold", "promise"):
+        value = promise.get(name) if isinstance(promise, dict) else promise
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            return f"its promise has the {name} {value!r:.60}, expected a number from 0 to 1"
+    return None

@@ -1,5 +1,6 @@
 """A progress bar on stderr if that is a terminal, and lines that do not run into the bar."""
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -8,9 +9,14 @@ CLEAR = "\r\033[K"
 "Clears the bar from the terminal's line."
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"Codes that a terminal obeys. The names of files may hold them."
+
+
 def print_line(line: str) -> None:
-    "Print `line` on stderr, over the bar if there is one."
-    print(f"{CLEAR if _on_terminal() else ''}{line}", file=sys.stderr)
+    "Print `line` on stderr, over the bar if there is one, with escapes such as \\x1b in place of control codes."
+    shown = CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", line)
+    print(f"{CLEAR if _on_terminal() else ''}{shown}", file=sys.stderr)
 
 
 def with_bar(items: Iterable, done: int, total: int) -> Iterator:

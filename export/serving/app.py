@@ -66,7 +66,7 @@ def server_metadata() -> dict[str, object]:
 def _predict(service: Service) -> Callable[[Request], Awaitable[Response]]:
     async def predict(request: Request) -> Response:
         top = _top(request, len(service.model.card.classes))
-        service.check_room()
+        service.check_open()
         async with service.uploads.body(request) as body:
             photos = await service.uploads.photos(request, body)
             outcomes = await service.answers(request, [each.data for each in photos])
@@ -83,7 +83,7 @@ def _infer(service: Service) -> Callable[[Request], Awaitable[Response]]:
     metadata = model_metadata(service.model, service.name)
 
     async def infer(request: Request) -> Response:
-        service.check_room()
+        service.check_open()
         async with service.uploads.body(request) as body:
             asked = await service.uploads.parsed(read_inference, body, request.headers.get(LENGTH), metadata)
             service.uploads.check_count(len(asked.photos))

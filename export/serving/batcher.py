@@ -41,7 +41,7 @@ class Batcher:
         self.sizes = model.sizes if isinstance(model, Ensemble) else [model.card.preprocess]
         self.waiting: deque[tuple[Job, int]] = deque()
         self.ready: deque[tuple[Job, int, list[np.ndarray]]] = deque()
-        self.decoding, self.held, self.closed = 0, 0, False
+        self.decoding, self.closed = 0, False
         self.failure: Exception | None = None  # of the first run
         lock, self.turn = threading.Lock(), threading.Lock()  # turn: one thread at a time gathers a batch
         self.photo_came, self.photo_ready = threading.Condition(lock), threading.Condition(lock)
@@ -78,14 +78,10 @@ class Batcher:
         Raises what the model raised, if it failed.
         """
         job = Job(photos, asyncio.get_running_loop().create_future())
-        self.held += len(photos)
         with self.photo_came:
             self.waiting.extend((job, index) for index in range(len(photos)))
             self.photo_came.notify(len(photos))
-        try:
-            return await job.done
-        finally:
-            self.held -= len(photos)
+        return await job.done
 
     def _start(self, target: Callable, *arguments: Any) -> None:
         self.threads.append(threading.Thread(target=target, args=arguments))

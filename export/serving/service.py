@@ -26,24 +26,30 @@ class Service:
         self.model, self.name, self.limits, self.metrics = model, name, limits, Metrics()
         self.batcher = Batcher(model, runners, limits.max_pixels, self.metrics)
         self.uploads = Uploads(limits.max_bytes, limits.max_photos)
-        self.ready = False
+        self.ready, self.held = False, 0
         self.metrics.model.info({"name": name, "device": model.device, "sha256": model.checksum, "bs": str(model.bs)})
-        self.metrics.watch("photos_held", "Photos that wait or are being answered", lambda: self.batcher.held)
+        self.metrics.watch("photos_held", "Photos that wait or are being answered", lambda: self.held)
         self.metrics.watch("bytes_held", "Bytes of requests' bodies in memory", lambda: self.uploads.held)
 
-    def check_room(self, photos: int = 1) -> None:
-        "Raises HTTPException 503 if there is no room for so many more photos."
+    def check_open(self) -> None:
+        "Raises HTTPException 503 for a request that comes when the service is stopping or has no room for a photo."
         if not self.ready:
             raise HTTPException(503, "the service is stopping", BUSY)
-        if self.batcher.held + photos > self.limits.queue:
-            raise HTTPException(503, f"{self.batcher.held} photos are waiting: try again", BUSY)
+        self.check_room(1)
+
+    def check_room(self, photos: int) -> None:
+        "Raises HTTPException 503 if there is no room for so many more photos."
+        if self.held + photos > self.limits.queue:
+            raise HTTPException(503, f"{self.held} photos are waiting: try again", BUSY)
 
     async def answers(self, request: Request, photos: Sequence[Photo]) -> list[Any]:
-        """The outcome of each photo, as `Batcher.answers` gives it.
+        """The outcome of each photo, as `Batcher.answers` gives it, of a request that has come: if the service is
+        stopping, it still waits for them.
 
         Raises HTTPException 503 if there is no room, ClientDisconnect if the client leaves meanwhile.
         """
         self.check_room(len(photos))
+        self.held += len(photos)
         work = asyncio.ensure_future(self.batcher.answers(photos))
         watch = asyncio.ensure_future(_leaving(request, work))
         try:
@@ -53,6 +59,7 @@ class Service:
                 raise ClientDisconnect from None
             raise
         finally:
+            self.held -= len(photos)
             watch.cancel()
         for outcome in outcomes:
             self.metrics.photos.labels("unreadable" if isinstance(outcome, Unreadable) else "answered").inc()

@@ -341,10 +341,11 @@ def test_out_is_neither_a_folder_nor_a_file_that_is_read(model, photos):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes among its files")
-@pytest.mark.parametrize("place", ["p.fifo", "p.fifo.partial", "p.errors.csv", "p.zip"])
+@pytest.mark.parametrize("place", ["p.fifo", "p.fifo.partial", "p.fifo.errors.csv", "p.fifo.zip"])
 def test_a_pipe_under_the_name_of_any_output_file_is_refused_and_stays(model, photos, place):
     os.mkfifo(photos / place)
-    done = run(model, photos / "photos", "--out", photos / "p.fifo", "--device", "cpu", "--zip", timeout=60)
+    words = ["--out", photos / "p.fifo", "--format", "csv", "--device", "cpu", "--zip"]
+    done = run(model, photos / "photos", *words, timeout=60)
     assert done.returncode == 2
     assert done.stderr == (
         f"error: {photos / place} is no regular file, and would be replaced by one: give another name\n"
@@ -386,7 +387,7 @@ def test_no_file_that_is_read_is_overwritten_by_whatever_name(photos, images, ou
     before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
     sample = photos / "sample.csv" if out == "sample.csv" else None
     with pytest.raises(FileExistsError, match="is what is being read: give another file"):
-        predict(photos / "model.onnx", photos / images, photos / out, device="cpu", sample=sample)
+        predict(photos / "model.onnx", photos / images, photos / out, device="cpu", sample=sample, format="csv")
     assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
 
 

@@ -49,6 +49,7 @@ def test_verify_issues_the_certificate_that_stands_in_the_file(digits_run, model
     again = verify(model, digits_run.recipe["data"]["path"], device="cpu")
     inside = props(model)["verification"]
     told = ("worst", "logit_difference", "probability_difference")  # names are whole paths here, the last bits vary
+    assert (again.pop("trained_on"), again.pop("chosen_by")) == (0, 270)
     assert {k: v for k, v in again.items() if k not in told} == {k: v for k, v in inside.items() if k not in told}
     printed = capsys.readouterr().out
     assert "fp32 on 270 labelled photos, on cpu" in printed
@@ -68,6 +69,15 @@ def test_a_folder_of_class_folders_is_verified_whole_and_a_csv_too(digits_run, m
     assert folder["images"] == table["images"] == 40
     assert folder["accuracy"] == table["accuracy"]
     assert folder["ece_in_sample"] is table["ece_in_sample"] is False
+
+
+def test_photos_of_the_training_and_those_that_chose_the_model_are_told(digits_run, model, capsys):
+    data = Path(digits_run.recipe["data"]["path"])
+    assert verify(model, data / "train", device="cpu", images=30)["trained_on"] == 30
+    assert "  trained on          30 of these photos: no honest accuracy\n" in capsys.readouterr().out
+    assert verify(model, data / "val", device="cpu", images=30)["chosen_by"] == 30
+    said = "  chosen by           30 of these photos, as the best epoch: the accuracy is optimistic\n"
+    assert said in capsys.readouterr().out
 
 
 def test_accuracy_and_calibration_are_those_of_sklearn_and_numpy(digits_run, model):

@@ -384,6 +384,45 @@ def test_photos_to_predict_may_be_added_after_training(photos, tmp_path, recwarn
     assert not [said for said in recwarn if "have changed" in str(said.message)]
 
 
+@pytest.mark.parametrize("way", ["moved", "removed"])
+def test_a_run_folder_that_goes_ends_the_training_and_is_not_made_anew(photos, tmp_path, way):
+    run, learn = begin(photos, tmp_path / "run")
+
+    def go():
+        run.folder.rename(tmp_path / "there") if way == "moved" else shutil.rmtree(run.folder)
+
+    learn.add_cb(AtEpoch(2, go))
+    with pytest.raises(FileNotFoundError, match="no longer holds this run: if it was moved, --resume goes on with it"):
+        fit(learn, run, 3)
+    assert not run.folder.exists()
+    if way == "moved":
+        assert torch.load(tmp_path / "there/last.pt", weights_only=True)["epoch"] == 1
+
+
+class AtEpoch(Callback):
+    "Call `act` when the training of an epoch, from 1, begins."
+
+    def __init__(self, number, act):
+        self.number, self.act = number, act
+
+    def before_train(self):
+        if self.epoch + 1 == self.number:
+            self.act()
+
+
+def test_test_photos_that_are_gone_leave_the_page_and_are_told(photos, tmp_path, capfd):
+    data = shutil.copytree(photos, tmp_path / "data")
+    (data / "test").mkdir()
+    shutil.copy(data / "val" / "c0" / "0.png", data / "test" / "0.png")
+    assert here(*words(data, tmp_path / "run", "--epochs", 1)) == 0
+    assert 'id="test"' in (tmp_path / "run/report.html").read_text()
+    shutil.rmtree(data / "test")
+    assert here(*words(data, tmp_path / "run", "--epochs", 1, "--resume")) == 0
+    assert f"{tmp_path / 'run/predictions.csv'} is of earlier test photos, which are gone\n" in capfd.readouterr().out
+    assert not (tmp_path / "run/least_certain.csv").exists()
+    assert 'id="test"' not in (tmp_path / "run/report.html").read_text()
+
+
 def test_a_last_mini_batch_of_one_photo_is_trained_on_by_the_running_statistics(photos, tmp_path):
     "torch's batch norm raises where a layer has one value per channel, as this network's last ones have at 32 pixels."
     run, learn = begin(photos, tmp_path / "run", bs=47, accum=1)

@@ -334,6 +334,14 @@ def test_a_command_that_goes_on_with_folds_need_not_name_them_nor_the_epochs(cop
     assert (copied / "metrics.json").is_file()
 
 
+def test_a_fold_alone_leaves_the_refit_of_the_others_command_recorded(photos, copied, capfd):
+    about = json.loads((copied / "folds.json").read_text())
+    about["options"]["refit"] = True
+    (copied / "folds.json").write_text(json.dumps(about))
+    assert on_one_thread("--out", copied, "--resume", "--fold", 1) == 0, capfd.readouterr().err
+    assert json.loads((copied / "folds.json").read_text())["options"]["refit"] is True
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

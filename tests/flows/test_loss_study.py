@@ -135,6 +135,17 @@ def test_what_a_run_chose_itself_is_not_asked_of_it_again_and_a_lost_history_is_
     assert not loss_study.finished("hw1", wanted())
 
 
+def test_a_run_that_was_killed_before_its_last_page_is_not_done(photos, interrupted, tmp_path):
+    run = shutil.copytree(interrupted[0] / "ce-0", tmp_path / "out" / "ce-0")
+    wanted = loss_study.resolved_options(
+        hw1.main.recipe, parsed(hw1.main, words(photos, run, *SMALL, "--epochs", 3, "--resume"))
+    )
+    assert loss_study.finished("hw1", wanted)
+    before = (run / "metrics.json").stat().st_mtime_ns - 1
+    os.utime(run / "report.html", ns=(before, before))  # a page that was written while it trained
+    assert not loss_study.finished("hw1", wanted)
+
+
 def test_any_option_is_varied_with_each_loss_and_names_the_variant():
     chosen = loss_study.variants(["ce", "focal"], ["lr", "1e-3", "0.5"], ["epochs=2"])
     runs = loss_study.plan(loss_study.load_recipe("hw1"), chosen, ["epochs=2"], 2, Path("out"))

@@ -100,8 +100,9 @@ def used_options(learn: Learner) -> dict[str, Any]:
 
 
 def all_as_json(options: dict[str, Any]) -> dict[str, Any]:
-    "Return options with their values as JSON has them."
-    return {name: as_json(value) for name, value in options.items()}
+    "Return options with their values as JSON has them, --cache as a path that holds in every folder."
+    cache = options.get("cache")
+    return {name: as_json(value) for name, value in (options | {"cache": cache and Path(cache).absolute()}).items()}
 
 
 def as_json(value: Any) -> Any:

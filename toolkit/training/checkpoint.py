@@ -1,7 +1,8 @@
 """The callback that writes a run's files, and goes on with the same bits from where last.pt stands."""
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastai.callback.core import Callback, CancelFitException
 
 from toolkit import ranks
 from toolkit.evaluation.best_epoch import best_row, history_columns
+from toolkit.features.doubts import FILE, write_doubts
 from toolkit.files import write_csv
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.weight_average import WeightAverage
@@ -20,7 +22,7 @@ from toolkit.learner.random_state import random_state, set_random_state
 from toolkit.learner.schedule import Unfit
 from toolkit.run import Run
 from toolkit.training.out_of_memory import StepStart, can_halve, halve_batch
-from toolkit.training.restore import check_schedule, learner_state, restore
+from toolkit.training.restore import check_schedule, check_there, learner_state, restore
 from toolkit.training.state import Best, EpochProgress, TrainState, resumed_state, settle_best, write_best, write_state
 
 
@@ -43,7 +45,7 @@ class Checkpoint(Callback):
         self.state = ranks.from_first(lambda: resumed_state(run.folder))  # the next fit goes on from it
         if self.state:
             self._go_to(self.state)
-        self.saved = self._position()
+        self.saved, self.begun = self._position(), run.path("recipe.json").is_file()
 
     def _go_to(self, state: TrainState) -> None:
         self.finished, self.rows, self.best, self.inside = state.epoch, [*state.history], state.best, state.inside
@@ -109,6 +111,9 @@ class Checkpoint(Callback):
             self.seen, loss = len(self.dls.data.train), torch.tensor(probe.found["loss"])
             self.total = 0 * loss if ranks.rank() else loss * self.seen
             self._mark_step()
+            if probe.doubts is not None and ranks.rank() == 0:
+                with self._writing():
+                    write_doubts(self.target.path(FILE), probe.doubts)
 
     def after_validate(self) -> None:
         self.whole = True
@@ -121,14 +126,12 @@ class Checkpoint(Callback):
         self.rows.append([self.finished, *(float(found[name]) for name in self.columns[1:])])
         if (best := best_row(self.rows, self.chosen_by))["epoch"] == self.finished:
             self.best = Best(self.finished, best["accuracy"], best["valid_loss"])
-        try:
+        with self._writing():
             if self.best.epoch == self.finished and ranks.rank() == 0:
                 average = self.learn.callback(WeightAverage)
                 write_best(self.target.folder, average.validated if average else self.model, self.finished)
             self._write(self._state(self.inside, random_state()))
             self.write_history()
-        except OSError as error:
-            self.learn.end_with(error)
 
     def after_cancel_fit(self) -> None:
         self.halved = self._halve() if lacks_memory(self.learn.fault) else None
@@ -145,9 +148,16 @@ class Checkpoint(Callback):
 
     def _save_step(self) -> None:
         self.learn.callback(NaNGuard).check()
-        inside = replace(self.inside, total=ranks.total(self.inside.total))
+        with self._writing():
+            self._write(self._state(replace(self.inside, total=ranks.total(self.inside.total)), self.step.random))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        "An error in the block ends the fit. So does a run folder that is no longer there: it would be made anew."
         try:
-            self._write(self._state(inside, self.step.random))
+            if self.begun:
+                check_there(self.target.folder)
+            yield
         except OSError as error:
             self.learn.end_with(error)
 
@@ -156,8 +166,6 @@ class Checkpoint(Callback):
             write_state(self.target.path("last.pt"), state)
             settle_best(self.target.folder, state)
         self.saved = self._position()
-
-    # The state
 
     def _mark_step(self) -> None:
         "Remember what the next optimiser step begins with."
@@ -168,15 +176,8 @@ class Checkpoint(Callback):
         self.step.mark()
 
     def _state(self, inside: EpochProgress, random: dict[str, Any]) -> TrainState:
-        return TrainState(
-            epoch=self.finished,
-            epochs=self.epochs,
-            history=self.rows,
-            best=self.best,
-            inside=inside,
-            **learner_state(self.learn),
-            random=random,
-        )
+        own = self.finished, self.epochs, self.rows, self.best, inside
+        return TrainState(*own, **learner_state(self.learn), random=random)
 
     def _restore(self, state: TrainState) -> None:
         restore(self.learn, state)
@@ -195,5 +196,5 @@ class Checkpoint(Callback):
         if (smaller := halve_batch(state)) is None:
             return None
         self.state = smaller
-        before, now = f"{state.accum} of {state.bs}", f"{smaller.accum} batches of {smaller.bs}"
-        return f"out of memory: going on with {now} to a step, not {before}"
+        batches = f"{smaller.accum} batches of {smaller.bs} to a step, not {state.accum} of {state.bs}"
+        return f"out of memory: going on with {batches}"

@@ -1,13 +1,10 @@
 """Training into a run folder: from the run's present state to its last epoch."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from toolkit import ranks
-from toolkit.features.doubts import FILE, write_doubts
 from toolkit.finetuning.linear_probe import is_probing
 from toolkit.learner.device import lacks_memory
 from toolkit.learner.distributed import distributed_gradients
@@ -52,7 +49,7 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
         print(f"going on after {checkpoint.saved}", flush=True)
     if checkpoint.state:
         checkpoint.write_history()  # a kill may have come between the two files
-    with shown(learn), stopping_at_a_step(checkpoint), _writing_doubts(learn, run):
+    with shown(learn), stopping_at_a_step(checkpoint):
         try:
             with distributed_gradients(learn):
                 unfinished = not is_over(checkpoint, options.patience)
@@ -101,17 +98,6 @@ def _why_early(learn: Learner, checkpoint: Checkpoint) -> str:
         return "a callback ended it"
     best = f"{learn.options.best} than epoch {checkpoint.best.epoch}"
     return f"none of the last {learn.options.patience} had a better {best}"
-
-
-@contextmanager
-def _writing_doubts(learn: Learner, run: Run) -> Iterator[None]:
-    "Write what a linear probe inside found doubtful about the training photos, also if the fit is interrupted."
-    try:
-        yield
-    finally:
-        doubts = next((cb.doubts for cb in learn.cbs if getattr(cb, "doubts", None) is not None), None)
-        if doubts is not None and ranks.rank() == 0:
-            write_doubts(run.path(FILE), doubts)
 
 
 def _how_to_go_on(checkpoint: Checkpoint) -> str:

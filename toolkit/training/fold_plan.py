@@ -129,6 +129,7 @@ def check_plan(options: Options, data: DataSet) -> None:
 def record_options(recipe: Recipe, options: Options, own: dict[str, Any]) -> None:
     "Record options that may change and have changed, such as more epochs, for a later command that resumes the folds."
     about, kept = read_json(options.out / ABOUT), recipe.free - OF_A_COMMAND
+    kept = kept - {"refit"} if options.fold else kept  # of one fold alone there is none
     now = {name: value for name, value in all_as_json(vars(options) | own).items() if name in kept}
     if (changed := about["options"] | now) != about["options"]:
         write_json(options.out / ABOUT, about | {"options": changed})

@@ -1,5 +1,6 @@
 """A learner's part of a run's state: taken, put back, and a schedule checked against more epochs."""
 
+from pathlib import Path
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
@@ -38,6 +39,12 @@ def restore(learn: Learner, state: TrainState) -> None:
     learn.dls.train.bs = learn.dls.valid.bs = state.bs
     if accumulate := learn.callback(AccumulateGradients):
         accumulate.n = state.accum
+
+
+def check_there(folder: Path) -> None:
+    "Raise FileNotFoundError if `folder` no longer holds its run: a file that is written would make the folder anew."
+    if not (folder / "recipe.json").is_file():
+        raise FileNotFoundError(f"{folder} no longer holds this run: if it was moved, --resume goes on with it there")
 
 
 def check_schedule(learn: Learner, state: TrainState, epochs: int) -> None:

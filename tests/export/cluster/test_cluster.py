@@ -20,7 +20,7 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'ray[data]'")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 from export import session  # noqa: E402
-from export.cluster import objects, shards  # noqa: E402
+from export.cluster import nodes, objects, shards  # noqa: E402
 from export.cluster.engine import predict_on_cluster  # noqa: E402
 from export.cluster.labeller import Job, Labeller  # noqa: E402
 from export.cluster.nodes import share_of  # noqa: E402
@@ -471,3 +471,16 @@ def test_predicting_on_one_machine_does_not_load_ray():
     code = "import sys, export.predict; print([name for name in ('ray', 'fsspec', 'pyarrow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_error_to_connect_names_the_token_that_ray_wrote_here(tmp_path, monkeypatch):
+    "From 2.59 on, a local run leaves one, and `ray start` asks for it."
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert nodes._token_hint() == ""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret")
+    with pytest.raises(ConnectionError, match="no Ray cluster at 127.0.0.1:1: .*\n.*set RAY_AUTH_MODE=token"):
+        nodes._connect("127.0.0.1:1")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert nodes._token_hint() == ""

@@ -18,6 +18,7 @@ from export.predict import predict
 from export.predictions import formats
 from export.reading import prepare
 from export.runtime.profiler import Stopwatch
+from export.runtime.progress import print_line
 from export.session import Classifier
 
 CLASSES = tiny_onnx.NUMERIC
@@ -66,7 +67,15 @@ def test_top_adds_the_likeliest_classes_with_their_confidence(model, photos, tmp
         ({"top": 13}, "--top 13: the model has 12 classes; give 1 to 12"),
         ({"top": -1}, "--top -1: the model has 12 classes"),
         ({"top": 2, "probabilities": True}, "--top, --probabilities and --sample each say which columns there are"),
-        ({"zip": True, "out": "p.zip"}, "--out .*p.zip --zip: give the name of the file that is zipped"),
+        (
+            {"zip": True, "out": "p.zip"},
+            "--out .*p.zip: give a name that ends in .csv, .json or .parquet, or a --format",
+        ),
+        ({"out": "p.zip"}, "--out .*p.zip: give a name that ends in .csv, .json or .parquet, or a --format"),
+        ({"out": "p.csv.gz"}, "--out .*p.csv.gz: give a name that ends in .csv"),
+        ({"format": "xml"}, "unknown format 'xml': choose one of auto, csv, json, parquet"),
+        ({"sort_as": "hard"}, "unknown sort_as 'hard': choose one of link, copy"),
+        ({"engine": "spark"}, "unknown engine 'spark': choose one of local, ray"),
         ({"format": "json"}, r"--out .*p.csv --format json: name the file .*p.json, or leave one out"),
         ({"tta": "rotate"}, "unknown tta 'rotate': choose one of none, flip"),
     ],
@@ -120,7 +129,9 @@ def test_parquet_holds_strings_and_float32(model, photos, tmp_path):
     options = {"probabilities": True, "fallback": "7", "resume": True}
     assert predict(model, photos, tmp_path / "p.parquet", "cpu", **options)[0][0] == "4"
     save(photos / "caf\udce9.png", 0)
-    with pytest.raises(ValueError, match=r"--format parquet: the name 'caf.*' is not Unicode; csv keeps its bytes"):
+    with pytest.raises(
+        ValueError, match=r"--format parquet: the name 'caf.*' is not Unicode; only csv keeps its bytes"
+    ):
         predict(model, photos, tmp_path / "p.parquet", "cpu")
 
 
@@ -143,8 +154,22 @@ def test_the_suffix_chooses_the_format(tmp_path):
 
 def test_the_file_is_named_after_its_kind(model, photos, tmp_path):
     assert run(model, photos, "--format", "json", "--device", "cpu", cwd=tmp_path).returncode == 2
-    written = {"predictions.json", "predictions.errors.csv", ".predictions.json.asked"}
+    written = {"predictions.json", "predictions.json.errors.csv", ".predictions.json.asked"}
     assert set(os.listdir(tmp_path)) == {"photos", *written}
+
+
+def test_two_tables_beside_each_other_keep_their_lists_of_unread_photos(model, photos, tmp_path):
+    assert len(predict(model, photos, tmp_path / "p.csv", "cpu")) == 1
+    (photos / "4.png").rename(tmp_path / "4.png")
+    assert predict(model, photos, tmp_path / "p.json", "cpu", zip=True) == []
+    (tmp_path / "4.png").rename(photos / "4.png")
+    assert len(predict(model, photos, tmp_path / "p.csv", "cpu", resume=True, zip=True)) == 1
+    assert {"p.csv", "p.errors.csv", "p.zip", "p.json", "p.json.zip"} <= set(os.listdir(tmp_path))
+
+
+def test_a_name_of_a_file_commands_no_terminal(tmp_path, capsys):
+    print_line("evil\x1b]0;title\x07\x9b2J\nerror: forged.jpg: no photo, \u00e9")
+    assert capsys.readouterr().err == "evil\\x1b]0;title\\x07\\x9b2J\\x0aerror: forged.jpg: no photo, \u00e9\n"
 
 
 def test_two_columns_of_one_name_are_for_csv_alone(photos, tmp_path):

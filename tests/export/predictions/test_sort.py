@@ -1,6 +1,7 @@
 """--sort puts photos into class folders, as links or copies, and export.unsort undoes it by the list."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -126,6 +127,33 @@ def test_a_sorting_that_was_killed_goes_on_and_can_be_undone(model, photos, tmp_
     assert unsort(folder) == []
 
 
+def test_what_cannot_be_read_is_not_copied_and_the_rest_is(model, photos, tmp_path, capsys):
+    lines = ["photos/img0.png", "photos", "photos/gone.png", "photos/broken.png"]
+    (tmp_path / "some.txt").write_text("".join(f"{line}\n" for line in lines))
+    predict(model, tmp_path / "some.txt", tmp_path / "p.csv", sort=tmp_path / "sorted", sort_as="copy")
+    assert set(files(tmp_path / "sorted")) == {
+        f"{label(0)}/photos/img0.png",
+        "unreadable/photos/broken.png",
+        "sorted.csv",
+    }
+    assert "sorted 2 photos into" in capsys.readouterr().out
+    assert unsort(tmp_path / "sorted") == []
+
+
+def test_a_full_disk_is_named_and_the_sorting_goes_on_when_there_is_room(model, photos, tmp_path, monkeypatch):
+    def full(file, target):
+        raise OSError(errno.ENOSPC, "No space left on device", file)
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        predict(model, photos, tmp_path / "p.csv", sort=tmp_path / "sorted", sort_as="copy")
+    assert caught.value.filename == str(tmp_path / "sorted" / label(0) / "below/img0.png")
+    assert "the same command with --resume continues from there" in caught.value.__notes__[0]
+    monkeypatch.undo()
+    predict(model, photos, tmp_path / "p.csv", sort=tmp_path / "sorted", sort_as="copy", resume=True)
+    assert len(files(tmp_path / "sorted")) == 9
+
+
 def test_a_folder_that_holds_something_or_is_among_the_photos_is_refused(model, photos, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
@@ -136,6 +164,8 @@ def test_a_folder_that_holds_something_or_is_among_the_photos_is_refused(model, 
     ]:
         with pytest.raises((OSError, ValueError), match=message):
             predict(model, photos, tmp_path / "p.csv", sort=folder)
+    with pytest.raises(ValueError, match="where its links would be photos: give a folder outside"):
+        predict(model, photos / "**" / "*.png", tmp_path / "p.csv", sort=photos / "sorted")
     assert not (tmp_path / "p.csv").exists()
 
 

@@ -112,6 +112,25 @@ def test_a_promise_without_a_threshold_is_refused(promise, tmp_path):
         Classifier(model)
 
 
+@pytest.mark.parametrize("promise", ["null", '"0.9"', "2"])
+def test_a_threshold_without_its_promise_is_refused(promise, tmp_path):
+    model = tiny_onnx.write(
+        tmp_path / "model.onnx", metadata={"promise": f'{{"threshold": 0.5, "promise": {promise}}}'}
+    )
+    with pytest.raises(ValueError, match="its promise has the promise .* expected a number from 0 to 1"):
+        Classifier(model)
+
+
+def test_with_a_mirrored_view_nothing_is_promised_and_a_line_says_so(model, photos, tmp_path, capsys):
+    "The threshold was chosen on the probabilities of the photos as they are."
+    predict(model, photos, tmp_path / "p.csv", tta="flip")
+    labels, _ = Classifier(model, tta="flip")(sorted(photos.iterdir(), key=lambda path: int(path.stem[3:])))
+    assert [row["pred_label"] for row in table(tmp_path / "p.csv")] == labels
+    said = capsys.readouterr()
+    assert f"{model}: its threshold was chosen without --tta flip, so no answer is unsure" in said.err
+    assert "unsure:" not in said.out
+
+
 # Chosen at the export
 
 

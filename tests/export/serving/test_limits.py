@@ -1,12 +1,20 @@
 """What is too much is refused, at once, and the service goes on."""
 
+import asyncio
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import hostile
+import numpy as np
 import pytest
 from service import SLOW_MODEL, started, wait_until
+from starlette.exceptions import HTTPException
+
+from export.serving.limits import Limits
+from export.serving.service import Service
+from export.session import Classifier
 
 KINDS = hostile.kinds()
 
@@ -66,6 +74,29 @@ def test_what_the_service_cannot_hold_is_refused_in_milliseconds_before_its_body
         assert min(times) < 0.1
         assert {each.result() for each in posted} == {200, 503}
         assert hostile.good(running.port) == 200
+
+
+def test_requests_that_come_at_once_are_not_more_than_the_queue_holds(model):
+    "All of them are looked at before one of them is answered."
+
+    async def ask():
+        service = Service(Classifier(model, "cpu"), "m", Limits(10**6, 10**6, 1, queue=2), runners=1)
+        ended, request = asyncio.Event(), SimpleNamespace(receive=asyncio.Event().wait)
+
+        async def answers(photos):
+            await ended.wait()
+            return [("a", np.ones(1))] * len(photos)
+
+        service.batcher.answers = answers
+        asked = [asyncio.ensure_future(service.answers(request, [b"photo"])) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert service.held == 2
+        ended.set()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(each, HTTPException) for each in outcomes] == [False, False, True, True, True]
+        assert service.held == 0
+
+    asyncio.run(ask())
 
 
 def test_connections_beyond_the_limit_are_refused(model):

@@ -119,6 +119,18 @@ def test_a_signal_drains_what_came_is_answered_and_nobody_else(model, number):
             socket.create_connection(("127.0.0.1", running.port), timeout=5)
 
 
+def test_a_photo_that_is_on_its_way_at_a_signal_is_answered(model):
+    with started(model) as running, socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
+        posted = hostile.post(hostile.jpeg())
+        connection.sendall(posted[:-100])
+        wait_until(running.port, "rapid_finetune_bytes_held", 100)
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        connection.sendall(posted[-100:])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        assert running.process.wait(60) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_model_has_run_once_ends_the_service(model, number):
     slow = """

@@ -181,6 +181,11 @@ CSV_FAULTS = [
     (["path", "label"], [["9.png", "a"]], "line 2: no file .*9.png"),
     (["path", "label"], [["1.png", "a"], ["1.png", "b"]], "line 3: 1.png stands in it twice"),
     (["path", "label"], [["1.png", "a"], ["x/../1.png", "b"]], "line 3: x/../1.png stands in it twice"),
+    (
+        ["path", "label"],
+        [["1.png", "a", ""], ["x/2.png", "b", " big"]],
+        "line 3: 3 values for 2 columns; a value with a",
+    ),
     (["path", "label"], [["1.png", "a"], [], [], ["1.png", "b"]], "line 5: 1.png stands in it twice"),
 ]
 
@@ -190,6 +195,18 @@ def test_a_fault_in_a_csv_is_named_with_its_line(tmp_path, header, rows, message
     put(tmp_path, "1.png", "x/2.png")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         find_data(write_csv(tmp_path / "d.csv", header, *rows))
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [('1.png,"cat\n2.png,dog\n3.png,dog\n', 2), ('1.png,cat\n2.png,"dog" \n', 3)],  # never closed; a space after it
+)
+def test_a_quote_that_stands_open_swallows_no_rows(tmp_path, lines, line):
+    for number in (1, 2, 3):
+        (tmp_path / f"{number}.png").touch()
+    (tmp_path / "d.csv").write_text("path,label\n" + lines)
+    with pytest.raises(ValueError, match=rf"d.csv, line {line} begins no row of a CSV \(.*\): is a quote open\?"):
+        find_data(tmp_path / "d.csv")
 
 
 def test_a_file_that_is_no_csv_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
@@ -203,6 +204,22 @@ def test_the_first_epoch_of_a_run_is_the_probe_and_a_resumed_one_goes_on_after_i
     rates = [float(row["lr"]) for row in csv.DictReader(run.path("history.csv").open())]
     assert len(rates) == 3
     assert rates[1] == pytest.approx(4e-3 / 25)  # the schedule begins with the training
+
+
+def test_what_the_probe_doubts_is_written_before_the_state_that_it_is_resumed_from(folder, tmp_path):
+    "A run that is killed after it would find no doubts again: its probe has been."
+    learn, seen = probing(folder), []
+    run = begin(tmp_path / "run", learn)
+
+    class Look(Callback):
+        order = 69  # before the Checkpoint
+
+        def after_epoch(self):
+            seen.append((run.path(FILE).is_file(), run.path("last.pt").is_file()))
+
+    learn.add_cb(Look())
+    fit(learn, run, 1)
+    assert seen == [(True, False)]
 
 
 def test_a_fit_in_a_notebook_trains_what_a_run_trains(folder, tmp_path):

@@ -93,10 +93,14 @@ def read_splits(path: Path) -> dict[str, dict[Path, str]]:
 def _read_rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
     "The rows, each with the number of its last line."
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)
         try:
             rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
-        except (UnicodeDecodeError, csv.Error) as error:
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {reader.line_num + 1} begins no row of a CSV ({error}): is a quote open?"
+            ) from error
+        except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not a CSV ({error}): give a folder, a CSV with columns path,label, a zip or Parquet files; "
                 "unpack other archives"
@@ -108,6 +112,11 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
 
 def _checked_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Path, str]:
     "Split, photo and label of one line."
+    if any(row.get(None, ())):  # DictReader's key of values without a column
+        raise ValueError(
+            f"{path}, line {number}: {len(row) - 1 + len(row[None])} values for {len(row) - 1} columns; a value with a "
+            "comma stands in quotes"
+        )
     name, label, split = row["path"], row["label"] or "", row.get("split") or "train"
     if split not in SPLITS:
         raise ValueError(f"{path}, line {number}: split {split!r}; it takes train, val, valid or test")
