@@ -340,6 +340,20 @@ def test_out_is_neither_a_folder_nor_a_file_that_is_read(model, photos):
         predict(model, photos / "list.txt", photos / "list.txt")
 
 
+def test_a_photo_that_a_list_names_twice_has_one_row_and_is_told(model, tmp_path, capsys):
+    save(tmp_path / "photos" / "a.png", 0)
+    (tmp_path / "list.txt").write_text("photos/a.png\nphotos/./a.png\n")
+    predict(model, tmp_path / "list.txt", tmp_path / "p.csv", "cpu")
+    assert rows(tmp_path / "p.csv")[1:] == [["photos/a", label(0)]]
+    assert f"{tmp_path / 'list.txt'}: lines that name a photo again, which has one row: 1\n" in capsys.readouterr().err
+
+
+def test_an_archive_is_no_photo(model, tmp_path):
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="photos.zip is an archive: unpack it, and give the folder"):
+        predict(model, tmp_path / "photos.zip", tmp_path / "p.csv", "cpu")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes among its files")
 @pytest.mark.parametrize("place", ["p.fifo", "p.fifo.partial", "p.fifo.errors.csv", "p.fifo.zip"])
 def test_a_pipe_under_the_name_of_any_output_file_is_refused_and_stays(model, photos, place):

@@ -655,3 +655,12 @@ def test_onnxruntime_knows_the_options_of_its_providers(provider):
         pytest.skip(f"this onnxruntime is built without {provider}")
     content = library.read_bytes()
     assert all(name.encode() + b"\0" in content for name in NAMES[provider])
+
+
+def test_one_array_is_one_photo_and_a_stack_of_them_several(model):
+    photos = np.stack([tiny_onnx.photo(seed) for seed in range(3)])
+    labels, probabilities = Classifier(model, "cpu")(photos)
+    for photo, label, row in zip(photos, labels, probabilities, strict=True):
+        (alone,), (figures,) = Classifier(model, "cpu")(photo)
+        assert alone == label
+        np.testing.assert_allclose(figures, row, rtol=1e-5)

@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 from filelock import Timeout
+from run_folders import make_run
 from safetensors.torch import load_file
 
 from export.predictions import journal
@@ -265,3 +266,11 @@ def test_the_data_set_of_a_run_needs_no_torch(copied_run):
     code = f"import sys, toolkit.run as r; r.load({str(copied_run.folder)!r}).dataset(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_a_resume_of_nothing_says_that_a_run_begins(tmp_path, capsys):
+    assert run.new_folder("hw1", "ce", tmp_path / "typo", resume=True) == tmp_path / "typo"
+    assert capsys.readouterr().out == f"--resume: {tmp_path / 'typo'} holds no run yet, one begins\n"
+    begun = make_run(tmp_path / "run", list("ab"))
+    run.new_folder(run.load(begun).recipe["recipe"], "ce", begun, resume=True)
+    assert capsys.readouterr().out == ""

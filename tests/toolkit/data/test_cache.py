@@ -376,11 +376,13 @@ def test_an_unreadable_photo_gives_the_same_error_with_and_without_a_cache(small
     assert messages[0] == messages[1]
 
 
-def test_a_run_whose_cache_is_gone_is_rebuilt_and_resumed(small, tmp_path, no_export):
-    options = command(small.path, tmp_path / "c", "--epochs", 1, "--out", tmp_path / "run")
+def test_a_run_whose_cache_is_gone_is_rebuilt_and_resumed(small, tmp_path, no_export, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    options = command(small.path, f"{tmp_path.name}/c", "--epochs", 1, "--out", tmp_path / "run")
     assert here(*options) == 0
     recipe = load(tmp_path / "run").recipe
     assert (recipe["options"]["cache"], recipe["data"]["reduced_to"]) == (str(tmp_path / "c"), None)
+    monkeypatch.chdir(tmp_path)  # another folder than the one that it was begun in
     shutil.rmtree(tmp_path / "c")
     assert len(load(tmp_path / "run").learner("cpu").dls.train_ds) == 48
     assert not (tmp_path / "c").exists()
