@@ -127,7 +127,7 @@ def run_once(recipe: Callable[..., list], wanted: dict) -> None:
     import torch
 
     try:
-        recipe(**wanted)
+        recipe(**wanted | {"resume": wanted["out"].is_dir()})
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted in {wanted['out']}; the same command goes on from there") from None
     gc.collect()

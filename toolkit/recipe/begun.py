@@ -47,7 +47,7 @@ def begun_options(
 def _found_data(begun: Mapping[str, Any]) -> dict[str, str]:
     "Return the folder or CSV that a relative --data was, if it is not to be found from the current folder."
     data, found = begun["options"].get("data"), begun.get("data")
-    relative = isinstance(data, str) and not Path(data).is_absolute()
+    relative = isinstance(data, str) and "://" not in data and not Path(data).is_absolute()
     if relative and isinstance(found, dict) and not found.get("source") and not Path(data).exists():
         return {"data": found.get("path", data)}
     return {}
