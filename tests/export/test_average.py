@@ -160,7 +160,7 @@ def folds(tmp_path, data):
 def test_validation_photos_of_the_runs_verify_and_it_says_how_many_a_file_was_trained_on(data, tmp_path, capsys):
     found = props(average_models(folds(tmp_path, data), tmp_path / "mean.onnx", device="cpu"))["verification"]
     assert (found["images"], found["trained_on"]) == (12, 12)
-    assert "12 of these photos by at least one of the files: no honest accuracy" in capsys.readouterr().out
+    assert "12 of these photos: no honest accuracy" in capsys.readouterr().out
 
 
 def test_an_average_is_verified_by_labels_alone_also_in_a_run_folder(data, tmp_path):

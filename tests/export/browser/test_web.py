@@ -149,7 +149,9 @@ def test_on_groceries_the_labels_are_those_of_python(grocery, mobilenet_weights,
 
 
 def test_a_photo_below_the_promise_is_unsure(digits_run, package, photos, browser, tmp_path):
-    model = changed(digits_run.path("model.onnx"), tmp_path / "promise.onnx", promise={"threshold": 0.97})
+    model = changed(
+        digits_run.path("model.onnx"), tmp_path / "promise.onnx", promise={"promise": 0.9, "threshold": 0.97}
+    )
     labels, probabilities = Classifier(model, "cpu")(photos)
     unsure = probabilities.max(1) < 0.97
     assert 0 < unsure.sum() < len(photos)

@@ -136,7 +136,7 @@ def test_two_nodes_give_the_rows_of_one_machine_and_say_no_more_than_it(cluster,
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     same(out, expected)
     assert len(list(out.glob("part-*.parquet"))) == 4
-    reason = (tmp_path / "local.errors.csv").read_text()
+    reason = (tmp_path / "local.parquet.errors.csv").read_text()
     assert (tmp_path / "predictions.errors.csv").read_text() == reason
     chosen, first, second = done.stderr.splitlines()
     assert chosen == "bs auto: 8"
