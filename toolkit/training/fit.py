@@ -60,7 +60,8 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; {_how_to_go_on(checkpoint)}") from None
         except Exception as error:
-            error.add_note(_how_to_go_on(checkpoint))
+            if run.path("recipe.json").is_file():
+                error.add_note(_how_to_go_on(checkpoint))
             raise
     if checkpoint.finished < epochs:
         print(
