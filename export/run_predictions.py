@@ -31,7 +31,7 @@ def predict_test_photos(run: Run, data: DataSet, device: str) -> Unread:
             return predict_here([run.path("model.onnx")], data.test, options, look=look)
         if run.path(FILE).is_file():
             run.path(FILE).unlink()
-            print(f"{run.path('predictions.csv')} is of earlier test photos, which are gone", flush=True)
+            print(f"{run.path('predictions.csv')} labels earlier test photos, which are gone", flush=True)
         return []
     finally:
         write_report(run)

@@ -45,6 +45,8 @@ def to_onnx(
     not give what the run's own weights give, with the differences, if the model has no linear classifier whose input
     are the features, or if the promise can't be kept; no file is written then.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     trained = load(run)
     promise = checked_promise(trained.recipe["options"].get("promise") if promise is None else promise)
     out, device = checked_out(Path(out) if out else trained.path("model.onnx")), choose_device(device)

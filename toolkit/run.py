@@ -151,7 +151,7 @@ def _new_folder(recipe: str, loss: str, out: str | Path | None, resume: bool) ->
     if (folder / "recipe.json").is_file():
         same_recipe(load(folder), recipe)
     elif resume and not holds_folds(folder):
-        print(f"--resume: {out} holds no run yet, one begins", flush=True)
+        print(f"--resume: {out} holds no run yet; a new run begins", flush=True)
     return folder
 
 

@@ -75,7 +75,7 @@ def _token_hint() -> str:
     """
     if "RAY_AUTH_MODE" in os.environ or not Path("~/.ray/auth_token").expanduser().is_file():
         return ""
-    return "; if it asks for a token, as ~/.ray/auth_token here, set RAY_AUTH_MODE=token"
+    return "; ~/.ray/auth_token is here: if the cluster asks for a token, set RAY_AUTH_MODE=token"
 
 
 def resources() -> list[dict[str, float]]:

@@ -106,7 +106,7 @@ def table(certificate: dict[str, Any]) -> str:
     if seen := certificate.get("trained_on"):
         lines.append(f"  trained on          {seen} of these photos: no honest accuracy")
     if seen := certificate.get("chosen_by"):
-        lines.append(f"  chosen by           {seen} of these photos, as the best epoch: the accuracy is optimistic")
+        lines.append(f"  chose the epoch     {seen} of these photos: the accuracy is optimistic")
     budget = certificate["budget"]
     kept, (least, most) = certificate["kept"], certificate["agreement_interval"]
     return "\n".join(

@@ -47,7 +47,7 @@ def _found(images: Path) -> dict[str, Path]:
         lines = _lines(images)
         found = {tidy(line): images.parent / line for line in lines}
         if again := len(lines) - len(found):
-            print(f"{images}: lines that name a photo again, which has one row: {again}", file=sys.stderr)
+            print(f"{images}: a photo that is named twice has one row; lines left out: {again}", file=sys.stderr)
         return found
     if images.suffix.lower() in ARCHIVES and images.is_file():
         raise ValueError(f"{images} is an archive: unpack it, and give the folder")

@@ -176,5 +176,5 @@ def _promise_fault(promise: object) -> str | None:
     for name in ("threshold", "promise"):
         value = promise.get(name) if isinstance(promise, dict) else promise
         if type(value) not in (int, float) or not 0 <= value <= 1:
-            return f"its promise has the {name} {value!r:.60}, expected a number from 0 to 1"
+            return f"its promise has {name}={value!r:.60}, expected a number from 0 to 1"
     return None

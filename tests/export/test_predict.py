@@ -345,7 +345,10 @@ def test_a_photo_that_a_list_names_twice_has_one_row_and_is_told(model, tmp_path
     (tmp_path / "list.txt").write_text("photos/a.png\nphotos/./a.png\n")
     predict(model, tmp_path / "list.txt", tmp_path / "p.csv", "cpu")
     assert rows(tmp_path / "p.csv")[1:] == [["photos/a", label(0)]]
-    assert f"{tmp_path / 'list.txt'}: lines that name a photo again, which has one row: 1\n" in capsys.readouterr().err
+    assert (
+        f"{tmp_path / 'list.txt'}: a photo that is named twice has one row; lines left out: 1\n"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_archive_is_no_photo(model, tmp_path):

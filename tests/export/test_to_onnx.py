@@ -276,3 +276,8 @@ def test_damaged_weights_are_an_error_that_names_the_file(run, tmp_path):
     (tmp_path / "run/best.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(ValueError, match="best.safetensors does not hold this model's weights"):
         to_onnx(tmp_path / "run", device="cpu")
+
+
+def test_an_unknown_precision_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="unknown precision 'bf16': choose one of fp32, fp16, int8"):
+        to_onnx(tmp_path / "nowhere", precision="bf16", device="cpu")

@@ -76,7 +76,7 @@ def test_photos_of_the_training_and_those_that_chose_the_model_are_told(digits_r
     assert verify(model, data / "train", device="cpu", images=30)["trained_on"] == 30
     assert "  trained on          30 of these photos: no honest accuracy\n" in capsys.readouterr().out
     assert verify(model, data / "val", device="cpu", images=30)["chosen_by"] == 30
-    said = "  chosen by           30 of these photos, as the best epoch: the accuracy is optimistic\n"
+    said = "  chose the epoch     30 of these photos: the accuracy is optimistic\n"
     assert said in capsys.readouterr().out
 
 

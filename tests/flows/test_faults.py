@@ -421,7 +421,7 @@ def test_test_photos_that_are_gone_leave_the_page_and_are_told(photos, tmp_path,
     assert 'id="test"' in (tmp_path / "run/report.html").read_text()
     shutil.rmtree(data / "test")
     assert here(*words(data, tmp_path / "run", "--epochs", 1, "--resume")) == 0
-    assert f"{tmp_path / 'run/predictions.csv'} is of earlier test photos, which are gone\n" in capfd.readouterr().out
+    assert f"{tmp_path / 'run/predictions.csv'} labels earlier test photos, which are gone\n" in capfd.readouterr().out
     assert not (tmp_path / "run/least_certain.csv").exists()
     assert 'id="test"' not in (tmp_path / "run/report.html").read_text()
 

@@ -270,7 +270,7 @@ def test_the_data_set_of_a_run_needs_no_torch(copied_run):
 
 def test_a_resume_of_nothing_says_that_a_run_begins(tmp_path, capsys):
     assert run.new_folder("hw1", "ce", tmp_path / "typo", resume=True) == tmp_path / "typo"
-    assert capsys.readouterr().out == f"--resume: {tmp_path / 'typo'} holds no run yet, one begins\n"
+    assert capsys.readouterr().out == f"--resume: {tmp_path / 'typo'} holds no run yet; a new run begins\n"
     begun = make_run(tmp_path / "run", list("ab"))
     run.new_folder(run.load(begun).recipe["recipe"], "ce", begun, resume=True)
     assert capsys.readouterr().out == ""

@@ -27,7 +27,7 @@ def begun_options(
     begun = out and _begun(out)
     if out and begun is None and "data" not in given and (out / SEARCH).is_file():
         raise ValueError(
-            f"--resume {out}: it was interrupted in its search, before its options were recorded; give the same again"
+            f"--resume {out}: it was interrupted in its search, before its options were recorded; give the same options"
         )
     if not isinstance(begun, dict) or begun.get("recipe") != recipe or not isinstance(begun.get("options"), dict):
         return {}
