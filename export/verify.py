@@ -2,8 +2,8 @@
 
     python -m export.verify model.onnx data --device cuda
 
-DATA is any labelled photos, as a recipe's --data. If it has a validation part, or if the run was trained on it, only
-the validation photos are used.
+DATA is any labelled photos, as a recipe's --data, or the test_labels.csv beside a test/: columns image_name,label. If
+it has a validation part, or if the run was trained on it, only the validation photos are used.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ from toolkit.run import Run, load
 
 def verify(
     model: Path,  # model.onnx
-    data: Path,  # labelled photos: a folder, a CSV with columns path,label, zip, Parquet, or hf://USER/NAME
+    data: Path,  # labelled photos: a folder, a CSV (path,label or image_name,label), zip, Parquet, or hf://USER/NAME
     run: Path | None = None,  # run folder to compare with (default: the folder of the model, if that is a run)
     device: Annotated[str, {"choices": DEVICES}] = "auto",  # where the model runs; auto prints its choice
     images: int = 1000,  # photos at most, spread evenly over the classes

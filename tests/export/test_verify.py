@@ -20,6 +20,7 @@ from export.convert.calibration import calibration
 from export.convert.graph import write_metadata
 from export.convert.raw_outputs import raw_outputs
 from export.parity.reference import prepared_all
+from export.predict import predict
 from export.session import Classifier
 from export.to_onnx import to_onnx
 from export.verify import verify
@@ -69,6 +70,16 @@ def test_a_folder_of_class_folders_is_verified_whole_and_a_csv_too(digits_run, m
     assert folder["images"] == table["images"] == 40
     assert folder["accuracy"] == table["accuracy"]
     assert folder["ece_in_sample"] is table["ece_in_sample"] is False
+
+
+def test_test_labels_give_the_accuracy_on_the_photos_of_predictions_csv(digits_run, model, tmp_path):
+    data = Path(digits_run.recipe["data"]["path"])
+    predict(model, data / "test", tmp_path / "predictions.csv", device="cpu")
+    with (tmp_path / "predictions.csv").open() as predicted, (data / "test_labels.csv").open() as labelled:
+        names, labels = dict([*csv.reader(predicted)][1:]), dict([*csv.reader(labelled)][1:])
+    said = verify(model, data / "test_labels.csv", device="cpu")
+    assert (said["images"], said["trained_on"], said["chosen_by"]) == (270, 0, 0)
+    assert said["accuracy"] == pytest.approx(np.mean([names[name] == label for name, label in labels.items()]))
 
 
 def test_photos_of_the_training_and_those_that_chose_the_model_are_told(digits_run, model, capsys):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.on_disk.class_names import classes_fault
-from toolkit.data.on_disk.layouts import class_folders, held_out_photos, is_split, read_splits, stratified_split
+from toolkit.data.on_disk.labels_csv import read_splits
+from toolkit.data.on_disk.layouts import class_folders, held_out_photos, is_split, stratified_split
 from toolkit.data.on_disk.photo_files import find_photos, root_of
 from toolkit.data.sources.source import Columns, open_source
 from toolkit.options import missing_data

@@ -80,6 +80,12 @@ def _profile(learn: Learner, run: Run) -> dict[str, Any]:
     return {"profile": found} if found else {}
 
 
+def _test_labels(run: Run) -> str | None:
+    "The test_labels.csv beside the run's photos, as a word of a command; None if there is none."
+    labels = Path(run.recipe["data"]["path"]) / "test_labels.csv"
+    return shlex.quote(str(labels)) if labels.is_file() else None
+
+
 def print_results(run: Run) -> None:
     "Print the accuracy, the calibration error and the paths of the run's results."
     found = run.read_json("metrics.json")
@@ -93,7 +99,7 @@ def print_results(run: Run) -> None:
     if flattered := optimism_note(found["epochs"]):
         model = shlex.quote(str(run.path("model.onnx")))
         print(f"             {flattered}; an honest figure needs labelled photos that played no part in choosing:")
-        print(f"             python -m export.verify {model} PHOTOS")
+        print(f"             python -m export.verify {model} {_test_labels(run) or 'PHOTOS'}")
     after = (
         f", {found['scaled_ece']:.4f} with a temperature fitted to other photos" if found["temperature"] != 1 else ""
     )

@@ -215,6 +215,38 @@ def test_a_file_that_is_no_csv_is_refused(tmp_path):
         find_data(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize("folder", ["test/", ""])
+def test_labels_by_name_are_those_of_photos_in_test_or_beside_the_csv(tmp_path, folder):
+    put(tmp_path, *(folder + name for name in ("a.png", "b.png", "b.jpg", "x/10.png", "x/9.png", "unlabelled.png")))
+    rows = [["x/10", "two"], ["b.jpg", "one"], ["x/9.png", "one"], ["b.png", "two"], ["a", "two"], ["a.png", "two"]]
+    found = labelled_photos(write_csv(tmp_path / "labels.csv", ["image_name", "label"], *rows))
+    assert [(path.relative_to(tmp_path / folder).as_posix(), label) for path, label in found.items()] == [
+        ("a.png", "two"),
+        ("b.jpg", "one"),
+        ("b.png", "two"),
+        ("x/9.png", "one"),
+        ("x/10.png", "two"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["a", "one"], ["c", "one"]], "line 3: c is no photo in .*test"),
+        ([["b", "one"]], "line 2: b may be .*b.jpg, .*b.png: give its suffix"),
+        ([["a", "one"], ["a.png", "two"]], "line 3: a.png stands in it twice, with another label"),
+        ([["a", ""]], "line 2: the label is empty"),
+        ([["", "one"]], "line 2: the image_name is empty"),
+        ([["a", "one", "two"]], "line 2: 3 values for 2 columns"),
+        ([], "no labelled photos"),
+    ],
+)
+def test_a_fault_in_labels_by_name_is_named_with_its_line(tmp_path, rows, message):
+    put(tmp_path, "test/a.png", "test/b.png", "test/b.jpg")
+    with pytest.raises(ValueError, match=message):
+        labelled_photos(write_csv(tmp_path / "labels.csv", ["image_name", "label"], *rows))
+
+
 def test_photos_left_out_are_in_no_split_and_named_with_the_reason(homework):
     data = find_data(homework)
     gone = {homework / "train/3/a2.png": "cut short", homework / "val/3/v.png": "empty", homework / "test/t9.png": "?"}

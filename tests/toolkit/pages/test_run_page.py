@@ -307,6 +307,8 @@ def test_an_accuracy_is_called_optimistic_if_its_photos_selected_the_epoch(digit
     command = lines[2].split()
     assert command[:3] == ["python", "-m", "export.verify"]
     assert Path(command[3]).is_file()
+    assert command[4] == str(Path(digits_run.recipe["data"]["path"]) / "test_labels.csv")
+    assert Path(command[4]).is_file()
     page = render(digits_run, {}, read_predictions(digits_run), digits_run.read_json("metrics.json"))
     assert OPTIMISTIC in page
 

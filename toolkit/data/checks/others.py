@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from toolkit.data.checks.findings import Finding, counted
 from toolkit.data.dataset import DataSet
-from toolkit.data.on_disk.layouts import SPLITS, is_split
+from toolkit.data.on_disk.labels_csv import SPLITS
+from toolkit.data.on_disk.layouts import is_split
 from toolkit.data.on_disk.photo_files import by_kind, other_files
 
 

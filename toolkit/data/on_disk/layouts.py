@@ -1,15 +1,13 @@
 """Layouts of labelled photos on disk, in folders or a CSV -> labels by path; the split into training and validation."""
 
-import csv
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from toolkit.data.on_disk.photo_files import find_photos, natural_key
+from toolkit.data.on_disk.labels_csv import SPLITS, read_labels
+from toolkit.data.on_disk.photo_files import find_photos
 
 VALID_FRACTION = 0.2  # of each class, if the data does not come split
-SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}  # by the name of a folder or in a CSV
 
 
 def labelled_photos(data: str | Path) -> dict[Path, str]:
@@ -19,8 +17,7 @@ def labelled_photos(data: str | Path) -> dict[Path, str]:
     """
     root = Path(data)
     if root.is_file():
-        splits = read_splits(root)
-        labels = splits["valid"] or splits["train"]
+        labels = read_labels(root)
     else:
         labels = held_out_photos(root) if is_split(root) or _is_part(root) else class_folders(root)
     if not labels:
@@ -69,69 +66,6 @@ def held_out_photos(root: Path) -> dict[Path, str]:
         trouble = "both val/ and valid/: remove one" if held_out else "train/ but neither val/ nor valid/: add one"
         raise ValueError(f"{root} has {trouble}, or give --data {root / 'train'} to have a fifth of it held out")
     return class_folders(held_out[0])
-
-
-def read_splits(path: Path) -> dict[str, dict[Path, str]]:
-    """The photos of a CSV with columns path, label and perhaps split: {"train", "valid", "test"} -> labels by path.
-
-    Photos are in natural order. Raises ValueError or FileNotFoundError, with the line, for the first fault.
-    """
-    splits: dict[str, dict[Path, str]] = {"train": {}, "valid": {}, "test": {}}
-    for number, row in _read_rows(path):
-        split, photo, label = _checked_row(path, number, row)
-        for other, held in splits.items():
-            if photo in held and (other, held[photo]) != (split, label):
-                raise ValueError(
-                    f"{path}, line {number}: {row['path']} stands in it twice, with another label or split"
-                )
-        splits[split][photo] = label
-    return {
-        name: dict(sorted(held.items(), key=lambda pair: natural_key(str(pair[0])))) for name, held in splits.items()
-    }
-
-
-def _read_rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
-    "The rows, each with the number of its last line."
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}, line {reader.line_num + 1} begins no row of a CSV ({error}): is a quote open?"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not a CSV ({error}): give a folder, a CSV with columns path,label, a zip or Parquet files; "
-                "unpack other archives"
-            ) from error
-    if not {"path", "label"} <= set(columns):
-        raise ValueError(f"{path} has columns {', '.join(columns) or 'none'}: it takes path,label and perhaps split")
-    return rows
-
-
-def _checked_row(path: Path, number: int, row: dict[str, str | None]) -> tuple[str, Path, str]:
-    "Split, photo and label of one line."
-    if any(row.get(None, ())):  # DictReader's key of values without a column
-        raise ValueError(
-            f"{path}, line {number}: {len(row) - 1 + len(row[None])} values for {len(row) - 1} columns; a value with a "
-            "comma stands in quotes"
-        )
-    name, label, split = row["path"], row["label"] or "", row.get("split") or "train"
-    if split not in SPLITS:
-        raise ValueError(f"{path}, line {number}: split {split!r}; it takes train, val, valid or test")
-    if not name or (not label and split != "test"):
-        raise ValueError(f"{path}, line {number}: the {'label' if name else 'path'} is empty")
-    photo = path.parent / name
-    if ".." in photo.parts and _same_file(photo, plain := path.parent / os.path.normpath(name)):
-        photo = plain
-    if not photo.is_file():
-        raise FileNotFoundError(f"{path}, line {number}: no file {photo}; paths are relative to the CSV's folder")
-    return SPLITS[split], photo, label
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and one.samefile(other)
 
 
 def stratified_split(

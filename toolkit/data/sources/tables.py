@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.data.on_disk.layouts import SPLITS
+from toolkit.data.on_disk.labels_csv import SPLITS
 from toolkit.data.on_disk.photo_files import natural_key
 from toolkit.data.sources.columns import Columns
 from toolkit.data.sources.names import FolderNames, PhotoNames

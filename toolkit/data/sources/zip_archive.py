@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from toolkit.data.on_disk.layouts import SPLITS
+from toolkit.data.on_disk.labels_csv import SPLITS
 from toolkit.data.on_disk.photo_files import MAX_BYTES, SUFFIXES
 from toolkit.data.sources.unpacked import Unpacking
 from toolkit.errors import reason_of
