@@ -31,6 +31,7 @@ from typing import NoReturn
 from toolkit import ranks
 from toolkit.commandline.parsing import given
 from toolkit.commandline.process import interruptible, occupy_closed_streams, quiet
+from toolkit.commandline.startup import started
 from toolkit.errors import user_message
 
 
@@ -45,6 +46,7 @@ def run_script(function: Callable, status: Callable[[object], int] = lambda resu
 def run(function: Callable, arguments: list[str], status: Callable[[object], int] = lambda result: 0) -> int:
     "Call `function` with the command line's `arguments`; return the exit status. Bugs propagate as they are."
     occupy_closed_streams()
+    started()
     try:
         with quiet(), interruptible(), ranks.quiet_others():
             result = function(**given(function, arguments))

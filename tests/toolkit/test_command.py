@@ -159,6 +159,30 @@ def test_another_program_that_imports_the_toolkit_keeps_its_signals(tmp_path):
     assert done.stdout == "default_int_handler\n", done.stderr
 
 
+COLLECTING = """
+import atexit, gc, sys
+class Looking:
+    def find_spec(self, name, *given):
+        if name == "cv2":
+            print("importing:", gc.isenabled())
+sys.meta_path.insert(0, Looking())
+atexit.register(lambda: print("in the end:", gc.isenabled(), gc.get_freeze_count() > 10_000))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "importing", "frozen"),
+    [(["-m", "toolkit.check", "gone"], False, True), (["-c", "import toolkit, cv2"], True, False)],
+)
+def test_garbage_is_looked_for_once_the_libraries_of_a_command_are_imported(tmp_path, words, importing, frozen):
+    (tmp_path / "sitecustomize.py").write_text(COLLECTING)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    *before, after = done.stdout.splitlines()  # OpenCV imports itself twice
+    assert set(before) == {f"importing: {importing}"}, done.stderr
+    assert after == f"in the end: True {frozen}"
+
+
 def test_a_recipe_in_a_file_elsewhere_is_as_quiet(tmp_path):
     "fastai warns when it is imported, unless toolkit was imported before. The file is a copy of one of our recipes."
     shutil.copy(hw1.__file__, tmp_path / "mine.py")
