@@ -224,4 +224,4 @@ def test_the_digits_are_what_is_studied_by_default(tmp_path, monkeypatch, capfd)
     study_folder = tmp_path / "runs/loss_study/digits"
     assert [row["name"] for row in rows(study_folder / "study.csv")] == ["ce, lr 1e-3", "ce, lr 4e-3"]
     assert loss_study.load(study_folder / "ce-lr-1e-3-0").recipe["options"]["lr"] == 1e-3
-    assert "One seed speaks of these models alone" in capfd.readouterr().out
+    assert "One seed says something about these models only" in capfd.readouterr().out

@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_ends_all_processes_and_is_told_once(photos, t
     ("options", "said"),
     [
         (["--arch", "nonsense"], "error: timm"),
-        (["--bs", 1], "error: --bs 1 on 2 processes, which share each mini-batch: give 2 photos or more"),
+        (["--bs", 1], "error: --bs 1 on 2 processes, which share each batch: give 2 photos or more"),
     ],
 )
 def test_a_users_error_is_told_once_and_nothing_is_written(photos, tmp_path, options, said):

@@ -105,8 +105,9 @@ def check_layers(learn):
     assert all(group["params"] for group in learn.opt.opt.param_groups)
     scales = {id(weight): group["lr_scale"] for group in learn.opt.opt.param_groups for weight in group["params"]}
     names = [name for name, _ in learn.model.named_parameters()]
-    layers = {name: place for place, name in enumerate(names)}  # timm goes by the order if it has no table of layers
-    if hasattr(learn.model, "group_matcher"):
+    body = [name for name in names if not name.startswith(learn.model.pretrained_cfg["classifier"])]
+    layers = dict.fromkeys(names, len(body)) | {name: place // 12 for place, name in enumerate(body)}
+    if hasattr(learn.model, "group_matcher"):  # else timm takes twelve weights in a row for a layer
         layers = group_parameters(learn.model, learn.model.group_matcher(coarse=False), reverse=True)
     found = sorted((layers[name], scales.get(id(each), 0.0)) for name, each in learn.model.named_parameters())
     assert len({layer for layer, _ in found}) > 2
