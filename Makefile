@@ -1,16 +1,20 @@
-# make demo: install into .venv and train on the digits; make test: the same set-up and the whole suite.
+# make demo: install into .venv and train on the digits; make test: the same set-up and the suite; make slow: the tests
+# that take longest, which the suite leaves out.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test slow lint bench clean
 
 demo: $(READY)
 	$(BIN)/python -m recipes.digits
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

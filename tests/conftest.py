@@ -1,5 +1,6 @@
 """Where the tests find real photos and weights; a user's clone has none, and those tests skip with the reason."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ from filelock import FileLock
 from toolkit.run import Run, load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    "Garbage is not looked for among what libraries made, as in a command: see toolkit.commandline.startup."
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

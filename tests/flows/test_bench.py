@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests" / "bench").glob("*.py"))
-QUICK = ["check", "emoji", "exporting", "letters", "short"]
+QUICK = ["check", "emoji", "letters", "short"]
 STARTED = [file for file in FILES if '__name__ == "__main__"' in file.read_text()]  # the others are for these to import
 
 
@@ -20,7 +20,7 @@ def test_no_file_among_them_has_the_name_of_a_package():
 
 
 def each(file):
-    "Those that import torch take seconds, and are slow, but for one."
+    "Those that import torch take seconds, and are slow."
     return pytest.param(file, id=file.stem, marks=[] if file.stem in QUICK else [pytest.mark.slow])
 
 

@@ -216,6 +216,7 @@ def test_ten_lines_of_pillow_reproduce_predictions_from_the_file_alone(trained, 
     assert np.mean([name == row["pred_label"] for (name, _), row in zip(answers, found, strict=True)]) >= 0.99
 
 
+@pytest.mark.slow
 def test_a_run_taken_up_after_an_epoch_ends_as_one_never_interrupted(trained, photos, tmp_path, capfd):
     "Begun by the command, ended in another process: the same history and the same weights, to the bit."
     whole, _ = trained

@@ -76,15 +76,16 @@ def rows_done(partial: Path, out: Path) -> int:
 
 
 @posix
-def test_killed_at_random_moments_and_resumed_it_gives_the_files_of_an_unbroken_run(model, tmp_path):
-    photos, out = slow_photos(tmp_path / "photos", 1500), tmp_path / "killed" / "p.csv"
+@pytest.mark.parametrize(("count", "kills"), [(600, 5), pytest.param(1500, 9, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_resumed_it_gives_the_files_of_an_unbroken_run(model, tmp_path, count, kills):
+    photos, out = slow_photos(tmp_path / "photos", count), tmp_path / "killed" / "p.csv"
     options = [model, photos, "--probabilities", "--bs", "16", "--out"]
     whole = started(*options, tmp_path / "whole" / "p.csv")
     whole.communicate()
     assert whole.returncode == 2
     moments, progress, partial = random.Random(0), [0], out.with_name("p.csv.partial")
-    for _ in range(9):
-        process, wanted = started(*options, out, "--resume"), progress[-1] + moments.randint(0, 200)
+    for _ in range(kills):
+        process, wanted = started(*options, out, "--resume"), progress[-1] + moments.randint(0, count // 7)
         while process.poll() is None and rows_done(partial, out) < wanted:
             time.sleep(0.005)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -92,7 +93,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_files_of_an_unbroken_
         process.kill()
         process.communicate()
         progress.append(rows_done(partial, out))
-    assert len(set(progress) - {0, 1500}) > 2, f"too few kills came midway: {progress}"
+    assert len(set(progress) - {0, count}) > 2, f"too few kills came midway: {progress}"
     assert progress == sorted(progress)
     process = started(*options, out, "--resume")
     process.communicate()

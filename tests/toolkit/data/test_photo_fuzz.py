@@ -299,11 +299,13 @@ def searched(
     return json.loads(done.stdout)
 
 
-def test_20_000_damaged_photos_are_read_or_refused_without_crash_hang_or_flood_of_memory(tmp_path):
-    report = searched(0, 6700, tmp_path, ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("each", [700, pytest.param(6700, marks=pytest.mark.slow)])
+def test_thousands_of_damaged_photos_are_read_or_refused_without_crash_hang_or_flood_of_memory(tmp_path, each):
+    "20,000 of them in the slow test."
+    report = searched(0, each, tmp_path, ["JPEG", "PNG", "WEBP"])
     for kind, outcomes in report["found"].items():
-        assert outcomes["read"] > 500, (kind, outcomes)
-        assert outcomes["refused"] > 500, (kind, outcomes)
+        assert outcomes["read"] > each / 14, (kind, outcomes)
+        assert outcomes["refused"] > each / 14, (kind, outcomes)
     assert report["peak_mib"] < 2500
 
 
