@@ -4,6 +4,7 @@ import contextvars
 import copy
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,7 +185,11 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
 
 
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler: apt-get install g++")
+
+
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_network_computes_the_same_under_the_same_names(precision):
     plain, x = mixed_precision(network(), torch.device("cpu"), precision), torch.randn(8, 3, 8, 8)
@@ -236,6 +241,7 @@ def test_compile_without_a_compiler_says_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_a_compiled_run_is_resumed_by_another_process_with_the_same_bits(tmp_path):
     photos = write_noise(tmp_path / "data", valid=5)
     fixed = f"--data {photos} --arch test_resnet --weights none --image_size 32 --bs 8 --device cpu --compile".split()
