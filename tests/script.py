@@ -18,12 +18,14 @@ if __name__ == "__main__":
 """
 
 
-def start(script: str, folder: Path, *arguments: str, python=(), **options) -> subprocess.CompletedProcess:
-    "Run the text `script` as a file, with `arguments`."
+def start(
+    script: str, folder: Path, *arguments: str, python=(), run=subprocess.run, **options
+) -> subprocess.CompletedProcess:
+    "Run the text `script` as a file, with `arguments`. run: forked.run if torch need not be imported anew."
     file = folder / "script.py"
     file.write_text(textwrap.dedent(script))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    return subprocess.run(
+    return run(
         [sys.executable, *python, str(file), *arguments], capture_output=True, text=True, env=environment, **options
     )
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import forked
 import pytest
 from script import END, HEAD, ROOT, body, start
 
@@ -80,7 +81,7 @@ def test_an_error_of_a_loader_worker_is_reported_as_one_of_the_command(tmp_path)
     if __name__ == "__main__":
         run_script(main)
     """
-    ours, system, bug = (start(script, tmp_path, kind) for kind in ("ours", "system", "bug"))
+    ours, system, bug = (start(script, tmp_path, kind, run=forked.run) for kind in ("ours", "system", "bug"))
     assert (ours.returncode, ours.stderr) == (2, "error: a.jpg: not a photo; leave it out\n")
     assert (system.returncode, system.stderr) == (2, "error: [Errno 2] No such file or directory: '/gone/a.jpg'\n")
     assert bug.returncode == 1

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from toolkit.recipe.early import RECIPES, recipe_in
@@ -75,5 +76,11 @@ def test_a_users_recipe_gets_the_same(tmp_path):
 def test_a_program_that_is_not_the_recipes_command_keeps_its_arguments(tmp_path):
     text = (ROOT / "docs" / "example_recipe.py").read_text().partition("if __name__")[0]
     (tmp_path / "tool.py").write_text(text + "import sys\n\nprint(sys.argv[1:])\n")
-    returned, stdout, stderr, _ = start(["tool.py", "--anything", "4"], tmp_path)
-    assert (returned, stdout) == (0, "['--anything', '4']\n"), stderr
+    done = forked.run(
+        [sys.executable, "tool.py", "--anything", "4"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "['--anything', '4']\n"), done.stderr
