@@ -13,7 +13,7 @@ from toolkit.finetuning.layer_decay import decay_over
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
-from toolkit.models.timm_model import check_size
+from toolkit.models.timm_model import check_size, has_one_cell
 from toolkit.options import Options
 from toolkit.search.epoch_time import epoch_seconds, epochs_and_size
 from toolkit.search.method import METHOD, Method, in_words, method_of
@@ -26,6 +26,7 @@ FROZEN = round(1 / 3, 3)  # share of a pretrained network's layers that are not 
 FIRST_LAYER = 0.1  # ratio of the first trained layer's learning rate to the head's, for familiar photos
 FEW = 2000  # photos; batches are small below it
 GENTLE = 0.6  # of the usual learning rate, for familiar photos
+ONE_CELL = 0.5  # of the usual learning rate, for photos so small that their last feature map is one cell
 
 
 class Settings(NamedTuple):
@@ -48,7 +49,8 @@ def rapid_settings(options: Options, given: dict[str, Any], photos: int, model: 
         raise ValueError(f"--epochs {options.epochs} and --minutes {given['minutes']:g}: give one of them")
     pretrained = options.weights != "none"
     asked = {name: getattr(options, name) for name in ("bs", "epochs", "lr")} | given
-    chosen = default_settings(photos, model, pretrained, given["probe"], options.bs)
+    known = (photos, model, pretrained, given["probe"], options.bs, options.image_size)
+    chosen = default_settings(*known)
     chosen["train_sizes"] = (options.image_size,)
     stays = {name: asked[name] for name in chosen if name != "probe" and asked[name] not in (None, (), "auto")}
     later = {*METHOD, "epochs"} if chosen["probe"] else set()
@@ -57,7 +59,7 @@ def rapid_settings(options: Options, given: dict[str, Any], photos: int, model: 
     final = chosen | stays
     for size in final["train_sizes"]:
         check_size(model, size, "train_sizes")
-    others = default_settings(photos, model, pretrained, given["probe"], options.bs, familiar=False) | stays
+    others = default_settings(*known, familiar=False) | stays
     used = replace(options, **{name: final[name] for name in ("bs", "epochs", "lr")})
     own = {name: final[name] for name in ("train_sizes", "probe")}
     return Settings(used, own, {True: method_of(final), False: method_of(others)}, frozenset(stays) & METHOD)
@@ -74,7 +76,13 @@ def default_epochs(photos: int, pretrained: bool = True, familiar: bool = True) 
 
 
 def default_settings(
-    photos: int, model: nn.Module, pretrained: bool, probe: bool, bs: int | None = None, familiar: bool = True
+    photos: int,
+    model: nn.Module,
+    pretrained: bool,
+    probe: bool,
+    bs: int | None = None,
+    image_size: int = 224,
+    familiar: bool = True,
 ) -> dict[str, Any]:
     """Return the defaults of bs, epochs, probe and of each value of `Method`, as rapid's options take them.
 
@@ -83,11 +91,13 @@ def default_settings(
     photos need little: the first layers that are trained learn slower. For others all of them learn at one rate, from
     crops that show most of the photo.
     bs: the given batch size, if any. Few photos are trained on in small batches, so that an epoch has more steps. The
-    learning rate grows with the square root of the batch size.
+    learning rate grows with the square root of the batch size. It is half as high if a pretrained network has one cell
+    left of a photo: no mean over a feature map steadies its gradients then.
     """
     few = pretrained and photos < FEW
     bs = bs or (16 if few else 32 if photos < 4000 else 64 if photos < 40000 else 128)
     lr, probe = 1e-3 * math.sqrt(bs / 32), probe and pretrained
+    lr *= ONE_CELL if pretrained and has_one_cell(model, image_size) else 1
     if not pretrained:
         method = {"lr": lr, "frozen": 0.0, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": 0.25}
     elif familiar:
