@@ -92,7 +92,7 @@ def default_settings(
     crops that show most of the photo.
     bs: the given batch size, if any. Few photos are trained on in small batches, so that an epoch has more steps. The
     learning rate grows with the square root of the batch size. It is half as high if a pretrained network has one cell
-    left of a photo: no mean over a feature map steadies its gradients then.
+    left of a photo: at the usual rate training undid what the probe knew (LOG.md).
     """
     few = pretrained and photos < FEW
     bs = bs or (16 if few else 32 if photos < 4000 else 64 if photos < 40000 else 128)
