@@ -1,8 +1,9 @@
-# make demo: install into .venv and train on the digits; make test: the same set-up and the suite; make slow: the tests
-# that take longest, which the suite leaves out.
+# make demo: install into .venv and train on the digits; make test: the same set-up and the tests. Those marked long and
+# slow are left out: make test MARKS='not slow' runs the long ones too, make slow the slow ones.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MARKS ?= not slow and not long
 READY := $(VENV)/.ready
 
 .PHONY: demo test slow lint bench clean
@@ -11,7 +12,7 @@ demo: $(READY)
 	$(BIN)/python -m recipes.digits
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m '$(MARKS)'
 
 slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow

@@ -153,7 +153,7 @@ def test_a_folder_that_goes_halfway_keeps_every_row(model, tmp_path, monkeypatch
     assert len(unread) == 11
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's peak of memory")
 def test_memory_is_that_of_a_few_batches_however_many_photos(tmp_path):
     model, peaks = tiny_onnx.write(tmp_path / "model.onnx", classes=[str(n) for n in range(600)]), {}

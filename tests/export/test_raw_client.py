@@ -49,7 +49,7 @@ def test_the_client_has_ten_lines():
     assert len(inspect.getsource(classify).splitlines()) == 2 + 10  # its signature and its docstring come first
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_agrees_with_predict_on_99_percent_of_the_test_photos_and_every_probability_is_near(
     model, grocery, tmp_path, monkeypatch
 ):

@@ -69,10 +69,13 @@ def test_activations_write_in_place_as_before_but_not_while_the_graph_is_made(tm
     assert [layer.inplace for layer in layers] == [True, False]
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [pytest.param(arch, marks=[] if arch in ("test_resnet", "test_vit") else pytest.mark.slow) for arch in FAMILIES],
-)
+def marks(arch):
+    if arch in ("test_resnet", "test_vit"):
+        return []
+    return pytest.mark.slow if arch.startswith("swin") else pytest.mark.long
+
+
+@pytest.mark.parametrize("arch", [pytest.param(arch, marks=marks(arch)) for arch in FAMILIES])
 def test_a_member_of_each_family_exports_in_each_precision_and_agrees_with_torch_at_any_batch(arch, tmp_path):
     size, path = FAMILIES[arch], tmp_path / "model.onnx"
     torch.manual_seed(0)

@@ -42,7 +42,7 @@ def again(page):
         (rapid, [*SMALL, "--epochs", "2", "--train_sizes", "24", "32", "--mixup", "0.4", "--average", "last"]),
         pytest.param(rapid, [*WEIGHTS, "--epochs", "2"], marks=pytest.mark.slow),
         (rapid, [*WEIGHTS, "--epochs", "1", "--no-probe", "--exact"]),
-        pytest.param(rapid, [*WEIGHTS, "--minutes", "0.05"], marks=pytest.mark.slow),
+        pytest.param(rapid, [*WEIGHTS, "--minutes", "0.1"], marks=pytest.mark.long),
     ],
 )
 def test_the_line_that_says_how_to_run_it_again_does(recipe, words, folder, tmp_path, monkeypatch, no_export):

@@ -146,7 +146,7 @@ def _true_label(photo):
     return str(load_digits().target[int(photo)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_second_notebook_looks_and_compares_losses(ran):
     content = ran("02_look_and_tune")
     assert complaints(content) == []
@@ -171,7 +171,7 @@ def proportion_confint(rate, n, z=1.959964):
     return np.sort(np.roots([1 + z * z / n, -2 * rate - z * z / n, rate * rate]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_third_notebook_ships_what_the_learner_says(ran):
     content = ran("03_from_run_to_onnx")
     assert complaints(content) == []

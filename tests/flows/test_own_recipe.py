@@ -156,7 +156,7 @@ def test_a_run_is_not_resumed_with_other_transforms(mine, tmp_path, old, new, me
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_takes_it_by_its_file(mine):
     words = ["--recipe", "example_recipe.py", "--data", "photos", *SMALL, "--losses", "ce", "focal", "--seeds", 1]
     done = python(mine, "-m", "recipes.loss_study", *words, "--epochs", 1, "--options", "dropout=0.2", "--out", "study")

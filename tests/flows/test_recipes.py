@@ -94,7 +94,7 @@ def test_every_recipe_on_disk_runs_through_its_command(trained, few_digits, tmp_
         assert done.stderr == "bs auto: 8\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_digits_reach_the_accuracy_they_promise(tmp_path):
     "At least 97 % in validation, and 96 % on the test folder by labels that training never saw."
     digits("--data", tmp_path / "digits", "--out", tmp_path / "run")
@@ -216,7 +216,7 @@ def test_ten_lines_of_pillow_reproduce_predictions_from_the_file_alone(trained, 
     assert np.mean([name == row["pred_label"] for (name, _), row in zip(answers, found, strict=True)]) >= 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_taken_up_after_an_epoch_ends_as_one_never_interrupted(trained, photos, tmp_path, capfd):
     "Begun by the command, ended in another process: the same history and the same weights, to the bit."
     whole, _ = trained

@@ -91,7 +91,7 @@ def test_a_page_that_is_isolated_computes_in_threads(site, photos, browser):
         assert compare(try_page.answers(browser, 3), site / "model.onnx", photos[:3]) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_webgpu_gives_them_too_and_is_named(site, photos, graphics):
     with try_page.served(site) as url:
         status = try_page.open_page(graphics, url + "?device=webgpu")
@@ -110,7 +110,7 @@ def test_a_browser_without_webgpu_says_so_if_it_is_asked_for(site, browser):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_camera_gives_a_photo(site, graphics):
     with try_page.served(site) as url:
         try_page.open_page(graphics, url)
@@ -124,7 +124,7 @@ def test_the_camera_gives_a_photo(site, graphics):
         assert graphics.run('return document.getElementById("live").hidden')
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_groceries_the_labels_are_those_of_python(grocery, mobilenet_weights, package, browser, tmp_path):
     from export.to_onnx import to_onnx
     from recipes import rapid

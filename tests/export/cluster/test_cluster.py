@@ -236,7 +236,7 @@ def test_uris_are_named_and_sorted_as_paths_are(tmp_path, form):
 # What dies midway
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_actor_killed_midway_loses_and_doubles_nothing(cluster, model, tmp_path):
     photos, out, killed = write(tmp_path / "photos", 2000, size=600), tmp_path / "p", []
 
@@ -251,7 +251,7 @@ def test_an_actor_killed_midway_loses_and_doubles_nothing(cluster, model, tmp_pa
     complete(out, photos)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_node_removed_midway_loses_and_doubles_nothing(cluster, model, tmp_path):
     photos, out, removed = write(tmp_path / "photos", 2000, size=600), tmp_path / "p", []
 

@@ -188,7 +188,7 @@ def test_without_a_promise_every_photo_gets_an_answer(digits_run):
     assert Classifier(digits_run.path("model.onnx")).card.threshold is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_recipe_keeps_its_promise_and_photos_of_other_classes_are_mostly_unsure(tmp_path):
     digits.learner(tmp_path / "all", device="cpu")  # writes the digits
     for split in ("train", "val"):

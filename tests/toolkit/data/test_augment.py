@@ -45,7 +45,7 @@ def torchvision_drew(height: int, width: int) -> dict[str, np.ndarray]:
     return {"left": left, "top": top, "area": w * h, "aspect": w / h, "angle": angle}
 
 
-OTHER_SHAPES = [pytest.param(*shape, marks=pytest.mark.slow) for shape in ((640, 427), (60, 400))]
+OTHER_SHAPES = [pytest.param(*shape, marks=pytest.mark.long) for shape in ((640, 427), (60, 400))]
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), *OTHER_SHAPES])

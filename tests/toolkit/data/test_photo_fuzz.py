@@ -299,9 +299,9 @@ def searched(
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("each", [700, pytest.param(6700, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("each", [700, pytest.param(6700, marks=pytest.mark.long)])
 def test_thousands_of_damaged_photos_are_read_or_refused_without_crash_hang_or_flood_of_memory(tmp_path, each):
-    "20,000 of them in the slow test."
+    "20,000 of them in the long test."
     report = searched(0, each, tmp_path, ["JPEG", "PNG", "WEBP"])
     for kind, outcomes in report["found"].items():
         assert outcomes["read"] > each / 14, (kind, outcomes)

@@ -63,7 +63,7 @@ def test_the_interval_of_macro_f1_has_the_deviation_and_bias_of_a_bootstrap_with
     assert low < figure < high
 
 
-OTHER_SETS = [pytest.param(*each, marks=pytest.mark.slow) for each in ((20, 104, 0.5), (40, 200, 0.85), (5, 60, 0.8))]
+OTHER_SETS = [pytest.param(*each, marks=pytest.mark.long) for each in ((20, 104, 0.5), (40, 200, 0.85), (5, 60, 0.8))]
 
 
 @pytest.mark.parametrize(("classes", "images", "accuracy"), [(20, 104, 0.8), (10, 270, 0.97), *OTHER_SETS])

@@ -149,7 +149,7 @@ def test_a_signal_to_the_launcher_saves_inside_an_epoch_and_one_process_goes_on_
         assert_same_training(alone(photos, tmp_path / "run", *BATCHES, "--resume"), one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_death_of_one_process_ends_the_job_with_an_error_that_says_how_to_go_on(photos, tmp_path):
     job = start(2, photos, tmp_path / "run", *BATCHES, "--epochs", 3000)
     read_until(job, "epoch 1/")
