@@ -24,7 +24,7 @@ def each(file):
     return pytest.param(file, id=file.stem, marks=[] if file.stem in QUICK else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize("file", map(each, STARTED))
+@pytest.mark.parametrize("file", [*map(each, STARTED)])
 def test_each_starts_as_a_file_and_says_what_it_is(file, tmp_path):
     "From another folder."
     words = [sys.executable, str(file), "--help"]
