@@ -74,15 +74,21 @@ def test_what_it_chose_is_told_and_recorded(done, photos):
     assert lines[0] == f"{count} photos, pretrained weights: bs 16, probe True, train_sizes 32"
     said = re.fullmatch(r"by the probe's features: photos (un)?like those of pretraining, mirrored ones .*", lines[1])
     decay = round(0.1 ** (1 / 3), 3)  # layers: stem, four stages, head; the first two are frozen, the third at 10 %
-    half = math.sqrt(0.5) / 2  # batches of 16, not 32; one cell is left of a photo
+    batches_of_16 = math.sqrt(0.5)
     like = {
-        "lr": 6e-4 * half,
+        "lr": 6e-4 * batches_of_16,
         "frozen": 0.333,
         "layer_decay": decay,
         "batch_norm": "fixed",
         "crop_area": 0.25,
     }
-    unlike = {"lr": 1e-3 * half, "frozen": 0.333, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
+    unlike = {
+        "lr": 1e-3 * batches_of_16 / 2,
+        "frozen": 0.333,
+        "layer_decay": 1.0,
+        "batch_norm": "fixed",
+        "crop_area": 0.6,
+    }
     method = unlike if said[1] else like
     assert lines[2].startswith(", ".join(f"{name} {value:.3g}" for name, value in list(method.items())[:3]))
     expected = {"bs": 16, "probe": True, "epochs": 3, "average": "ema"} | method
@@ -311,7 +317,7 @@ def test_more_photos_are_trained_on_in_larger_batches_for_fewer_epochs():
     assert default_settings(100, model, False, True)["bs"] == 32
 
 
-def test_the_rate_is_half_as_high_if_one_cell_is_left_of_a_photo():
+def test_the_rate_for_unfamiliar_photos_is_halved_if_the_last_feature_map_has_one_cell():
     "By the size of the feature map that the network gives."
     for arch, size in (("test_resnet", 32), ("test_resnet", 64), ("mobilenetv2_050", 32), ("test_vit", 160)):
         model = timm.create_model(arch, num_classes=3).eval()
@@ -320,7 +326,7 @@ def test_the_rate_is_half_as_high_if_one_cell_is_left_of_a_photo():
             usual, found = (
                 default_settings(500, model, True, True, image_size=each, familiar=familiar) for each in (224, size)
             )
-            assert found["lr"] == pytest.approx(usual["lr"] * (0.5 if cells == 1 else 1))
+            assert found["lr"] == pytest.approx(usual["lr"] * (0.5 if cells == 1 and not familiar else 1))
             assert found | {"lr": 0} == usual | {"lr": 0}
         scratch = (default_settings(500, model, False, True, image_size=each)["lr"] for each in (224, size))
         assert len(set(scratch)) == 1

@@ -26,7 +26,7 @@ FROZEN = round(1 / 3, 3)  # share of a pretrained network's layers that are not 
 FIRST_LAYER = 0.1  # ratio of the first trained layer's learning rate to the head's, for familiar photos
 FEW = 2000  # photos; batches are small below it
 GENTLE = 0.6  # of the usual learning rate, for familiar photos
-ONE_CELL = 0.5  # of the usual learning rate, for photos so small that their last feature map is one cell
+ONE_CELL = 0.5  # of the usual learning rate, for unfamiliar photos so small that the last feature map is one cell
 
 
 class Settings(NamedTuple):
@@ -91,19 +91,19 @@ def default_settings(
     photos need little: the first layers that are trained learn slower. For others all of them learn at one rate, from
     crops that show most of the photo.
     bs: the given batch size, if any. Few photos are trained on in small batches, so that an epoch has more steps. The
-    learning rate grows with the square root of the batch size. It is half as high if a pretrained network has one cell
-    left of a photo: at the usual rate training undid what the probe knew (LOG.md).
+    learning rate grows with the square root of the batch size. For photos that are not familiar it is halved if the
+    last feature map has one cell: at the usual rate training made such networks worse than their probe (LOG.md).
     """
     few = pretrained and photos < FEW
     bs = bs or (16 if few else 32 if photos < 4000 else 64 if photos < 40000 else 128)
     lr, probe = 1e-3 * math.sqrt(bs / 32), probe and pretrained
-    lr *= ONE_CELL if pretrained and has_one_cell(model, image_size) else 1
     if not pretrained:
         method = {"lr": lr, "frozen": 0.0, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": 0.25}
     elif familiar:
         decay = round(decay_over(model, FIRST_LAYER, FROZEN), 3)
         method = {"lr": GENTLE * lr, "frozen": FROZEN, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
     else:
+        lr *= ONE_CELL if has_one_cell(model, image_size) else 1
         method = {"lr": lr, "frozen": FROZEN, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
     epochs = default_epochs(photos, pretrained, familiar) + probe
     return {"bs": bs, "epochs": epochs} | method | {"mirror": "yes", "probe": probe}

@@ -48,9 +48,10 @@ def _in_order(labels: dict[Path, str]) -> dict[Path, str]:
 
 
 def _by_name(path: Path, rows: Rows) -> dict[Path, str]:
-    """The photos that a CSV names as predictions.csv does, with their labels: below test/ beside it, if that is there,
-    else below its own folder. A name has a suffix or none. Photos without a row have no label, and are left out.
+    """The photos that a CSV names as predictions.csv does, with their labels.
 
+    They are looked for in test/ beside the CSV, or, if there is none, in the CSV's own folder. A name may have its
+    suffix or not. Photos without a row are left out.
     Raises ValueError, with the line, for a name of no photo or of several, and for a photo with two labels.
     """
     folder = path.parent / "test" if (path.parent / "test").is_dir() else path.parent
