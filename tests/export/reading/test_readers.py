@@ -200,15 +200,20 @@ def test_profile_counts_the_work_of_processes(model, photos, tmp_path, capsys):
 # Faults
 
 
+KILLS = 20
+
+
 def kill_readers(stop: threading.Event, killed: list[int], chance: random.Random) -> None:
-    while not stop.wait(chance.uniform(0.2, 0.6)):
+    while len(killed) < KILLS and not stop.wait(chance.uniform(0.2, 0.6)):
         if found := mine():
             killed.append(chance.choice(found))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(killed[-1], signal.SIGKILL)
 
 
-def test_whichever_readers_are_killed_the_files_are_those_of_an_unbroken_run(model, tmp_path):
+def test_whichever_readers_are_killed_the_files_are_those_of_an_unbroken_run(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "TRIES", KILLS + 1)  # chance may hit one photo, or one start, again and again
+    monkeypatch.setattr(readers, "STARTS", KILLS + 1)
     images, stop, killed = slow_photos(tmp_path / "photos", 2000), threading.Event(), []
     predicted(model, images, tmp_path / "whole" / "p.csv", False)
     killer = threading.Thread(target=kill_readers, args=(stop, killed, random.Random(0)))
