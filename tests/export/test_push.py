@@ -89,6 +89,7 @@ def test_a_repository_with_other_files_is_left_alone_and_nothing_else_is_sent(hu
     assert hub[1].writes == []
 
 
+@pytest.mark.long
 def test_an_upload_that_was_interrupted_goes_through_later_and_leaves_files_that_are_not_ours(hub, push, package):
     hub[1].full.add("me/digits")
     assert push("me/digits", "--space", "--runtime", package).returncode == 2

@@ -253,6 +253,7 @@ to_onnx.to_onnx(sys.argv[1], sys.argv[2], "int8", "cpu", 20)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_the_next_export_removes_only_half_written_files_of_a_killed_one(run, tmp_path):
     out, others = tmp_path / "m.onnx", [".m.onnx.abc", ".n.onnx.abcd1234"]

@@ -413,6 +413,7 @@ class AtEpoch(Callback):
             self.act()
 
 
+@pytest.mark.long
 def test_test_photos_that_are_gone_leave_the_page_and_are_told(photos, tmp_path, capfd):
     data = shutil.copytree(photos, tmp_path / "data")
     (data / "test").mkdir()
@@ -622,6 +623,7 @@ def test_a_learning_rate_that_blows_up_ends_the_command_with_2(photos, tmp_path,
     assert "Traceback" not in stderr
 
 
+@pytest.mark.long
 def test_photos_that_vanish_end_the_command_with_2_and_the_run_goes_on_when_they_are_back(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "data")
     process = started(tmp_path / "data", tmp_path / "run", "--workers", 2)
@@ -652,6 +654,7 @@ def test_a_worker_killed_by_the_system_is_reported_within_seconds(photos, tmp_pa
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["epoch"] >= 1
 
 
+@pytest.mark.long
 def test_with_stdin_stdout_and_stderr_closed_a_run_is_complete(photos, tmp_path):
     line = " ".join([*HW1, *words(photos, tmp_path / "run", "--epochs", 1, "--workers", 2)]) + " <&- >&- 2>&-"
     assert subprocess.run(line, shell=True, cwd=ROOT, check=False).returncode == 0

@@ -200,6 +200,7 @@ def start(photos, out, *more):
     )
 
 
+@pytest.mark.long
 def test_one_fold_alone_then_a_kill_then_a_resume_end_as_if_never_interrupted(whole, photos, exported, tmp_path, capfd):
     "Fold 2 is trained first and alone: with the same bits, so the folds share no state. The kill comes in fold 1."
     out = tmp_path / "run"
@@ -324,6 +325,7 @@ def test_what_can_not_be_is_refused_in_two_lines_and_leaves_nothing(photos, tmp_
     assert not out.exists()
 
 
+@pytest.mark.long
 def test_a_command_that_goes_on_with_folds_need_not_name_them_nor_the_epochs(copied, exported, capfd, monkeypatch):
     shutil.rmtree(copied / "fold-2")
     (copied / "metrics.json").unlink()

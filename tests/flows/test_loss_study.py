@@ -74,6 +74,7 @@ def interrupted(photos, tmp_path_factory):
     return out, process.returncode, stderr, (out / "ce-0" / "last.pt").stat().st_mtime_ns
 
 
+@pytest.mark.long
 def test_a_study_that_was_interrupted_goes_on_by_the_same_command(photos, interrupted, capfd):
     out, status, stderr, written = interrupted
     assert status == 130

@@ -122,6 +122,7 @@ def complaints(content):
     return [text for text in said if "IProgress" not in text]  # tqdm misses ipywidgets, which are optional
 
 
+@pytest.mark.long
 def test_the_first_notebook_predicts_digits(ran):
     content = ran("01_first_model")
     assert complaints(content) == []

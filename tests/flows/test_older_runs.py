@@ -56,6 +56,7 @@ def draws_of_8bbe1e4(monkeypatch):
     monkeypatch.setattr(PhotoLoader, "before_iter", drawing)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("draws_of_8bbe1e4")
 def test_a_resumed_older_run_has_the_history_of_the_version_that_began_it(run):
     "With dropout's draws of that version, which are others today: all else that a step depends on comes back."

@@ -97,6 +97,7 @@ def test_the_line_on_its_page_runs_it_again(mine):
     assert_same_bits(load(mine / "run"), load(mine / "again"))
 
 
+@pytest.mark.long
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(mine):
     words = ["--data", "photos", *SMALL, "--epochs", 3, "--dropout", 0.1, "--out", "broken"]
     process = python(mine, "example_recipe.py", *words, begin=True)

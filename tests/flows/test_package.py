@@ -144,6 +144,7 @@ def test_an_unknown_command_is_two_lines_and_status_2(installed, tmp_path, typed
     assert second == "usage: rapid-finetune COMMAND ...; --help lists the commands"
 
 
+@pytest.mark.long
 def test_a_command_of_the_console_script_is_the_module(installed, tmp_path):
     "It prints the same help under its own name, and refuses an unknown flag as the module does."
     for command, (module, _) in COMMANDS.items():

@@ -110,6 +110,7 @@ def test_its_profile_is_of_the_epochs_that_train(done):
     assert min(run.metrics["profile"]["seconds"][part] for part in ("forward", "backward", "validation")) > 0
 
 
+@pytest.mark.long
 def test_a_finished_run_is_resumed_with_more_epochs_and_refused_with_another_decay(
     done, photos, weights, tmp_path, capfd
 ):
@@ -135,6 +136,7 @@ def test_batch_norms_keep_their_statistics_only_if_that_is_asked_for(photos, wei
         assert rapid.learner(photos, **small, **given).callback(FrozenBatchNorm).everywhere == fixed
 
 
+@pytest.mark.long
 def test_without_weights_nothing_is_probed_and_every_option_is_taken(photos, tmp_path, capfd):
     given = "--weights none --epochs 2 --average last --mixup 0.4 --train_sizes 16 32 --bs 8 --accum 2".split()
     ended = command("--data", photos, "--out", tmp_path / "run", *given, *SMALL)
@@ -371,6 +373,7 @@ def test_a_search_by_short_runs_is_printed_recorded_and_trains_as_if_its_values_
     assert all(torch.equal(mine, others) for mine, others in pairs)
 
 
+@pytest.mark.long
 def test_a_search_that_is_interrupted_goes_on_with_resume(photos, weights, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("toolkit.search.halving.RUNGS", (1, 2))
     words = ["--data", photos, "--weights", weights, *SMALL, "--minutes", 5, "--out"]

@@ -81,6 +81,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_every_recipe_on_disk_runs_through_its_command(trained, few_digits, tmp_path):
     short = digits("--data", few_digits, "--out", tmp_path / "run", "--epochs", 1)
     commands = {"hw1": trained[1], "digits": short}
@@ -310,6 +311,7 @@ def test_a_users_error_exits_2_with_a_line_or_two_and_no_traceback(fault, photos
     assert "Traceback" not in stderr
 
 
+@pytest.mark.long
 def test_hw1s_defaults_build_resnet152_at_224_and_take_optimiser_steps(photos, tmp_path):
     "On a handful of photos, so that its batch of 128 fits here; no network, so no ImageNet weights."
     few = tmp_path / "few"
@@ -345,6 +347,7 @@ def groceries(grocery, tmp_path_factory):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["ce", pytest.param("focal", marks=SLOW), pytest.param("smoothing", marks=SLOW)])
 def test_hw1_learns_real_photos_from_real_weights(groceries, mobilenet_weights, loss):
     "Two epochs at 64 pixels over 20 classes: far above the 5 % of chance, and the training loss falls."

@@ -210,6 +210,7 @@ def assert_killed_runs_end_as_whole_ones(photos, whole, folder, names, kills):
         assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
+@pytest.mark.long
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits_and_its_files_agree(photos, whole, tmp_path):
     "Other options are stopped and go on in test_faults.py."
     assert_killed_runs_end_as_whole_ones(photos, whole, tmp_path, SLICE, kills=1)
@@ -242,6 +243,7 @@ def interrupt(photos, out, number, after, *options):
     return saved
 
 
+@pytest.mark.long
 def test_a_signal_saves_at_the_next_step_and_exits_130_and_resume_goes_on_inside_the_epoch(photos, whole, tmp_path):
     "Ctrl-C, then SIGTERM to the one that goes on."
     interrupt(photos, tmp_path / "run", signal.SIGINT, 2, "--workers", 2)

@@ -540,6 +540,7 @@ def command(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True, cwd=REPOSITORY)
 
 
+@pytest.mark.long
 def test_the_commands_say_so_in_two_lines_and_exit_with_2(house, copy, tmp_path, capfd):
     weights = trap("zip", tmp_path / "weights.pth")
     last = trap("zip", copy / "last.pt")

@@ -55,6 +55,7 @@ def trained(data, out):
     return run
 
 
+@pytest.mark.long
 def test_a_run_on_a_zip_is_the_run_on_its_folder_goes_on_is_rebuilt_and_verified(photos, tmp_path, cache):
     archive = Path(shutil.make_archive(str(tmp_path / "noise"), "zip", photos.parent, photos.name))
     packed, plain = trained(archive, tmp_path / "zip"), trained(photos, tmp_path / "plain")

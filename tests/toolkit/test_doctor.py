@@ -51,6 +51,7 @@ def only(findings):
     return finding
 
 
+@pytest.mark.long
 def test_this_installation_is_well_with_a_line_for_each_check():
     done = run()
     assert done.returncode == 0, done.stdout

@@ -122,6 +122,7 @@ def midway(cluster, out: Path, strike) -> threading.Thread:
 # The same rows
 
 
+@pytest.mark.long
 def test_two_nodes_give_the_rows_of_one_machine_and_say_no_more_than_it(cluster, model, tmp_path):
     photos = write(tmp_path / "photos", 1000)
     (photos / "img7.png").write_bytes(b"no photo")  # img7.jpg is there too: both keep their suffix
@@ -177,6 +178,7 @@ def served(tmp_path):
         thread.join()
 
 
+@pytest.mark.long
 def test_uris_are_read_whole_and_one_that_is_not_there_keeps_its_row(cluster, model, tmp_path, served):
     pytest.importorskip("aiohttp", reason="needs fsspec[http]")
     folder, url, asked = served
@@ -292,6 +294,7 @@ def test_a_photo_that_kills_its_actor_ends_the_run_after_some_attempts(cluster, 
 # What is begun, and what is refused
 
 
+@pytest.mark.long
 def test_resume_writes_only_missing_shards_and_refuses_other_settings(cluster, model, tmp_path, capsys):
     photos, out = write(tmp_path / "photos", 700), tmp_path / "p"
     (photos / "img3.png").write_bytes(b"no photo")

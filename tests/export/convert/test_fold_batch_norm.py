@@ -55,6 +55,7 @@ def test_the_logits_stay_and_no_batch_norm_is_computed(arch):
         assert torch.equal(model(images), expected)
 
 
+@pytest.mark.long
 def test_the_graph_has_the_nodes_that_it_has_without_folding(tmp_path, monkeypatch):
     model = trained(create_model("test_resnet", 7, "none", image_size=32))
     export_graph(model, for_size(32), tmp_path / "folded.onnx")

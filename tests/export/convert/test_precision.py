@@ -180,6 +180,7 @@ def scaled(run, folder, names, factor):
     return runs.load(folder)
 
 
+@pytest.mark.long
 def test_layers_that_overflow_in_float16_are_found_and_kept_in_float32(run, tmp_path):
     large = scaled(run, tmp_path / "run", {"layer1.0.bn1": "layer1.0.conv2"}, 2.0**20)
     path = to_onnx(large.folder, precision="fp16", device="cpu")
@@ -221,6 +222,7 @@ def lopsided(run, folder):
     return runs.load(folder)
 
 
+@pytest.mark.long
 def test_layers_that_hurt_in_8_bits_are_found_and_kept_in_float32(run, tmp_path, capsys):
     path = to_onnx(lopsided(run, tmp_path / "run").folder, precision="int8", device="cpu")
     said = json.loads(metadata(path)["verification"])
@@ -232,7 +234,7 @@ def test_layers_that_hurt_in_8_bits_are_found_and_kept_in_float32(run, tmp_path,
     assert "int8: conv1.0 in float32:" in printed.err
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.long)])
 def test_layers_are_searched_on_training_photos_and_certified_on_validation_photos(
     run, tmp_path, precision, monkeypatch
 ):
@@ -252,6 +254,7 @@ def test_layers_are_searched_on_training_photos_and_certified_on_validation_phot
     assert set(judged[1:-1]) == {(precision, "train", 200)}
 
 
+@pytest.mark.long
 def test_a_file_that_only_training_photos_find_good_is_not_written(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "export.to_onnx.for_search", lambda certificate: certificate | {"not_finite": 0, "budget": NONE}

@@ -76,7 +76,8 @@ def rows_done(partial: Path, out: Path) -> int:
 
 
 @posix
-@pytest.mark.parametrize(("count", "kills"), [(600, 5), pytest.param(1500, 9, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("count", "kills"), [(600, 5), (1500, 9)])
 def test_killed_at_random_moments_and_resumed_it_gives_the_files_of_an_unbroken_run(model, tmp_path, count, kills):
     photos, out = slow_photos(tmp_path / "photos", count), tmp_path / "killed" / "p.csv"
     options = [model, photos, "--probabilities", "--bs", "16", "--out"]

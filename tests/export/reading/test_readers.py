@@ -211,6 +211,7 @@ def kill_readers(stop: threading.Event, killed: list[int], chance: random.Random
                 os.kill(killed[-1], signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_whichever_readers_are_killed_the_files_are_those_of_an_unbroken_run(model, tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "TRIES", KILLS + 1)  # chance may hit one photo, or one start, again and again
     monkeypatch.setattr(readers, "STARTS", KILLS + 1)

@@ -120,6 +120,7 @@ def test_draws_depend_on_seed_epoch_and_sample_alone():
     assert len({first, *others}) == 8
 
 
+@pytest.mark.long
 def test_another_process_draws_the_same():
     "Python's own hash of a text differs from process to process."
     code = (
@@ -154,6 +155,7 @@ def test_values_out_of_range_are_refused():
             train_transform(**options)
 
 
+@pytest.mark.long
 def test_importing_it_asks_the_network_nothing():
     code = (
         "import sys\n"

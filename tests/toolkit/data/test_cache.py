@@ -376,6 +376,7 @@ def test_an_unreadable_photo_gives_the_same_error_with_and_without_a_cache(small
     assert messages[0] == messages[1]
 
 
+@pytest.mark.long
 def test_a_run_whose_cache_is_gone_is_rebuilt_and_resumed(small, tmp_path, no_export, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     options = command(small.path, f"{tmp_path.name}/c", "--epochs", 1, "--out", tmp_path / "run")

@@ -152,6 +152,7 @@ def test_what_lies_at_the_edge_is_learnt_from_the_whole_photo(whole):
     assert whole.recipe["data"]["discarded"] == 0
 
 
+@pytest.mark.long
 def test_the_centre_crop_cannot_learn_it_and_the_page_says_how_much_it_discards(edges, tmp_path):
     run = trained(edges, tmp_path / "crop", "crop")
     low, high = run.metrics["accuracy_interval"]

@@ -96,6 +96,7 @@ class Spoil(Callback):
                 self.model.get_classifier().weight.zero_()
 
 
+@pytest.mark.long
 def test_a_fit_in_a_notebook_leaves_what_it_reported(tmp_path):
     "The last epoch's figures are those of what is left, by `validate` and by predictions."
     learn = learner(tmp_path / "all_digits", WeightAverage("ema", share=0.1), Spoil(), bs=64)
@@ -144,6 +145,7 @@ def test_a_fit_that_ends_in_validation_leaves_the_weights_it_was_training(folder
     assert learn.model is model
 
 
+@pytest.mark.long
 def test_the_average_counts_in_figures_and_in_what_is_kept(tmp_path):
     learn = learner(tmp_path / "all_digits", WeightAverage("ema", share=0.1), Spoil(), bs=64)
     run = begin(tmp_path / "run", learn)

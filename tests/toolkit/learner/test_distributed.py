@@ -114,6 +114,7 @@ def one(photos, tmp_path_factory):
     return alone(photos, tmp_path_factory.mktemp("one") / "run", *BATCHES)
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_and_the_first_writes_and_speaks(photos, one, tmp_path):
     status, stdout, stderr = launched(2, photos, tmp_path / "run", *BATCHES, "--save_every", 1)
     assert status == 0, stderr

@@ -270,6 +270,7 @@ def test_the_error_for_a_missing_library_names_the_pip_command(monkeypatch):
         loggers(["comet"])
 
 
+@pytest.mark.long
 def test_no_library_is_imported_unless_asked_for_and_wandb_without_a_login_names_the_remedy(tmp_path):
     pytest.importorskip("wandb")
     code = f"""

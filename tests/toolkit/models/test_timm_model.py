@@ -234,6 +234,7 @@ def in_process(code, **environment):
     )
 
 
+@pytest.mark.long
 def test_imagenet_weights_are_found_in_a_filled_hub_cache_without_a_network(tmp_path):
     repository = tmp_path / "models--timm--test_resnet.r160_in1k"
     snapshot = repository / "snapshots" / "0123456789abcdef"
@@ -252,6 +253,7 @@ def test_imagenet_weights_are_found_in_a_filled_hub_cache_without_a_network(tmp_
     assert float(total) == pytest.approx(source.conv1[0].weight.sum().item())
 
 
+@pytest.mark.long
 def test_no_network_and_no_cache_is_an_error_that_names_both_ways_out(tmp_path):
     done = in_process(HUB, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
     assert "ConnectionError" in done.stderr

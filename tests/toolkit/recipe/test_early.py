@@ -73,6 +73,7 @@ def test_a_users_recipe_gets_the_same(tmp_path):
         assert stderr[0].startswith(message)
 
 
+@pytest.mark.long
 def test_a_program_that_is_not_the_recipes_command_keeps_its_arguments(tmp_path):
     text = (ROOT / "docs" / "example_recipe.py").read_text().partition("if __name__")[0]
     (tmp_path / "tool.py").write_text(text + "import sys\n\nprint(sys.argv[1:])\n")

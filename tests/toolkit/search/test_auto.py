@@ -241,6 +241,7 @@ def test_a_run_not_begun_yet_has_nothing_to_go_by(tmp_path):
     assert hw1.learner.recipe.resumed(tmp_path, options, {}) == (options, {})
 
 
+@pytest.mark.long
 def test_a_run_with_auto_is_the_run_with_its_numbers_and_resumes_without_a_search(data, tmp_path, capsys, no_export):
     options = "--arch test_resnet --weights none --image_size 32 --device cpu --precision fp32".split()
     searched = "--lr auto --bs auto --workers auto".split()

@@ -228,6 +228,7 @@ def test_comparing_stops_at_a_third_of_the_minutes_but_one_network_is_compared_i
     assert not budget(None, spent=1e9).is_spent()
 
 
+@pytest.mark.long
 def test_with_minutes_networks_are_timed_first_and_too_slow_ones_are_never_compared(
     photos, weights, monkeypatch, capsys
 ):

@@ -148,6 +148,7 @@ def test_patience_ends_training_and_says_so(tmp_path, noise, capsys):
     assert "epoch 3/8" in said  # the last epoch has its line
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_its_patience_and_more_of_it_goes_on(tmp_path, noise, capsys):
     folder = tmp_path / "run"
     fit(learn := learner(noise, patience=2, **SAME), begin(folder, learn), 8)
