@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import tiny_onnx
 from predicting import ROOT, label, rows, run, save
-from slow_photos import files, slow_photos
+from slow_photos import files, rows_in, slow_photos, wait_for_rows
 
 from export import session
 from export.predict import predict
@@ -66,10 +66,7 @@ def started(*arguments) -> subprocess.Popen:
 
 
 def rows_done(partial: Path, out: Path) -> int:
-    if partial.exists():
-        with contextlib.suppress(OSError, ValueError):  # it may be renamed, or begun, at this moment
-            return sum(1 for _ in journal.rows(partial))
-    return 1500 if out.exists() else 0
+    return rows_in(partial) or (1500 if out.exists() else 0)
 
 
 # Killed
@@ -111,10 +108,7 @@ def test_an_interrupted_run_ends_in_seconds_says_how_to_continue_and_continues(m
     out.write_text("earlier")
     partial = out.with_name("p.csv.partial")
     process = started(model, photos, "--out", out)
-    deadline = time.monotonic() + 30
-    while not partial.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
+    wait_for_rows(partial, process)
     process.send_signal(number)
     asked = time.monotonic()
     stdout, stderr = process.communicate(timeout=30)

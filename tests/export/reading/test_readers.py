@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_onnx
 from predicting import ROOT, label, rows, save
-from slow_photos import files, slow_photos
+from slow_photos import files, slow_photos, wait_for_rows
 
 from export.predictions.local import predict_here
 from export.predictions.options import PredictOptions
@@ -374,21 +374,18 @@ def started(model, images, out, *arguments) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, process_group=0)
 
 
-def reading(process: subprocess.Popen) -> list[int]:
-    "Its readers, once there are some."
-    deadline = time.monotonic() + 30
-    while not (found := running(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)
-    assert found
-    return running(process.pid)
+def reading(process: subprocess.Popen, out: Path) -> list[int]:
+    "Its readers, once they have read photos."
+    wait_for_rows(out.with_name(f"{out.name}.partial"), process)
+    assert (found := running(process.pid))
+    return found
 
 
 def test_killed_it_leaves_no_reader_and_resumed_it_gives_the_files_of_an_unbroken_run(model, tmp_path):
     images, out = slow_photos(tmp_path / "photos", 1500), tmp_path / "killed" / "p.csv"
     predicted(model, images, tmp_path / "whole" / "p.csv", False)
     process = started(model, images, out)
-    pids = reading(process)
+    pids = reading(process, out)
     process.kill()
     process.communicate()
     assert gone(pids)
@@ -403,7 +400,7 @@ def test_interrupted_it_ends_in_seconds_and_leaves_no_reader(model, tmp_path, gr
     "As a shell does it, the process alone, or as a terminal does: its whole group."
     images, out = slow_photos(tmp_path / "photos", 1500), tmp_path / "out" / "p.csv"
     process = started(model, images, out)
-    pids = reading(process)
+    pids = reading(process, out)
     os.kill(pids[0], signal.SIGINT)  # a reader alone does not mind
     time.sleep(0.1)
     assert process.poll() is None
