@@ -319,19 +319,16 @@ def test_more_photos_are_trained_on_in_larger_batches_for_fewer_epochs():
     assert default_settings(100, model, False, True)["bs"] == 32
 
 
-def test_the_rate_for_unfamiliar_photos_is_halved_if_the_last_feature_map_has_one_cell():
-    "By the size of the feature map that the network gives."
-    for arch, size in (("test_resnet", 32), ("test_resnet", 64), ("mobilenetv2_050", 32), ("test_vit", 160)):
-        model = timm.create_model(arch, num_classes=3).eval()
-        cells = model.forward_features(torch.zeros(1, 3, size, size)).shape[-1] if arch != "test_vit" else 10
-        for familiar in (True, False):
-            usual, found = (
-                default_settings(500, model, True, True, image_size=each, familiar=familiar) for each in (224, size)
-            )
-            assert found["lr"] == pytest.approx(usual["lr"] * (0.5 if cells == 1 and not familiar else 1))
-            assert found | {"lr": 0} == usual | {"lr": 0}
-        scratch = (default_settings(500, model, False, True, image_size=each)["lr"] for each in (224, size))
-        assert len(set(scratch)) == 1
+def test_the_rate_is_the_documented_one_for_each_kind_of_photos_and_grows_with_the_root_of_the_batch():
+    model = timm.create_model("test_resnet", num_classes=3)
+    row = next(
+        line for line in (ROOT / "docs/recipes.md").read_text().splitlines() if line.startswith("| `--lr` | 6e-4")
+    )
+    documented = [float(cell) for cell in row.strip("| ").split("|")[1:]]
+    for familiar, rate in zip((True, False), documented, strict=True):
+        for bs in (32, 128):
+            found = default_settings(500, model, True, True, bs, familiar=familiar)["lr"]
+            assert found == pytest.approx(rate * (bs / 32) ** 0.5)
 
 
 def test_what_is_given_is_not_chosen(photos, weights):

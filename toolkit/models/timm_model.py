@@ -67,12 +67,6 @@ def check_size(model: nn.Module, size: int, option: str) -> None:
         model.train(training)
 
 
-def has_one_cell(model: nn.Module, size: int) -> bool:
-    "True if the last feature map of a square of `size` pixels is one cell, by timm's table of the model's layers."
-    layers = getattr(model, "feature_info", None) or [{}]
-    return size <= layers[-1].get("reduction", 0)
-
-
 def _check_name(arch: str) -> None:
     if arch == "auto":
         raise ValueError("--arch auto is chosen by a recipe's command; give the name of a timm network here")

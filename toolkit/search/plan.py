@@ -13,7 +13,7 @@ from toolkit.finetuning.layer_decay import decay_over
 from toolkit.finetuning.linear_probe import LinearProbe
 from toolkit.finetuning.progressive_resizing import ProgressiveResizing
 from toolkit.learner.learner import Learner
-from toolkit.models.timm_model import check_size, has_one_cell
+from toolkit.models.timm_model import check_size
 from toolkit.options import Options
 from toolkit.search.epoch_time import epoch_seconds, epochs_and_size
 from toolkit.search.method import METHOD, Method, in_words, method_of
@@ -26,7 +26,7 @@ FROZEN = round(1 / 3, 3)  # share of a pretrained network's layers that are not 
 FIRST_LAYER = 0.1  # ratio of the first trained layer's learning rate to the head's, for familiar photos
 FEW = 2000  # photos; batches are small below it
 GENTLE = 0.6  # of the usual learning rate, for familiar photos
-ONE_CELL = 0.5  # of the usual learning rate, for unfamiliar photos so small that the last feature map is one cell
+STEADY = 0.35  # of the usual learning rate, for photos that are not familiar; more of it undid what the network knew
 
 
 class Settings(NamedTuple):
@@ -49,7 +49,7 @@ def rapid_settings(options: Options, given: dict[str, Any], photos: int, model: 
         raise ValueError(f"--epochs {options.epochs} and --minutes {given['minutes']:g}: give one of them")
     pretrained = options.weights != "none"
     asked = {name: getattr(options, name) for name in ("bs", "epochs", "lr")} | given
-    known = (photos, model, pretrained, given["probe"], options.bs, options.image_size)
+    known = (photos, model, pretrained, given["probe"], options.bs)
     chosen = default_settings(*known)
     chosen["train_sizes"] = (options.image_size,)
     stays = {name: asked[name] for name in chosen if name != "probe" and asked[name] not in (None, (), "auto")}
@@ -81,7 +81,6 @@ def default_settings(
     pretrained: bool,
     probe: bool,
     bs: int | None = None,
-    image_size: int = 224,
     familiar: bool = True,
 ) -> dict[str, Any]:
     """Return the defaults of bs, epochs, probe and of each value of `Method`, as rapid's options take them.
@@ -91,8 +90,7 @@ def default_settings(
     photos need little: the first layers that are trained learn slower. For others all of them learn at one rate, from
     crops that show most of the photo.
     bs: the given batch size, if any. Few photos are trained on in small batches, so that an epoch has more steps. The
-    learning rate grows with the square root of the batch size. For photos that are not familiar it is halved if the
-    last feature map has one cell: at the usual rate training made such networks worse than their probe (LOG.md).
+    learning rate grows with the square root of the batch size.
     """
     few = pretrained and photos < FEW
     bs = bs or (16 if few else 32 if photos < 4000 else 64 if photos < 40000 else 128)
@@ -103,8 +101,7 @@ def default_settings(
         decay = round(decay_over(model, FIRST_LAYER, FROZEN), 3)
         method = {"lr": GENTLE * lr, "frozen": FROZEN, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
     else:
-        lr *= ONE_CELL if has_one_cell(model, image_size) else 1
-        method = {"lr": lr, "frozen": FROZEN, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
+        method = {"lr": STEADY * lr, "frozen": FROZEN, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
     epochs = default_epochs(photos, pretrained, familiar) + probe
     return {"bs": bs, "epochs": epochs} | method | {"mirror": "yes", "probe": probe}
 
