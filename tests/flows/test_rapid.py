@@ -83,7 +83,7 @@ def test_what_it_chose_is_told_and_recorded(done, photos):
         "crop_area": 0.25,
     }
     unlike = {
-        "lr": 1e-3 * batches_of_16 / 2,
+        "lr": 3.5e-4 * batches_of_16,
         "frozen": 0.333,
         "layer_decay": 1.0,
         "batch_norm": "fixed",
