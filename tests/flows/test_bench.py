@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests" / "bench").glob("*.py"))
-QUICK = ["check", "emoji", "letters", "short"]
+QUICK = ["check", "cifar", "emoji", "letters", "short"]
 STARTED = [file for file in FILES if '__name__ == "__main__"' in file.read_text()]  # the others are for these to import
 
 
