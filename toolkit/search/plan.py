@@ -25,8 +25,8 @@ MOST = 1000  # largest planned number of epochs: ten times the default for rando
 FROZEN = round(1 / 3, 3)  # share of a pretrained network's layers that are not trained, from the first one on
 FIRST_LAYER = 0.1  # ratio of the first trained layer's learning rate to the head's, for familiar photos
 FEW = 2000  # photos; batches are small below it
-GENTLE = 0.6  # of the usual learning rate, for familiar photos
-STEADY = 0.35  # of the usual learning rate, for photos that are not familiar; more of it undid what the network knew
+FAMILIAR_RATE = 0.6  # of the usual learning rate
+OTHER_RATE = 0.35  # of the usual learning rate, for photos that are not familiar; more undid what the network knew
 
 
 class Settings(NamedTuple):
@@ -96,14 +96,16 @@ def default_settings(
     bs = bs or (16 if few else 32 if photos < 4000 else 64 if photos < 40000 else 128)
     lr, probe = 1e-3 * math.sqrt(bs / 32), probe and pretrained
     if not pretrained:
-        method = {"lr": lr, "frozen": 0.0, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": 0.25}
+        method = {"frozen": 0.0, "layer_decay": 1.0, "batch_norm": "adapt", "crop_area": 0.25}
     elif familiar:
+        lr *= FAMILIAR_RATE
         decay = round(decay_over(model, FIRST_LAYER, FROZEN), 3)
-        method = {"lr": GENTLE * lr, "frozen": FROZEN, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
+        method = {"frozen": FROZEN, "layer_decay": decay, "batch_norm": "fixed", "crop_area": 0.25}
     else:
-        method = {"lr": STEADY * lr, "frozen": FROZEN, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
+        lr *= OTHER_RATE
+        method = {"frozen": FROZEN, "layer_decay": 1.0, "batch_norm": "fixed", "crop_area": 0.6}
     epochs = default_epochs(photos, pretrained, familiar) + probe
-    return {"bs": bs, "epochs": epochs} | method | {"mirror": "yes", "probe": probe}
+    return {"bs": bs, "epochs": epochs, "lr": lr} | method | {"mirror": "yes", "probe": probe}
 
 
 def plan(
