@@ -12,8 +12,9 @@ each does. EPOCHS replaces the epochs of all but the last, to try it out. WEIGHT
 
 Seconds go from the start, before a photo is opened, to the last weight: decoding, validation after each epoch and what
 a method writes are in it, imports and predictions are not. Accuracies are of the weights that a method hands over: the
-last epoch's of fastai, the best one's by validation of the others. Peak memory is the training process's, without its
-workers. Photos' files are read once before each run.
+last epoch's of fastai, the best one's by validation of the others. `best` is the first epoch of the highest accuracy;
+of such epochs hw1 and rapid keep that of the lowest loss. Peak memory is the training process's, without its workers.
+Photos' files are read once before each run.
 
 Each run is written to OUT (default: runs/peers) when it is done, and is not repeated: an interrupted benchmark goes on.
 The labels of the test photos are read after the last run. Then results.csv, results.txt (means, deviations, paired
