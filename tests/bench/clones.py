@@ -1,4 +1,4 @@
-"""Four sets of photos for `peers.py` from public repositories that hold photos, of which no setting was chosen.
+"""Four sets of photos for `peers.py`, from public repositories. No setting of rapid was chosen on them.
 
     git clone https://github.com/alexeygrigorev/clothing-dataset-small
     python tests/bench/clones.py clothing clothing-dataset-small clothing
@@ -9,7 +9,8 @@
     faces      muxspace/facial_expressions             130, 30 and 45 of a class; 6 expressions
     cells      Shenggan/BCCD_Dataset                   120, 60 and 150 of a class; cut out of photos; 3 blood cells
 
-Writes train/, val/, test/ and test_labels.csv. The photos are drawn by Python's random numbers with seed 0.
+Writes train/, val/, test/ and test_labels.csv. The photos are drawn by Python's random numbers with seed 0. A clone
+that has too few of them is refused.
 """
 
 import csv
@@ -34,6 +35,9 @@ def clothing(clone: Path) -> dict[str, list[Photo]]:
     parts = {part: sorted((clone / folder).rglob("*.jpg")) for part, folder in PARTS.items()}
     for photos in parts.values():
         random.Random(0).shuffle(photos)
+    if len(parts["train"]) < TRAINED or not all(parts.values()):
+        found = {PARTS[part]: len(photos) for part, photos in parts.items()}
+        sys.exit(f"needed: {TRAINED} photos in train/; found: {found} · give a whole clone of the repository")
     parts["train"] = parts["train"][:TRAINED]
     return {part: [(path.parent.name, path.name, path.read_bytes) for path in paths] for part, paths in parts.items()}
 
@@ -81,6 +85,10 @@ def drawn(photos: list[Photo], train: int, val: int, test: int) -> dict[str, lis
         if seen[photo[0]] < len(places):
             parts[places[seen[photo[0]]]].append(photo)
         seen[photo[0]] += 1
+    if not seen or min(seen.values()) < len(places):
+        sys.exit(
+            f"needed: {len(places)} photos of each class; found: {dict(seen)} · give a whole clone of the repository"
+        )
     return parts
 
 
@@ -101,4 +109,7 @@ SETS = {"clothing": clothing, "pets": pets, "faces": faces, "cells": cells}
 if __name__ == "__main__":
     if "--help" in sys.argv or len(sys.argv) < 4 or sys.argv[1] not in SETS:
         sys.exit(print(__doc__))
-    write(SETS[sys.argv[1]](Path(sys.argv[2])), Path(sys.argv[3]))
+    try:
+        write(SETS[sys.argv[1]](Path(sys.argv[2])), Path(sys.argv[3]))
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename} is missing · give a whole clone of the repository")

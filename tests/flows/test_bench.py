@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests" / "bench").glob("*.py"))
@@ -37,14 +39,19 @@ def test_each_starts_as_a_file_and_says_what_it_is(file, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def make_set(name, folder):
+    words = [sys.executable, str(ROOT / "tests" / "bench" / "clones.py"), name, "clone", name]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True)
+
+
 def test_photos_of_a_clone_are_each_in_one_part_with_their_label(tmp_path):
     for label in ("cat", "dog"):
         folder = tmp_path / "clone" / "Data" / "Train_Data" / label
         folder.mkdir(parents=True)
         for number in range(710):
             (folder / f"{label}.{number}.jpg").write_text(f"{label} {number}")
-    words = [sys.executable, str(ROOT / "tests" / "bench" / "clones.py"), "pets", "clone", "pets"]
-    subprocess.run(words, cwd=tmp_path, check=True)
+    done = make_set("pets", tmp_path)
+    assert done.returncode == 0, done.stderr
     parts = {part: list((tmp_path / "pets" / part).rglob("*.jpg")) for part in ("train", "val", "test")}
     assert {part: len(files) for part, files in parts.items()} == {"train": 500, "val": 200, "test": 700}
     assert len({file.read_text() for files in parts.values() for file in files}) == 1400
@@ -55,3 +62,34 @@ def test_photos_of_a_clone_are_each_in_one_part_with_their_label(tmp_path):
     assert len(rows) == 700
     for row in rows:
         assert row["label"] == (tmp_path / "pets" / "test" / f"{row['image_name']}.jpg").read_text().split()[0]
+
+
+def test_cells_are_cut_out_of_photos_by_their_boxes(tmp_path):
+    colours = {"RBC": (250, 0, 0), "WBC": (250, 250, 250), "Platelets": (0, 0, 250)}
+    photo, boxes = Image.new("RGB", (120, 40)), ""
+    for place, (name, colour) in enumerate(colours.items()):
+        photo.paste(colour, (40 * place, 0, 40 * place + 40, 40))
+        corners = {"xmin": 40 * place + 8, "ymin": 8, "xmax": 40 * place + 32, "ymax": 28}
+        box = "".join(f"<{side}>{value}</{side}>" for side, value in corners.items())
+        boxes += f"<object><name>{name}</name><bndbox>{box}</bndbox></object>" * 330
+    for folder in ("Annotations", "JPEGImages"):
+        (tmp_path / "clone" / "BCCD" / folder).mkdir(parents=True)
+    photo.save(tmp_path / "clone" / "BCCD" / "JPEGImages" / "one.jpg", quality=95)
+    (tmp_path / "clone" / "BCCD" / "Annotations" / "one.xml").write_text(f"<annotation>{boxes}</annotation>")
+    done = make_set("cells", tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = list((tmp_path / "cells").rglob("*/*/*.png"))
+    assert len(files) == 3 * (120 + 60)
+    for file in files:
+        cell = Image.open(file)
+        assert cell.size == (24, 20)
+        assert np.abs(np.subtract(cell.getpixel((12, 10)), colours[file.parent.name])).max() < 20
+
+
+@pytest.mark.parametrize("name", ["clothing", "pets", "faces", "cells"])
+def test_a_clone_without_the_photos_is_refused(tmp_path, name):
+    (tmp_path / "clone").mkdir()
+    done = make_set(name, tmp_path)
+    assert done.returncode == 1
+    assert "give a whole clone" in done.stderr
+    assert not (tmp_path / name).exists()
