@@ -87,8 +87,10 @@ def test_cells_are_cut_out_of_photos_by_their_boxes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clothing", "pets", "faces", "cells"])
-def test_a_clone_without_the_photos_is_refused(tmp_path, name):
-    (tmp_path / "clone").mkdir()
+def test_a_clone_that_lacks_photos_is_refused(tmp_path, name):
+    for folder in ("train/hat", "validation/hat", "test/hat", "Data/Train_Data/cat"):
+        (tmp_path / "clone" / folder).mkdir(parents=True)
+        (tmp_path / "clone" / folder / "one.jpg").write_text("a photo")
     done = make_set(name, tmp_path)
     assert done.returncode == 1
     assert "give a whole clone" in done.stderr
