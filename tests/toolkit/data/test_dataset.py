@@ -151,7 +151,12 @@ FAULTS = {
     ),
     "unknown class": (lambda d: put(d, "val/zebra/1.png"), ValueError, "class zebra is in the validation set"),
     "loose photo": (lambda d: put(d, "train/1.png"), ValueError, "1 photos lie in .*train itself"),
-    "empty class": (lambda d: (d / "train/13").mkdir(), ValueError, "no photos in .*13: remove that class folder"),
+    "empty class": (lambda d: (d / "train/13").mkdir(), ValueError, "no photos in .*/train/13: remove empty class"),
+    "empty classes": (
+        lambda d: [(d / "train" / name).mkdir() for name in "wxyz"],
+        ValueError,
+        "no photos in .*/train/w, .*/train/x, .*/train/y and 1 more: remove empty class folders, or fill them",
+    ),
 }
 
 

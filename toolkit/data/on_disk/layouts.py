@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolkit.data.on_disk.labels_csv import SPLITS, read_labels
 from toolkit.data.on_disk.photo_files import find_photos
+from toolkit.errors import first_few
 
 VALID_FRACTION = 0.2  # of each class, if the data does not come split
 
@@ -55,7 +56,8 @@ def class_folders(folder: Path) -> dict[Path, str]:
     names = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     empty = sorted(names - set(labels.values()))
     if empty and labels:
-        raise ValueError(f"no photos in {folder / empty[0]}: remove that class folder, or fill it")
+        folders = first_few([str(folder / name) for name in empty])
+        raise ValueError(f"no photos in {folders}: remove empty class folders, or fill them")
     return labels
 
 

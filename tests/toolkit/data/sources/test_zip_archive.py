@@ -75,7 +75,7 @@ def test_an_empty_class_folder_is_an_error_as_on_disk(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "pets")
     (tmp_path / "pets/train/horse").mkdir()
     for data in (tmp_path / "pets", pack(tmp_path / "pets.zip", tmp_path / "pets")):
-        with pytest.raises(ValueError, match="no photos in .*/train/horse: remove that class folder"):
+        with pytest.raises(ValueError, match="no photos in .*/train/horse: remove empty class folders"):
             find_data(data)
 
 
