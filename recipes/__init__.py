@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import toolkit  # noqa: F401  first: it keeps fastai quiet and handles Ctrl-C while libraries are imported
+from toolkit import ranks
 from toolkit.options import Options
 from toolkit.recipe.early import check_arguments_early
 from toolkit.recipe.signature import Recipe, recipe_of
@@ -124,13 +125,13 @@ def train(
     from export.to_onnx import to_onnx
     from toolkit.features.heatmaps.page_heatmaps import explain_page
     from toolkit.loggers.log import logged
-    from toolkit.pages.run_page import write_report
+    from toolkit.pages.run_page import with_page
     from toolkit.training.begin import begin
     from toolkit.training.evaluate import evaluate
     from toolkit.training.fit import fit
     from toolkit.training.out_of_fold import evaluate_held_out, finished
 
-    options, own = recipe.resumed(folder, options, own)
+    options, own = ranks.from_first(lambda: recipe.resumed(folder, options, own))
     trackers = trackers_and_places(options, folder)
     learn = make(recipe, options, own, folder)
     run = begin(folder, learn)
@@ -140,9 +141,8 @@ def train(
         fit(learn, run)
         evaluate(learn, run)
         explain_page(learn, run)
-        to_onnx(run.folder, device=learn.dls.device.type, details=False)
-        if page:
-            write_report(run)
+        with with_page(run, always=page):
+            to_onnx(run.folder, device=learn.dls.device.type, details=False)
         if learn.dls.data.held_out:
             evaluate_held_out(learn, run)
     return learn, run

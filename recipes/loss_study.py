@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit import ranks
 from toolkit.command import run_script
 from toolkit.commandline.parsing import parsed
 from toolkit.data.dataset import recorded_dataset
@@ -154,6 +155,7 @@ def study(
     **shared: Any,
 ) -> Path:
     "Train a recipe with several losses and seeds; write study.csv, study.md and study.html."
+    ranks.check_alone("a study")
     recipe = recipe or ("hw1" if shared.get("data") else "digits")
     command = load_recipe(recipe)
     name, out = command.recipe.name, Path(out or Path("runs/loss_study") / command.recipe.name)

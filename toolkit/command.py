@@ -30,7 +30,7 @@ from typing import NoReturn
 
 from toolkit import ranks
 from toolkit.commandline.parsing import given
-from toolkit.commandline.process import interruptible, occupy_closed_streams, quiet
+from toolkit.commandline.process import interruptible, named, occupy_closed_streams, quiet, quiet_others
 from toolkit.commandline.startup import started
 from toolkit.errors import user_message
 
@@ -47,8 +47,11 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
     "Call `function` with the command line's `arguments`; return the exit status. Bugs propagate as they are."
     occupy_closed_streams()
     started()
+    if fault := ranks.fault():
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
     try:
-        with quiet(), interruptible(), ranks.quiet_others():
+        with quiet(), interruptible(), quiet_others():
             result = function(**given(function, arguments))
             if sys.stdout:
                 sys.stdout.flush()
@@ -64,7 +67,7 @@ def run(function: Callable, arguments: list[str], status: Callable[[object], int
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         if (message := user_message(error)) is None:
             raise
-        print(ranks.named(f"error: {message}") + "\n", end="", file=sys.stderr)  # in one go: other processes write too
+        print(named(f"error: {message}") + "\n", end="", file=sys.stderr)  # in one go: other processes write too
         _print_notes(error)
         return 2
 

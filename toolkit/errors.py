@@ -90,13 +90,13 @@ def first_few(names: Sequence[str], limit: int = 3, separator: str = ", ") -> st
     return separator.join(names[:limit]) + more
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     "Return in a few words why torch.load refused a file of more than weights; its own text says how to run it."
     if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"more than tensors: {named[1]}"
     return first_line(error)[:160]
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     "Return the first line of the message, or the name of the error's class if there is none."
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,10 +5,10 @@ is rank 0 of 1, and the functions here do nothing. Rank 0 decides, writes and pr
 Importing this module does not import torch.
 """
 
-import contextlib
 import functools
 import os
-import time
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -47,6 +47,24 @@ def share(samples: int) -> range:
     return range(rank() * samples // count(), (rank() + 1) * samples // count())
 
 
+def fault() -> str | None:
+    "What is wrong with the numbers that a launcher gave this process; None if nothing is."
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    try:
+        if 0 <= rank() < count() and 0 <= local_rank() < local_count():
+            return None
+    except ValueError:
+        pass
+    given = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    return f"{given} in the environment: a launcher counts RANK from 0 to below WORLD_SIZE; unset them for one process"
+
+
+def check_alone(what: str) -> None:
+    "Raises ValueError if there are several processes."
+    if count() > 1:
+        raise ValueError(f"{what} on {count()} processes: start it without a launcher")
+
+
 # Exchange between ranks
 
 
@@ -56,7 +74,7 @@ def join() -> Any:
     import torch
     import torch.distributed as dist
 
-    with meeting():
+    with meeting(), _ended_by_signals():
         both = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=STEP)
         return dist.new_group(backend="gloo", timeout=PATIENCE)
@@ -124,6 +142,20 @@ def first_here() -> Iterator[None]:
 
 
 @contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    "Inside, Ctrl-C and SIGTERM end the process at once: torch waits without running Python, so also its handlers."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def meeting() -> Iterator[None]:
     "Around an exchange of ranks: raise ConnectionError in place of torch's several errors for a rank that is gone."
     import torch.distributed as dist
@@ -154,24 +186,3 @@ def separate() -> None:
         raise SystemExit(0)
     dist.destroy_process_group()
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}  # fastai reads them too
-
-
-@contextmanager
-def quiet_others() -> Iterator[None]:
-    "A context in which only rank 0 writes to stdout and stderr."
-    if rank() == 0:
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        yield
-
-
-def named(message: str) -> str:
-    """Return the message of an error for stderr. On ranks above 0, prefix it with the rank, after 5 s.
-
-    Rank 0 usually reports the same error, and then the launcher ends this process within that time.
-    """
-    if rank() == 0:
-        return message
-    time.sleep(5)
-    return f"process {rank()} of {count()}: {message}"

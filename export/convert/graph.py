@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.convert.fold_batch_norm import folded
+from toolkit.errors import reason_of
 from toolkit.files import json_text
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 OPSET = 18  # onnxruntime 1.14 and later
+FLAGS = ("inplace", "fused_attn")  # of torch's and timm's layers
 FOLDED = 2**30  # the largest constant, in elements, that is computed when the graph is exported
 
 
@@ -23,6 +25,8 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
 
     model: float [batch, 3, crop, crop], normalised -> logits. The file holds its weights. temperature: the
     probabilities are softmax(logits / temperature).
+
+    Raises ValueError for a network that torch can't export.
     """
     import onnx
     import torch
@@ -31,7 +35,7 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
     from toolkit.models.deployable import Deployable
 
     size = preprocess["crop"]
-    with _quiet_exporter(), _not_in_place(model):
+    with _quiet_exporter(), _in_plain_steps(model), _refusing(model):
         torch.onnx.export(
             Deployable(folded(model.eval(), size), preprocess["mean"], preprocess["std"], temperature).eval(),
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),  # a batch of 1 would become a constant
@@ -54,18 +58,36 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
 
 
 @contextlib.contextmanager
-def _not_in_place(model: "nn.Module") -> Iterator[None]:
-    """In the block no activation of the model overwrites its input. The results are the same, and the export is faster:
-    it takes activations in place apart and puts them together again, 4 of 12 s for a mobilenetv2.
+def _in_plain_steps(model: "nn.Module") -> Iterator[None]:
+    """In the block no activation of the model overwrites its input, and attention is computed by single operations.
+
+    The results are the same. The export is faster: it takes activations in place apart and puts them together again, 4
+    of 12 s for a mobilenetv2. And it takes torch's fused attention with tensors of four dimensions only; timm's Hiera,
+    NesT and Twins give it five.
     """
-    layers = [layer for layer in model.modules() if getattr(layer, "inplace", False) is True]
-    for layer in layers:
-        layer.inplace = False
+    flags = [(layer, name) for layer in model.modules() for name in FLAGS if getattr(layer, name, False) is True]
+    for layer, name in flags:
+        setattr(layer, name, False)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.inplace = True
+        for layer, name in flags:
+            setattr(layer, name, True)
+
+
+@contextlib.contextmanager
+def _refusing(model: "nn.Module") -> Iterator[None]:
+    "Raise ValueError, with its cause, in place of the several errors of torch's exporter about a network."
+    import torch
+
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        name = type(model).__name__
+        raise ValueError(f"torch can't export {name} as ONNX ({reason_of(cause)}): train another --arch") from error
 
 
 @contextlib.contextmanager

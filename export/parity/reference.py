@@ -129,11 +129,13 @@ def _linear(model: "nn.Module") -> "nn.Module":
     from torch import nn
 
     head = model.get_classifier()
-    layers = [each for each in head.modules() if isinstance(each, nn.Linear | nn.Conv2d)] if head else []
+    heads = list(head) if isinstance(head, tuple) else [head]  # a distilled network has two
+    layers = [each for one in heads if one for each in one.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
     if len(layers) != 1:
+        kinds = " and ".join(type(one).__name__ for one in heads)
         raise ValueError(
-            f"--features: the classifier of {type(model).__name__} is {type(head).__name__}, not one linear layer: "
-            "leave --features out, or train another --arch"
+            f"--features: the classifier of {type(model).__name__} is {kinds}, not one linear layer: leave --features "
+            "out, or train another --arch"
         )
     return layers[0]
 

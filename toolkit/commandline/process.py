@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
+from toolkit import ranks
 from toolkit.commandline.startup import end_at_once
 
 
@@ -50,3 +52,24 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("default", module=r"(__main__|recipes|toolkit|export)\b")
         yield
+
+
+@contextlib.contextmanager
+def quiet_others() -> Iterator[None]:
+    "A context in which only rank 0 writes to stdout and stderr."
+    if ranks.rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def named(message: str) -> str:
+    """Return the message of an error for stderr. On ranks above 0, prefix it with the rank, after 5 s.
+
+    Rank 0 usually reports the same error, and then the launcher ends this process within that time.
+    """
+    if ranks.rank() == 0:
+        return message
+    time.sleep(5)
+    return f"process {ranks.rank()} of {ranks.count()}: {message}"

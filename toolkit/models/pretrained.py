@@ -159,8 +159,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def head_tensors(model: nn.Module) -> list[str]:
-    "Names of the classifier's tensors in the state dict."
-    named = model.pretrained_cfg["classifier"]
+    "Names of the classifier's tensors in the state dict; empty for a network without one."
+    named = model.pretrained_cfg["classifier"] or ()
     heads = (named,) if isinstance(named, str) else tuple(named)
     return [name for name in model.state_dict() if name.rpartition(".")[0] in heads]
 

@@ -32,8 +32,8 @@ def create_model(
     input_size, crop_pct, interpolation; None for random weights), "assumed" (True if these are timm's defaults of the
     architecture)}.
 
-    Raises ValueError for an unknown name, weights that do not fit or a size that the network does not take,
-    FileNotFoundError for a missing file, ConnectionError if the hub is out of reach.
+    Raises ValueError for an unknown name, a network without a classifier, weights that do not fit or a size that the
+    network does not take, FileNotFoundError for a missing file, ConnectionError if the hub is out of reach.
     """
     _check_name(arch)
     if weights == "imagenet":
@@ -59,9 +59,10 @@ def check_size(model: nn.Module, size: int, option: str) -> None:
         model.eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # a network may raise anything if its layers are left with too little
         usual = model.pretrained_cfg["input_size"][-1]
+        reason = f" ({reason_of(error)})" if str(error) else ""
         raise ValueError(
-            f"--{option} {size}: {type(model).__name__} takes no photos of that size ({reason_of(error)}); {usual} is "
-            "what it was made for"
+            f"--{option} {size}: {type(model).__name__} takes no photos of that size{reason}; {usual} is what it was "
+            "made for"
         ) from error
     finally:
         model.train(training)
@@ -92,6 +93,8 @@ def _create(arch: str, classes: int, dropout: float, image_size: int, **options:
         model = timm.create_model(arch, num_classes=classes, drop_rate=dropout, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"timm can't build {arch} for {classes} classes at {image_size} pixels: {error}") from error
+    if not head_tensors(model):
+        raise ValueError(f"timm's {arch} has no classifier to train: give another --arch")
     _draw_head(model)
     return model
 

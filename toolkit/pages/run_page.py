@@ -1,6 +1,8 @@
 """The report page of a run, made only from the files in its folder."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +68,18 @@ def write_report(run: Run) -> Path:
     page = run.path("report.html")
     write_atomic(page, render(run, history, predictions, figures).encode("utf-8", "replace"))
     return page
+
+
+@contextmanager
+def with_page(run: Run, always: bool = True) -> Iterator[None]:
+    "Write the run's page after the block; without `always` only if the block fails, by an error that goes on."
+    try:
+        yield
+    except Exception:
+        write_report(run)
+        raise
+    if always:
+        write_report(run)
 
 
 def render(run: Run, history: dict[str, np.ndarray], predictions: Predictions | None, figures: dict) -> str:

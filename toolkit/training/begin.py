@@ -23,11 +23,13 @@ def begin(folder: str | Path, learn: Learner) -> Run:
     """Return the run in `folder`: a new one with its recipe.json, or the existing one, which is resumed.
 
     The run holds a lock on its folder as long as it lives. Rank 0 does this; other ranks get a run without a lock.
+    All ranks raise ValueError if their photos differ.
     Raises FileExistsError if another process holds the folder, TypeError as `check_own` does. Raises ValueError for
     fewer photos in a batch than ranks, for a folder inside the data set, and if a run is resumed by another method or
     on other data.
     """
     folder = Path(folder)
+    _check_same_photos(learn)
     if ranks.rank():
         return Run(folder)
     check_own(learn.dls)
@@ -52,6 +54,16 @@ def begin(folder: str | Path, learn: Learner) -> Run:
     run.path(KEPT).unlink(missing_ok=True)
     print_summary(folder, recipe)
     return Run(folder, run.held)
+
+
+def _check_same_photos(learn: Learner) -> None:
+    "Raises ValueError if the ranks, perhaps of several machines, do not have the same photos with the same labels."
+    mine = learn.dls.data.fingerprint if ranks.count() > 1 else None
+    if ranks.largest(mine != ranks.from_first(lambda: mine)):
+        path = learn.dls.data.path
+        raise ranks.end(
+            ValueError(f"the photos in {path} are not the same for all processes: copy one folder to each machine")
+        )
 
 
 def recorded(learn: Learner) -> dict[str, Any]:

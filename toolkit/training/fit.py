@@ -102,4 +102,6 @@ def _why_early(learn: Learner, checkpoint: Checkpoint) -> str:
 
 
 def _how_to_go_on(checkpoint: Checkpoint) -> str:
-    return f"saved: {checkpoint.saved}; go on with --out {checkpoint.target.folder} --resume"
+    "What is saved, as the first rank knows, and how to go on."
+    saved = "" if ranks.rank() else f"saved: {checkpoint.saved}; "
+    return f"{saved}go on with --out {checkpoint.target.folder} --resume"

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -118,3 +119,9 @@ def test_features_that_are_not_torchs_are_refused_by_how_much(digits_run, export
     assert certificate["feature_cosine"] == pytest.approx(-1, abs=1e-3)
     assert faults(certificate) == ["features differ by 2.0e+00 of their length, at most 1e-03 allowed"]
     assert "at most 1e-03), cosine -1.00000 or more" in table(certificate)
+
+
+def test_a_distilled_network_has_two_classifiers_and_no_features():
+    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=4)
+    with pytest.raises(ValueError, match="is Linear and Linear, not one linear layer: leave --features out"):
+        torch_outputs(model, IMAGES, for_size(32), features=True)

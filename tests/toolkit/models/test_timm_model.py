@@ -15,12 +15,14 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from recipes import hw1
 from toolkit.data.preprocess import for_size, prepare
 from toolkit.models.deployable import Deployable
-from toolkit.models.timm_model import create_model, normalization_of
+from toolkit.models.pretrained import head_tensors
+from toolkit.models.timm_model import check_size, create_model, normalization_of
 
 FAMILIES = [
     "test_resnet",
@@ -345,3 +347,32 @@ def test_random_weights_are_normalised_as_imagenets():
     model = create_model("test_vit", 3, "none", image_size=64)
     assert normalization_of(model) == {}
     assert for_size(64, **normalization_of(model))["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize("named", [None, "classifier"])
+def test_a_network_without_a_classifier_is_refused(named, monkeypatch):
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3))
+    encoder.pretrained_cfg = {"classifier": named}  # as of timm's qwen3_vit_88m_enc and mobilenetv5_300m_enc
+    monkeypatch.setattr(timm, "create_model", lambda *given, **options: encoder)
+    with pytest.raises(ValueError, match="timm's test_vit has no classifier to train: give another --arch"):
+        create_model("test_vit", 2, "none")
+
+
+def test_an_encoder_of_timm_names_no_classifier():
+    with torch.device("meta"):
+        encoder = timm.create_model("qwen3_vit_88m_enc", num_classes=2)
+    assert head_tensors(encoder) == []
+
+
+def test_a_size_is_refused_without_a_reason_that_says_nothing():
+    class Net(nn.Module):
+        pretrained_cfg = {"input_size": (3, 256, 256)}
+
+        def forward(self, x):
+            if x.shape[-1] != 256:
+                raise AssertionError
+
+    with pytest.raises(
+        ValueError, match="--image_size 64: Net takes no photos of that size; 256 is what it was made for"
+    ):
+        check_size(Net(), 64, "image_size")
