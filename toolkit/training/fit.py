@@ -58,10 +58,10 @@ def fit(learn: Learner, run: Run, epochs: int | None = None, save_every: int | N
             if checkpoint.stop:
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; {_how_to_go_on(checkpoint)}") from None
+            raise KeyboardInterrupt(f"interrupted; {how_to_go_on(checkpoint)}") from None
         except Exception as error:
             if run.path("recipe.json").is_file():
-                error.add_note(_how_to_go_on(checkpoint))
+                error.add_note(how_to_go_on(checkpoint))
             raise
     if checkpoint.finished < epochs:
         print(
@@ -101,7 +101,7 @@ def _why_early(learn: Learner, checkpoint: Checkpoint) -> str:
     return f"none of the last {learn.options.patience} had a better {best}"
 
 
-def _how_to_go_on(checkpoint: Checkpoint) -> str:
+def how_to_go_on(checkpoint: Checkpoint) -> str:
     "What is saved, as the first rank knows, and how to go on."
     saved = "" if ranks.rank() else f"saved: {checkpoint.saved}; "
     return f"{saved}go on with --out {checkpoint.target.folder} --resume"

@@ -4,20 +4,27 @@ import csv
 import gc
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import forked
 import pytest
 import timm
 import torch
 from here import here
 from noise import write_noise
 
-from recipes import hw1, rapid
+from recipes import hw1, loss_study, rapid
 from toolkit import ranks
+from toolkit.command import run
+from toolkit.run import Run
+from toolkit.training.fit import how_to_go_on
 
 ROOT = Path(__file__).resolve().parents[3]
 FIXED = (
@@ -277,3 +284,104 @@ def test_a_time_budget_is_for_one_process_to_plan(photos, tmp_path):
     status, _, stderr = launched(2, photos, tmp_path / "run", "--minutes", 1, recipe="recipes.rapid")
     assert status != 0
     assert "--minutes on 2 processes: give --epochs" in stderr
+
+
+def on_machines(folders, *arguments):
+    "(exit status, stdout, stderr) of one process for each folder, which stands for a machine, by the same command."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    job |= {"WORLD_SIZE": str(len(folders)), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    started = [
+        forked.Popen(
+            [sys.executable, "-m", "recipes.hw1", *map(str, arguments)],
+            cwd=folder,
+            env=job | {"RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank, folder in enumerate(folders)
+    ]
+    outputs = [process.communicate(timeout=200) for process in started]
+    return [(process.returncode, *output) for process, output in zip(started, outputs, strict=True)]
+
+
+@pytest.fixture
+def machines(tmp_path):
+    "Two empty folders."
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    return folders
+
+
+@pytest.mark.long
+def test_a_resume_on_two_machines_needs_no_options_and_the_run_folder_of_the_first(photos, machines, tmp_path):
+    given = *BATCHES, "--loss", "focal", "--seed", 5
+    expected = alone(photos, tmp_path / "one", *given, "--epochs", 2)
+    alone(photos, machines[0] / "run", *given, "--epochs", 1)
+    for status, _, stderr in on_machines(machines, "--out", "run", "--resume", "--epochs", 2, "--device", "cpu"):
+        assert status == 0, stderr
+    assert_same_training(machines[0] / "run", expected)
+    assert not list(machines[1].iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("missing", ["train/c1/3.png", "train/c2"])
+def test_machines_with_different_photos_are_refused_before_training(photos, machines, missing):
+    for machine in machines:
+        shutil.copytree(photos, machine / "data", ignore=shutil.ignore_patterns("val"))
+        shutil.copytree(photos / "val/c0", machine / "data/val/c0")
+    gone = machines[1] / "data" / missing
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    (status, _, stderr), (_, stdout, silent) = on_machines(machines, "--data", "data", "--out", "run", *FIXED, *BATCHES)
+    assert (status, stdout, silent) == (2, "", "")
+    assert stderr == "error: the photos in data are not the same for all processes: copy one folder to each machine\n"
+    assert not (machines[0] / "run").exists()
+
+
+def test_a_process_that_waits_for_the_others_can_be_ended(photos, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:  # takes the connection and does not answer
+        job = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(nobody.getsockname()[1])}
+        waiting = forked.Popen(
+            [sys.executable, "-m", "recipes.hw1", *words(photos, tmp_path / "run")],
+            env=job | {"RANK": "1", "WORLD_SIZE": "2"},
+        )
+        nobody.settimeout(60)
+        connection, _ = nobody.accept()
+        time.sleep(1)
+        assert waiting.poll() is None
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(timeout=20) == -signal.SIGTERM
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "numbers", ["RANK=0 WORLD_SIZE=many", "RANK=x WORLD_SIZE=2", "RANK=2 WORLD_SIZE=2", "RANK=-1 WORLD_SIZE=2"]
+)
+def test_numbers_that_no_launcher_gives_are_refused(numbers, monkeypatch, capfd):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for pair in numbers.split():
+        monkeypatch.setenv(*pair.split("="))
+    assert run(lambda: pytest.fail("it was run"), []) == 2
+    assert capfd.readouterr().err.startswith(f"error: {numbers} in the environment: a launcher counts RANK from 0 to")
+
+
+def two_processes(monkeypatch, rank):
+    for name, value in {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_study_on_several_processes_is_refused(tmp_path, monkeypatch):
+    two_processes(monkeypatch, 0)
+    with pytest.raises(ValueError, match="a study on 2 processes: start it without a launcher"):
+        loss_study.main(out=tmp_path)
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, "saved: 2 of 6 epochs; go on"), (1, "go on")])
+def test_only_the_first_process_says_what_is_saved(rank, said, monkeypatch):
+    two_processes(monkeypatch, rank)
+    checkpoint = SimpleNamespace(saved="2 of 6 epochs", target=Run(Path("x")))
+    assert how_to_go_on(checkpoint) == f"{said} with --out x --resume"
