@@ -48,7 +48,7 @@ def share(samples: int) -> range:
 
 
 def fault() -> str | None:
-    "What is wrong with the numbers that a launcher gave this process; None if nothing is."
+    "Return what is wrong with the numbers that a launcher gave this process, None if nothing is."
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     try:
         if 0 <= rank() < count() and 0 <= local_rank() < local_count():

@@ -102,6 +102,6 @@ def _why_early(learn: Learner, checkpoint: Checkpoint) -> str:
 
 
 def how_to_go_on(checkpoint: Checkpoint) -> str:
-    "What is saved, as the first rank knows, and how to go on."
+    "Return the text on what is saved, which the first rank knows, and on how to go on."
     saved = "" if ranks.rank() else f"saved: {checkpoint.saved}; "
     return f"{saved}go on with --out {checkpoint.target.folder} --resume"
