@@ -95,3 +95,17 @@ def test_a_clone_that_lacks_photos_is_refused(tmp_path, name):
     assert done.returncode == 1
     assert "give a whole clone" in done.stderr
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.slow
+def test_a_family_of_timm_is_exported_and_an_unknown_one_is_refused():
+    words = [sys.executable, str(ROOT / "tests" / "bench" / "families.py")]
+    done = subprocess.run([*words, "byobnet", "gemma4_vit"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("byobnet ")
+    assert " 64 pixels, differs by " in first
+    assert "no classifier" in second
+    done = subprocess.run([*words, "nonsense"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "timm has no nonsense: it has beit, " in done.stderr
