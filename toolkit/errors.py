@@ -90,7 +90,7 @@ def first_few(names: Sequence[str], limit: int = 3, separator: str = ", ") -> st
     return separator.join(names[:limit]) + more
 
 
-def reason_of(error: BaseException) -> str:
+def reason_of(error: Exception) -> str:
     "Return in a few words why torch.load refused a file of more than weights; its own text says how to run it."
     if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"more than tensors: {named[1]}"

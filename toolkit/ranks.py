@@ -56,7 +56,10 @@ def fault() -> str | None:
     except ValueError:
         pass
     given = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
-    return f"{given} in the environment: a launcher counts RANK from 0 to below WORLD_SIZE; unset them for one process"
+    return (
+        f"{given} in the environment: a launcher counts RANK from 0 to below WORLD_SIZE, LOCAL_RANK to below "
+        "LOCAL_WORLD_SIZE; unset them for one process"
+    )
 
 
 def check_alone(what: str) -> None:
@@ -147,12 +150,15 @@ def _ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    replaced = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in replaced:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in replaced:
+            signal.signal(number, before[number])
 
 
 @contextmanager

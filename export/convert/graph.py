@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.convert.fold_batch_norm import folded
-from toolkit.errors import reason_of
+from toolkit.errors import first_line
 from toolkit.files import json_text
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def export_graph(model: "nn.Module", preprocess: dict[str, Any], path: Path, tem
 
 @contextlib.contextmanager
 def _in_plain_steps(model: "nn.Module") -> Iterator[None]:
-    """In the block no activation of the model overwrites its input, and attention is computed by single operations.
+    """In the block no activation of the model overwrites its input, and attention is written out in plain operations.
 
-    The results are the same. The export is faster: it takes activations in place apart and puts them together again, 4
-    of 12 s for a mobilenetv2. And it takes torch's fused attention with tensors of four dimensions only; timm's Hiera,
-    NesT and Twins give it five.
+    The results are the same but for rounding. torch's exporter takes activations in place apart and puts them together
+    again, 4 of 12 s for a mobilenetv2. It accepts fused attention of four dimensions only. timm's Hiera, NesT and Twins
+    have five.
     """
     flags = [(layer, name) for layer in model.modules() for name in FLAGS if getattr(layer, name, False) is True]
     for layer, name in flags:
@@ -86,8 +86,10 @@ def _refusing(model: "nn.Module") -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__:
             cause = cause.__cause__
-        name = type(model).__name__
-        raise ValueError(f"torch can't export {name} as ONNX ({reason_of(cause)}): train another --arch") from error
+        raise ValueError(
+            f"torch can't export {type(model).__name__} as ONNX ({first_line(cause):.160}); its trained weights are "
+            "kept. Another --arch may do"
+        ) from error
 
 
 @contextlib.contextmanager

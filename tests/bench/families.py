@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from export.convert.graph import export_graph  # noqa: E402
 from export.parity.reference import torch_outputs  # noqa: E402
 from toolkit.data.preprocess import for_size  # noqa: E402
+from toolkit.errors import first_line  # noqa: E402
 from toolkit.models.timm_model import create_model  # noqa: E402
 
 SIZES = (64, 96, 128, 224, 240, 256)  # pixels
@@ -35,20 +36,31 @@ MOST = 1e-4
 CLASSES = 3
 
 
-def smallest(names: list[str]) -> str | None:
-    "The network with the fewest weights; None if all have more than WEIGHTS or no classifier."
-    counts = {}
+def smallest(names: list[str]) -> str:
+    "The network with the fewest weights. Raises ValueError if that has more than WEIGHTS."
+    counts, faults = {}, []
     for name in itertools.islice(names, TRIED):
-        if not timm.get_pretrained_cfg(name).classifier:
-            continue
         try:
-            with torch.device("meta"):
-                model = timm.create_model(name, num_classes=CLASSES)
-        except (NotImplementedError, RuntimeError, TypeError):  # not on that device, or not a classifier
-            continue
-        counts[name] = sum(weight.numel() for weight in model.parameters())
-    least = min(counts, key=counts.get, default=None)
-    return least if least and counts[least] <= WEIGHTS else None
+            model = counted(name)
+        except Exception as error:  # of networks without a classifier, for one
+            faults.append(f"{name}: {first_line(error):.100}")
+        else:
+            counts[name] = sum(weight.numel() for weight in model.parameters())
+    if not counts:
+        raise ValueError(f"no network could be made; {faults[0]}")
+    least = min(counts, key=counts.get)
+    if counts[least] > WEIGHTS:
+        raise ValueError(f"{least}, its smallest network, has {counts[least] / 1e6:.0f} million weights")
+    return least
+
+
+def counted(name: str) -> torch.nn.Module:
+    "The network, without memory for its weights if it can be made so."
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, num_classes=CLASSES)
+    except (NotImplementedError, RuntimeError):
+        return timm.create_model(name, num_classes=CLASSES)
 
 
 def created(name: str) -> tuple[torch.nn.Module, int]:
@@ -65,8 +77,12 @@ def difference(name: str) -> tuple[float, int]:
     "The largest difference of the file's logits from torch's over the largest logit, and the pixels."
     torch.manual_seed(0)
     model, size = created(name)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     loss = torch.nn.functional.cross_entropy(model.train()(torch.randn(4, 3, size, size)), torch.tensor([0, 1, 2, 0]))
     loss.backward()
+    optimiser.step()
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise ValueError("a weight is not finite after the first step")
     photos = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     expected = torch_outputs(model.eval(), photos, for_size(size))[0]
     with tempfile.TemporaryDirectory() as scratch:
@@ -88,14 +104,16 @@ if __name__ == "__main__":
         parser.error(f"timm has no {', '.join(sorted(unknown))}: it has {', '.join(sorted(families))}")
     good = True
     for family in given.families or sorted(families):
-        begun, name = time.perf_counter(), smallest(families[family])
-        if name is None:
-            print(f"{family:26}left out: no classifier, or more than {WEIGHTS / 1e6:.0f} million weights", flush=True)
+        begun = time.perf_counter()
+        try:
+            name = smallest(families[family])
+        except ValueError as error:
+            print(f"{family:26}left out: {error}", flush=True)
             continue
         try:
             apart, size = difference(name)
         except Exception as error:
-            good, said = False, f"FAILED: {type(error).__name__}: {str(error).splitlines()[0]:.200}"
+            good, said = False, f"FAILED: {type(error).__name__}: {first_line(error):.200}"
         else:
             good, said = good and apart <= MOST, f"{size:4} pixels, differs by {apart:.1e}"
         print(f"{family:26}{name:32}{said}, {time.perf_counter() - begun:.0f} s", flush=True)

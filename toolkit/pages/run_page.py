@@ -72,11 +72,19 @@ def write_report(run: Run) -> Path:
 
 @contextmanager
 def with_page(run: Run, always: bool = True) -> Iterator[None]:
-    "Write the run's page after the block; without `always` only if the block fails, by an error that goes on."
+    """Write the run's page after the block, in which model.onnx is written.
+
+    always: False to write it only if the block raises an error, which goes on. If there is a model.onnx by then, it is
+    of older weights, and the page is left as it is.
+    """
     try:
         yield
-    except Exception:
-        write_report(run)
+    except Exception as error:
+        try:
+            if not run.path("model.onnx").exists():
+                write_report(run)
+        except OSError as fault:
+            error.add_note(f"the page could not be written: {fault}")
         raise
     if always:
         write_report(run)

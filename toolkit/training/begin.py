@@ -29,10 +29,10 @@ def begin(folder: str | Path, learn: Learner) -> Run:
     on other data.
     """
     folder = Path(folder)
+    check_own(learn.dls)
     _check_same_photos(learn)
     if ranks.rank():
         return Run(folder)
-    check_own(learn.dls)
     check_outside_data(learn.dls.data.path, {"--out": folder})
     if learn.dls.train.bs < ranks.count():
         raise ValueError(
@@ -57,13 +57,11 @@ def begin(folder: str | Path, learn: Learner) -> Run:
 
 
 def _check_same_photos(learn: Learner) -> None:
-    "Raises ValueError if the ranks, perhaps of several machines, do not have the same photos with the same labels."
+    "Raises ValueError, on all ranks, if they do not have the same photos with the same labels."
     mine = learn.dls.data.fingerprint if ranks.count() > 1 else None
     if ranks.largest(mine != ranks.from_first(lambda: mine)):
         path = learn.dls.data.path
-        raise ranks.end(
-            ValueError(f"the photos in {path} are not the same for all processes: copy one folder to each machine")
-        )
+        raise ValueError(f"the photos in {path} are not the same for all processes: copy one folder to each machine")
 
 
 def recorded(learn: Learner) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_attention_of_five_dimensions_gives_torchs_logits(family, tmp_path):
 
 def test_a_network_that_torch_cant_export_is_refused_with_the_reason(tmp_path):
     with pytest.raises(
-        ValueError, match=r"torch can't export Attention as ONNX \(only 4D query.*\): train another --arch"
+        ValueError, match=r"torch can't export Attention as ONNX \(only 4D query.*\); its trained weights are kept"
     ):
         export_graph(Attention(), for_size(32), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()

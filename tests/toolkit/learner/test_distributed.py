@@ -304,7 +304,11 @@ def on_machines(folders, *arguments):
         )
         for rank, folder in enumerate(folders)
     ]
-    outputs = [process.communicate(timeout=200) for process in started]
+    try:
+        outputs = [process.communicate(timeout=200) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     return [(process.returncode, *output) for process, output in zip(started, outputs, strict=True)]
 
 
@@ -336,9 +340,10 @@ def test_machines_with_different_photos_are_refused_before_training(photos, mach
         shutil.copytree(photos / "val/c0", machine / "data/val/c0")
     gone = machines[1] / "data" / missing
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-    (status, _, stderr), (_, stdout, silent) = on_machines(machines, "--data", "data", "--out", "run", *FIXED, *BATCHES)
-    assert (status, stdout, silent) == (2, "", "")
-    assert stderr == "error: the photos in data are not the same for all processes: copy one folder to each machine\n"
+    first, second = on_machines(machines, "--data", "data", "--out", "run", *FIXED, *BATCHES)
+    said = "the photos in data are not the same for all processes: copy one folder to each machine\n"
+    assert first == (2, "", f"error: {said}")
+    assert second == (2, "", f"process 1 of 2: error: {said}")
     assert not (machines[0] / "run").exists()
 
 
@@ -349,17 +354,27 @@ def test_a_process_that_waits_for_the_others_can_be_ended(photos, tmp_path):
             [sys.executable, "-m", "recipes.hw1", *words(photos, tmp_path / "run")],
             env=job | {"RANK": "1", "WORLD_SIZE": "2"},
         )
-        nobody.settimeout(60)
-        connection, _ = nobody.accept()
-        time.sleep(1)
-        assert waiting.poll() is None
-        waiting.send_signal(signal.SIGTERM)
-        assert waiting.wait(timeout=20) == -signal.SIGTERM
-        connection.close()
+        try:
+            nobody.settimeout(60)
+            with nobody.accept()[0]:
+                time.sleep(1)
+                assert waiting.poll() is None
+                waiting.send_signal(signal.SIGTERM)
+                assert waiting.wait(timeout=20) == -signal.SIGTERM
+        finally:
+            waiting.kill()
 
 
 @pytest.mark.parametrize(
-    "numbers", ["RANK=0 WORLD_SIZE=many", "RANK=x WORLD_SIZE=2", "RANK=2 WORLD_SIZE=2", "RANK=-1 WORLD_SIZE=2"]
+    "numbers",
+    [
+        "RANK=0 WORLD_SIZE=many",
+        "RANK=x WORLD_SIZE=2",
+        "RANK=2 WORLD_SIZE=2",
+        "RANK=-1 WORLD_SIZE=2",
+        "RANK=0 WORLD_SIZE=2 LOCAL_RANK=one",
+        "RANK=0 WORLD_SIZE=2 LOCAL_RANK=1 LOCAL_WORLD_SIZE=1",
+    ],
 )
 def test_numbers_that_no_launcher_gives_are_refused(numbers, monkeypatch, capfd):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
