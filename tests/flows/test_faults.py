@@ -768,7 +768,9 @@ def test_a_run_that_cant_be_exported_has_its_page(photos, tmp_path, monkeypatch,
     run = tmp_path / "run"
     options = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
     assert here("--data", photos, "--out", run, "--epochs", 1, "--bs", 8, *options) == 2
-    assert "error: torch can't export ResNet as ONNX (only 4D query); its trained" in capfd.readouterr().err
+    stderr = capfd.readouterr().err
+    assert stderr.startswith("error: torch can't export ResNet as ONNX (only 4D query); its trained weights are kept.")
+    assert stderr.endswith(f"\nreport {run / 'report.html'}\n")
     assert not (run / "model.onnx").exists()
     page = (run / "report.html").read_text()
     assert "has not finished" not in page

@@ -82,7 +82,7 @@ def with_page(run: Run, always: bool = True) -> Iterator[None]:
     except Exception as error:
         try:
             if not run.path("model.onnx").exists():
-                write_report(run)
+                error.add_note(f"report {write_report(run)}")
         except OSError as fault:
             error.add_note(f"the page could not be written: {fault}")
         raise
