@@ -33,7 +33,8 @@ from toolkit.evaluation.formatting import percent
 from toolkit.files import write_csv, write_json
 from toolkit.finetuning.linear_probe import LinearProbe, is_probing
 from toolkit.models.pretrained import load_weights
-from toolkit.run import load
+from toolkit.pages import run_page
+from toolkit.run import Run, load
 from toolkit.training.begin import begin as begin_run
 from toolkit.training.evaluate import evaluate
 from toolkit.training.fit import fit
@@ -778,3 +779,13 @@ def test_a_run_that_cant_be_exported_has_its_page(photos, tmp_path, monkeypatch,
     (run / "model.onnx").write_bytes(b"of the first epoch's weights")
     assert here("--out", run, "--resume", "--epochs", 2) == 2
     assert (run / "report.html").read_text() == page, "it shows the new weights with the old file"
+
+
+def test_the_error_of_an_export_is_told_even_if_its_page_cant_be_written(tmp_path, monkeypatch):
+    def full(run):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(run_page, "write_report", full)
+    with pytest.raises(ValueError, match="not exported") as caught, run_page.with_page(Run(tmp_path)):
+        raise ValueError("not exported")
+    assert caught.value.__notes__ == ["the page could not be written: No space left on device"]

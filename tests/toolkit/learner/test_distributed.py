@@ -400,3 +400,15 @@ def test_only_the_first_process_says_what_is_saved(rank, said, monkeypatch):
     two_processes(monkeypatch, rank)
     checkpoint = SimpleNamespace(saved="2 of 6 epochs", target=Run(Path("x")))
     assert how_to_go_on(checkpoint) == f"{said} with --out x --resume"
+
+
+def test_a_signal_that_is_ignored_stays_so_while_processes_wait_for_each_other():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        with ranks._ended_by_signals():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is before[1]
+    finally:
+        signal.signal(signal.SIGINT, before[0])
